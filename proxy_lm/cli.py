@@ -1,0 +1,94 @@
+"""`proxy-lm`: one program, one subcommand a file in `proxy_lm/commands/`.
+
+    proxy-lm prepare python: --out corpus
+    proxy-lm compressor train spm --corpus corpus --out views/spm
+
+A command module has `HELP` (one line), `EXAMPLE`, `add_arguments(parser)`, `run(args) -> result` and `show(result)`. `run` reports progress
+on standard error and returns plain JSON; with `--json` that object is all there is on standard output, else `show` prints it for people.
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from compressors.files import disk_error
+from proxy_lm.errors import ProxyError
+
+COMMANDS: Mapping[str, str] = {
+    "doctor": "proxy_lm.commands.doctor",
+    "prepare": "proxy_lm.commands.prepare",
+    "compressor": "proxy_lm.commands.compressor",
+    "encode": "proxy_lm.commands.encode",
+    "inspect": "proxy_lm.commands.inspect",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script `proxy-lm`."""
+    return run_program("proxy-lm", COMMANDS, argv)
+
+
+def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
+    """Parse, run one command, print its result, and turn errors into exit codes. Only the named command's module is imported."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(prog=program, description=f"{program}: see the README for the way through.")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules: dict[str, ModuleType] = {}
+    for name, path in commands.items():
+        if chosen in commands and name != chosen:
+            parsers.add_parser(name)
+            continue
+        module = modules[name] = importlib.import_module(path)
+        command = parsers.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=f"example:\n{module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        if "--json" not in command._option_string_actions:
+            command.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+    try:
+        args = parser.parse_args(words)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    return _run_command(program, modules[args.command], args)
+
+
+def _run_command(program: str, module: ModuleType, args: argparse.Namespace) -> int:
+    try:
+        result = module.run(args)
+        if args.json:
+            print(json.dumps(result, ensure_ascii=False, allow_nan=False))
+        else:
+            module.show(result)
+        sys.stdout.flush()
+    except ProxyError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        from pathlib import Path
+
+        print(f"{program}: {disk_error(error, Path(str(error.filename or '.')))}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

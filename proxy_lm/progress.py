@@ -1,0 +1,68 @@
+"""Progress on standard error: a live bar on a terminal, a plain line every few seconds elsewhere. Standard output stays clean."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+def note(message: str) -> None:
+    """One line on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class ProgressBar:
+    """Work in bytes: `with ProgressBar("prepare", total_bytes) as bar: bar.advance(n)`. `total_bytes` may be None when unknown."""
+
+    def __init__(self, title: str, total_bytes: int | None) -> None:
+        self.title = title
+        self.total_bytes = total_bytes
+        self.done_bytes = 0
+        self._started = self._last_line = time.monotonic()
+        self._live: Progress | None = None
+        if sys.stderr.isatty():
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[state]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+            self._task = self._live.add_task(self.title, total=self.total_bytes, state="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+        if kind is None:
+            note(f"{self.title}: {self._state()}")
+
+    def advance(self, num_bytes: int, detail: str = "") -> None:
+        """Count `num_bytes` more as done and show it when it is time."""
+        self.done_bytes += num_bytes
+        state = f"{self._state()} {detail}".rstrip()
+        if self._live:
+            self._live.update(self._task, advance=num_bytes, state=state)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_INTERVAL_SECONDS:
+            self._last_line = now
+            share = f"{100 * self.done_bytes / self.total_bytes:.0f} % " if self.total_bytes else ""
+            note(f"{self.title}: {share}{state}")
+
+    def _state(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        return f"{self.done_bytes / 1e6:.1f} MB at {self.done_bytes / 1e6 / seconds:.1f} MB/s"
