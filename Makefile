@@ -1,0 +1,64 @@
+# Two commands do all set-up: `make run` and `make test`. Everything lands in .venv/, .cache/ and runs/; nothing is installed elsewhere.
+#
+#   make run     set-up, then the main job on the installed Python's sources, offline (about 15 minutes on 2 cores)
+#   make test    set-up, then format, lint, types and all tests
+#   make bench   set-up, then the speed and memory measurements (ratios and medians)
+#   make clean   remove what the project made here, the environment included
+#
+# PYTHON=python3.12 picks another interpreter. TORCH='torch==2.12.1' picks another torch in the range of pyproject.toml; by default the CPU
+# build is taken where pip can find one and the machine has no NVIDIA driver (see README, "Choosing a torch").
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+PLAN ?= configs/compare/quickstart.yaml
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Without these, two ranks on two cores start four threads that fight, and gloo may look for a network.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.set-up-complete
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check lint types bench clean
+
+help:
+	@sed -n '3,6s/^# *//p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "proxy-lm needs Python 3.11 or newer; this is %s: run make with PYTHON=python3.11" % sys.version.split()[0])'
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python cannot make environments; install its venv package (Debian: python3-venv)"; exit 2; }
+	@rm -f $(STAMP)
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@if $(PY) -c 'import torch' 2>/dev/null; then echo "set-up: torch is there already"; \
+	elif command -v nvidia-smi >/dev/null 2>&1; then echo "set-up: NVIDIA driver found, installing $(TORCH)"; $(PY) -m pip install -q "$(TORCH)"; \
+	else echo "set-up: no NVIDIA driver, installing the CPU build of $(TORCH)"; \
+	  $(PY) -m pip install -q "$(TORCH)+cpu" 2>/dev/null || { \
+	  echo "set-up: pip's indexes have no '+cpu' build of it; taking $(TORCH) as it comes (see README, Choosing a torch)"; \
+	  $(PY) -m pip install -q "$(TORCH)"; }; fi
+	@echo "set-up: installing proxy-lm and its dependencies"
+	@$(PY) -m pip install -q -e '.[dev]'
+	@touch $(STAMP)
+
+run: $(STAMP)
+	@$(VENV)/bin/proxy-lm-eval compare $(PLAN)
+
+lint: $(STAMP)
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m ruff check --quiet .
+
+types: $(STAMP)
+	@$(PY) -m mypy --no-error-summary
+
+test: lint types
+	@$(PY) -m pytest
+
+check: test
+
+bench: $(STAMP)
+	@$(PY) -m pytest -m bench -s
+
+clean:
+	rm -rf $(VENV) .cache runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
