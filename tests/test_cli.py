@@ -1,0 +1,77 @@
+"""The command line: exit codes, one sentence for an error, JSON alone on standard output."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from proxy_lm import cli
+from proxy_lm.errors import RequestError, WorkError
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """A program with one command whose `run` is given by the test."""
+
+    def make(run):
+        module = types.ModuleType("fake_command")
+        module.HELP, module.EXAMPLE = "Do it.", "prog do"
+        module.add_arguments = lambda parser: parser.add_argument("--name", default="x")
+        module.run = run
+        module.show = lambda result: print("shown", result["value"])
+        monkeypatch.setitem(sys.modules, "fake_command", module)
+        return lambda *words: cli.run_program("prog", {"do": "fake_command"}, words)
+
+    return make
+
+
+def test_result_is_shown_or_printed_as_json(program, capsys):
+    call = program(lambda args: {"value": args.name})
+    assert call("do", "--name", "y") == 0
+    assert capsys.readouterr().out == "shown y\n"
+    assert call("do", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"value": "x"}
+
+
+@pytest.mark.parametrize(("error", "code"), [(RequestError("bad"), 2), (WorkError("broke"), 1), (OSError(28, "No space", "f"), 1)])
+def test_errors_become_one_sentence_and_an_exit_code(program, capsys, error, code):
+    def run(args):
+        raise error
+
+    assert program(run)("do") == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("prog: ")
+    assert err.count("\n") == 1
+
+
+def test_our_own_bugs_keep_their_traceback(program):
+    def run(args):
+        raise AssertionError("ours")
+
+    with pytest.raises(AssertionError):
+        program(run)("do")
+
+
+@pytest.mark.parametrize("words", [[], ["nothing"], ["do", "--unknown"]])
+def test_wrong_words_exit_2(program, words):
+    assert program(lambda args: {})(*words) == 2
+
+
+def test_interrupt_says_how_to_go_on(program, capsys):
+    def run(args):
+        raise KeyboardInterrupt
+
+    assert program(run)("do") == 130
+    assert "continues" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("commands", ["proxy_lm.cli", "eval.cli"])
+def test_every_command_has_help_with_an_example(commands, capsys):
+    module = sys.modules.get(commands) or __import__(commands, fromlist=["COMMANDS"])
+    for name in module.COMMANDS:
+        assert module.main([name, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "example:" in text
+        assert "--json" in text
