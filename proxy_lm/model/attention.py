@@ -1,0 +1,143 @@
+"""Attention inside documents: causal, and only between positions of the same segment of the same row.
+
+One function, `document_attention`, with three paths of equal meaning:
+
+* `reference`: scores, mask, softmax, written out. Slow and readable; the others are tested against it.
+* `masked` (the CPU path): torch's fused attention with an additive mask that is built once per forward and shared by all blocks.
+* `varlen` or `flex` (CUDA): kernels that skip what the mask forbids. Chosen by what this torch and this device offer.
+
+Padding (segment -1) attends to padding only, so no row of the softmax is empty; nothing else ever attends to it.
+"""
+
+# B rows, T positions, H query heads, K key heads, E width of a head
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proxy_lm.errors import RequestError
+
+Path = Literal["auto", "reference", "masked", "varlen", "flex"]
+
+
+class Layout(NamedTuple):
+    """What every block of one forward needs to know about the segments, computed once. A tuple: ZeRO 3's hooks see through it."""
+
+    path: str
+    allowed_BTT: Tensor | None = None  # bool (reference)
+    bias_B1TT: Tensor | None = None  # 0 or -inf in the dtype of the queries (masked)
+    borders: Tensor | None = None  # int32 [num_segments + 1] over the flattened rows (varlen)
+    longest: int = 0  # positions of the longest segment (varlen)
+    block_mask: Any = None  # (flex)
+
+
+def layout_of(segments_BT: Tensor, dtype: torch.dtype, path: Path = "auto") -> Layout:
+    """The layout for rows with these segment numbers (int [B, T], -1 = padding). Raises `RequestError` for an unknown path."""
+    chosen = fastest_path(segments_BT.device, dtype) if path == "auto" else path
+    if chosen == "reference":
+        return Layout(chosen, allowed_BTT=allowed_pairs(segments_BT))
+    if chosen == "masked":
+        allowed_BTT = allowed_pairs(segments_BT)
+        bias = torch.zeros(allowed_BTT.shape, dtype=dtype, device=segments_BT.device).masked_fill_(~allowed_BTT, float("-inf"))
+        return Layout(chosen, bias_B1TT=bias.unsqueeze(1))
+    if chosen == "varlen":
+        borders = segment_borders(segments_BT)
+        return Layout(chosen, borders=borders, longest=int((borders[1:] - borders[:-1]).max()))
+    if chosen == "flex":
+        return Layout(chosen, block_mask=_block_mask(segments_BT))
+    raise RequestError(f"unknown attention path '{path}'; known: auto, reference, masked, varlen, flex")
+
+
+def fastest_path(device: torch.device, dtype: torch.dtype) -> Path:
+    """The fastest path this device and torch offer: varlen needs CUDA with flash attention and a 16-bit dtype, flex needs CUDA."""
+    if device.type != "cuda":
+        return "masked"
+    if dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0) and _varlen() is not None:
+        return "varlen"
+    return "flex"
+
+
+def document_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, layout: Layout) -> Tensor:
+    """Attention output [B, T, H, E]; query head h reads key head h // (H // K). The scale is 1/sqrt(E)."""
+    if layout.path == "reference":
+        assert layout.allowed_BTT is not None
+        return reference_attention(q_BTHE, k_BTKE, v_BTKE, layout.allowed_BTT)
+    if layout.path == "varlen":
+        return _varlen_attention(q_BTHE, k_BTKE, v_BTKE, layout)
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHE, k_BTKE, v_BTKE))
+    grouped = q.shape[1] != k.shape[1]
+    if layout.path == "flex":
+        return _flex_attention(q, k, v, layout.block_mask, grouped).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=layout.bias_B1TT, enable_gqa=grouped).transpose(1, 2)
+
+
+def allowed_pairs(segments_BT: Tensor) -> Tensor:
+    """Bool [B, T, T]: query t may read key s when both are in one segment and s <= t."""
+    num_positions = segments_BT.shape[1]
+    causal_TT = torch.ones(num_positions, num_positions, dtype=torch.bool, device=segments_BT.device).tril_()
+    return (segments_BT.unsqueeze(2) == segments_BT.unsqueeze(1)) & causal_TT
+
+
+def reference_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, allowed_BTT: Tensor) -> Tensor:
+    """The meaning of all paths, in the open: scores over the whole row, softmax in float32 where allowed, weighted values."""
+    group = q_BTHE.shape[2] // k_BTKE.shape[2]
+    q_BHTE = q_BTHE.transpose(1, 2)
+    k_BHTE = k_BTKE.repeat_interleave(group, dim=2).transpose(1, 2)
+    v_BHTE = v_BTKE.repeat_interleave(group, dim=2).transpose(1, 2)
+    scores_BHTT = q_BHTE @ k_BHTE.transpose(2, 3) / math.sqrt(q_BTHE.shape[3])
+    scores_BHTT = scores_BHTT.float().masked_fill(~allowed_BTT.unsqueeze(1), float("-inf"))
+    return (torch.softmax(scores_BHTT, dim=3).to(q_BTHE.dtype) @ v_BHTE).transpose(1, 2)
+
+
+def segment_borders(segments_BT: Tensor) -> Tensor:
+    """Int32 [num_segments + 1]: where runs of equal segment number begin in the flattened rows, and the end. A row border is one."""
+    starts_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    starts = torch.nonzero(starts_BT.flatten()).flatten()
+    return torch.cat([starts, starts.new_tensor([segments_BT.numel()])]).to(torch.int32)
+
+
+def _varlen() -> Any:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # torch before 2.10, or a build without it
+        return None
+    return varlen_attn
+
+
+def _varlen_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, layout: Layout) -> Tensor:
+    group = q_BTHE.shape[2] // k_BTKE.shape[2]
+    if group > 1:  # the kernel's own grouping arrived in a later torch than the oldest we allow
+        k_BTKE, v_BTKE = (x.repeat_interleave(group, dim=2) for x in (k_BTKE, v_BTKE))
+    flat = (x.reshape(-1, x.shape[2], x.shape[3]) for x in (q_BTHE, k_BTKE, v_BTKE))
+    # A window of (-1, 0) is causal in every torch that has the kernel; the keyword for it was renamed on the way.
+    out = _varlen()(*flat, layout.borders, layout.borders, layout.longest, layout.longest, window_size=(-1, 0))
+    return out.view_as(q_BTHE)  # type: ignore[no-any-return]
+
+
+def _block_mask(segments_BT: Tensor) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def same_segment(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return (t >= s) & (segments_BT[b, t] == segments_BT[b, s])
+
+    rows, positions = segments_BT.shape
+    return create_block_mask(same_segment, B=rows, H=None, Q_LEN=positions, KV_LEN=positions, device=str(segments_BT.device))
+
+
+_compiled: dict[str, Any] = {}
+
+
+def _flex_attention(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, block_mask: Any, grouped: bool) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Uncompiled flex materialises all scores: right, and only good enough to test the mask on a CPU.
+    function = flex_attention
+    if q_BHTE.is_cuda:
+        function = _compiled.setdefault("flex", torch.compile(flex_attention, dynamic=False))
+    return function(q_BHTE, k_BKTE, v_BKTE, block_mask=block_mask, enable_gqa=grouped)  # type: ignore[no-any-return]
