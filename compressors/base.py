@@ -19,13 +19,14 @@ Symbols are `numpy.uint32` arrays of shape [num_symbols].
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Self, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from compressors.errors import NotRepresentableError, RequestError
+from compressors.errors import NotRepresentableError
+from compressors.options import Option, take
 
 JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
 Symbols: TypeAlias = npt.NDArray[np.uint32]
@@ -41,6 +42,7 @@ class Compressor(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool]
     needs_training: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, Option]] = {}
 
     @property
     @abstractmethod
@@ -79,11 +81,23 @@ class Compressor(ABC):
 
     @classmethod
     def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
-        """Fit to documents (an iterable that may be gone through once). Views without training take options only."""
-        raise RequestError(f"compressor '{cls.name}' does not say how it is made from options {sorted(options)}")
+        """Fit to documents (an iterable that is gone through at most once). Without training, the options are the constructor's
+        keywords and the documents are left alone. Raises `RequestError` for unknown options and bad values."""
+        if cls.needs_training:
+            raise NotImplementedError(f"view '{cls.name}' needs training and has no `train`")
+        make: Callable[..., Self] = cls
+        return make(**take(cls.name, cls.options, options))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its artifact, so that a worker process rebuilds and checks it like anyone else."""
+        return _rebuild, (type(self), self.spec(), self.files())
 
     def _encode_or_none(self, document: bytes) -> Symbols | None:
         try:
             return self.encode(document)
         except NotRepresentableError:
             return None
+
+
+def _rebuild(cls: type[Compressor], spec: Mapping[str, JSON], files: Mapping[str, bytes]) -> Compressor:
+    return cls.from_artifact(spec, files)
