@@ -1,0 +1,342 @@
+"""The plan: which document, told how, fills which columns of which row. A pure function; it holds lengths and never sees a payload.
+
+    plan = Plan.for_corpus(corpus, views, vocabulary=vocabulary, mix=mix, seed=0, row_length=2048, lookahead=1, num_rows=4096)
+    plan.row_slices(first_row=1000, num_rows=8)
+
+Position p of the global order tells document `permute(seed, p)` (each document once an epoch); draws keyed by (seed, p), one for each
+decision, settle layout, view and order against the two curves at p's progress. Progress is known for blocks of positions: a curve's value
+is taken at the stream length before the block. One pass over the lengths stores that stream length for each block, the *anchors*, and
+nothing else; a row is found by binary search in the anchors, and the blocks around it are decided anew. World size, micro-batch, restarts
+and threads do not enter: the arguments of the constructor are all there is, and `digest` names them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from compressors.files import digest_of
+from proxy_lm.data.mixing import MixSettings
+from proxy_lm.data.permutation import PERMUTATION_VERSION, key_of, permute, uniforms
+from proxy_lm.data.pieces import Layout, Pieces, Slices, Told, cut, stream_lengths
+from proxy_lm.errors import RequestError
+from proxy_lm.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from proxy_lm.data.corpus import Corpus
+    from proxy_lm.data.views import View
+
+I64 = npt.NDArray[np.int64]
+
+PLAN_VERSION: Final = 1
+# Positions that are decided in one go: large enough to hide numpy's cost per call, small enough for the second-level cache.
+SPAN: Final = 4096
+# A run has at least about this many blocks, so that curves are smooth in short runs too.
+_MIN_BLOCKS: Final = 1024
+_KEPT_SPANS: Final = 8
+
+
+class ViewLengths(Protocol):
+    """What the plan needs of a view; `proxy_lm.data.views.View` is one."""
+
+    @property
+    def name(self) -> str:
+        """The view's name in the run."""
+
+    @property
+    def lengths(self) -> I64:
+        """Symbols of every document of the corpus, int64 [num_documents], -1 where the document is raw only."""
+
+
+@dataclass(frozen=True)
+class KnownLengths:
+    """A view of which only the lengths are known: for dry runs and tests."""
+
+    name: str
+    lengths: I64
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """What does not depend on progress, for consecutive positions."""
+
+    position: I64
+    document: I64
+    size_bytes: I64
+    view: npt.NDArray[np.uint8]
+    view_length: I64
+    rate_draw: npt.NDArray[np.float64]
+    pair_draw: npt.NDArray[np.float64]
+    twice_layout: npt.NDArray[np.uint8]
+    raw_first: npt.NDArray[np.bool_]
+
+
+class Plan:
+    """Rows 0 .. num_rows - 1 of `row_length` ids (plus `lookahead` of the next row) over one range of documents.
+
+    Thread-safe; picklable is not promised (each process builds its own, from the same arguments). Memory: the sizes and lengths it is
+    given, 8 bytes a block of up to 4096 positions, and a few decided spans."""
+
+    def __init__(
+        self,
+        *,
+        sizes: I64,
+        documents: range,
+        views: Sequence[ViewLengths],
+        vocabulary: Vocabulary,
+        mix: MixSettings,
+        seed: int,
+        row_length: int,
+        lookahead: int,
+        num_rows: int,
+        parents: Sequence[str] = (),
+    ) -> None:
+        """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` the digests
+        of the corpus and the views, which enter the plan's digest. Raises `RequestError` for settings that cannot be planned."""
+        _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
+        self.documents = documents
+        self.vocabulary = vocabulary
+        self.mix = mix
+        self.seed = seed
+        self.row_length = row_length
+        self.lookahead = lookahead
+        self.num_rows = num_rows
+        self.num_views = len(views)
+        self.view_names = tuple(view.name for view in views)
+        self._sizes = np.asarray(sizes[documents.start : documents.stop])
+        self._lengths = [np.asarray(view.lengths[documents.start : documents.stop]) for view in views]
+        self._borders = mix.cumulative_weights(self.view_names)
+        self._keys = {what: key_of(seed, what) for what in ("document", "view", "rate", "pair", "parallel", "order")}
+        self._block = _block_size(num_rows * row_length, self._sizes)
+        self._spans: OrderedDict[int, Pieces] = OrderedDict()
+        self._lock = threading.Lock()
+        self.digest = self._digest(parents)
+        self._anchors = self._walk()
+
+    @classmethod
+    def for_corpus(
+        cls,
+        corpus: Corpus,
+        views: Sequence[View],
+        *,
+        vocabulary: Vocabulary,
+        mix: MixSettings,
+        seed: int,
+        row_length: int,
+        lookahead: int,
+        num_rows: int,
+        split: str = "train",
+    ) -> Plan:
+        """The plan over one split of a corpus. Raises `RequestError` for a split the corpus does not have."""
+        if split not in corpus.splits:
+            raise RequestError(f"the corpus {corpus.path} has no split '{split}'; known: {', '.join(corpus.splits)}")
+        return cls(
+            sizes=corpus.sizes,
+            documents=corpus.splits[split],
+            views=views,
+            vocabulary=vocabulary,
+            mix=mix,
+            seed=seed,
+            row_length=row_length,
+            lookahead=lookahead,
+            num_rows=num_rows,
+            parents=[corpus.digest, *(view.digest for view in views)],
+        )
+
+    @property
+    def num_documents(self) -> int:
+        """Documents of the range: the length of an epoch in positions."""
+        return len(self.documents)
+
+    @property
+    def num_symbols(self) -> int:
+        """Ids in the rows' own columns, lookahead not counted twice."""
+        return self.num_rows * self.row_length
+
+    @property
+    def num_positions(self) -> int:
+        """Positions whose documents begin inside the planned stream, rounded up to a block."""
+        return (self._anchors.size - 1) * self._block
+
+    def row_slices(self, first_row: int, num_rows: int) -> Slices:
+        """What fills rows first_row .. first_row + num_rows - 1. Raises `RequestError` for rows that are not planned."""
+        if num_rows < 1 or first_row < 0 or first_row + num_rows > self.num_rows:
+            raise RequestError(
+                f"rows {first_row}..{first_row + num_rows - 1} are not in this plan of {self.num_rows} rows; plan a longer run (num_steps)"
+            )
+        begin = first_row * self.row_length
+        end = (first_row + num_rows) * self.row_length + self.lookahead
+        pieces = Pieces.join([self._span(number) for number in range(self._span_at(begin), self._span_at(end - 1) + 1)])
+        return cut(pieces, first_row, num_rows, self.row_length, self.lookahead)
+
+    def step_digest(self, step: int, rows_per_step: int) -> str:
+        """Digest of all rows of one global step; the same for every world size."""
+        return self.row_slices(step * rows_per_step, rows_per_step).digest()
+
+    def pieces(self) -> Iterator[Pieces]:
+        """All pieces of the planned stream in order, a span of positions at a time; the last ones may reach beyond the last row."""
+        for number in range(-(-self.num_positions // SPAN)):
+            yield self._decide_span(number)
+
+    def progress(self, stream_place: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Share of the run that is done where `stream_place` ids have been told, 0 to 1."""
+        return np.minimum(np.asarray(stream_place, dtype=np.float64) / self.num_symbols, 1.0)
+
+    def summary(self, num_phases: int = 10) -> dict[str, Any]:
+        """Counts and shares of the whole run and of its phases, as JSON; see `proxy_lm.data.summary`. One pass over the lengths."""
+        from proxy_lm.data.summary import summarise
+
+        return summarise(self, num_phases)
+
+    def _walk(self) -> I64:
+        """The planning pass: the stream length before each block, int64 [num_blocks + 1]."""
+        wanted = self.num_symbols + self.lookahead
+        rate, pair = self.mix.rate, self.mix.pair
+        anchors = [0]
+        for first in range(0, 1 << 62, 16 * SPAN):
+            draws = self._draw(first, 16 * SPAN)
+            for at in range(0, 16 * SPAN, self._block):
+                some = slice(at, at + self._block)
+                progress = self.progress(anchors[-1])
+                layout = _layouts(draws, some, rate(progress), pair(progress))
+                anchors.append(anchors[-1] + int(stream_lengths(layout, draws.size_bytes[some], draws.view_length[some]).sum()))
+                if anchors[-1] >= wanted:
+                    return np.array(anchors, dtype=np.int64)
+        raise AssertionError("every document adds ids to the stream, so it reaches any length")
+
+    def _draw(self, first: int, count: int) -> _Draws:
+        position = np.arange(first, first + count, dtype=np.int64)
+        keys = self._keys
+        document = permute(keys["document"], self.num_documents, position)
+        if self.num_views == 0:
+            view = np.zeros(count, dtype=np.uint8)
+            view_length = np.full(count, -1, dtype=np.int64)
+        elif self.num_views == 1:
+            view = np.ones(count, dtype=np.uint8)
+            view_length = self._lengths[0][document]
+        else:
+            index = np.searchsorted(self._borders, uniforms(keys["view"], position), side="right")
+            view = (index + 1).astype(np.uint8)
+            view_length = np.empty(count, dtype=np.int64)
+            for k, lengths in enumerate(self._lengths):
+                mine = index == k
+                view_length[mine] = lengths[document[mine]]
+        parallel = uniforms(keys["parallel"], position) < self.mix.parallel_share
+        return _Draws(
+            position=position,
+            document=document,
+            size_bytes=self._sizes[document],
+            view=view,
+            view_length=view_length,
+            rate_draw=uniforms(keys["rate"], position),
+            pair_draw=uniforms(keys["pair"], position),
+            twice_layout=parallel + np.uint8(Layout.PAIR),
+            raw_first=uniforms(keys["order"], position) < self.mix.raw_first,
+        )
+
+    def _decide_span(self, number: int) -> Pieces:
+        """The pieces of positions number * SPAN .. number * SPAN + SPAN - 1, as far as they are planned."""
+        first = number * SPAN
+        draws = self._draw(first, min(SPAN, self.num_positions - first))
+        first_block = first // self._block
+        anchors = self._anchors[first_block : first_block + -(-draws.position.size // self._block)]
+        progress = self.progress(anchors)
+        rate, pair = (np.repeat(curve(progress), self._block) for curve in (self.mix.rate, self.mix.pair))
+        layout = _layouts(draws, slice(0, draws.position.size), rate, pair)
+        drawn = (draws.rate_draw < rate) | (draws.pair_draw < pair)
+        told = Told(
+            position=draws.position,
+            document=draws.document + self.documents.start,
+            size_bytes=draws.size_bytes,
+            layout=layout,
+            view=draws.view,
+            view_length=draws.view_length,
+            raw_first=draws.raw_first,
+            missing=np.where(drawn & (draws.view_length < 0), draws.view, np.uint8(0)),
+        )
+        return Pieces.of(told, int(anchors[0]))
+
+    def _span_at(self, stream_place: int) -> int:
+        block = int(np.searchsorted(self._anchors, stream_place, side="right")) - 1
+        return block * self._block // SPAN
+
+    def _span(self, number: int) -> Pieces:
+        with self._lock:
+            pieces = self._spans.get(number)
+            if pieces is None:
+                pieces = self._spans[number] = self._decide_span(number)
+                if len(self._spans) > _KEPT_SPANS:
+                    self._spans.popitem(last=False)
+            else:
+                self._spans.move_to_end(number)
+            return pieces
+
+    def _digest(self, parents: Sequence[str]) -> str:
+        lengths = hashlib.sha256()
+        for array in (self._sizes, *self._lengths):
+            lengths.update(np.ascontiguousarray(array, dtype="<i8").data)
+        what: dict[str, Any] = {
+            "version": [PLAN_VERSION, PERMUTATION_VERSION],
+            "parents": list(parents),
+            "lengths": lengths.hexdigest(),
+            "documents": [self.documents.start, self.documents.stop],
+            "views": [[view.name, view.alphabet_size] for view in self.vocabulary.views],
+            "mix": self.mix.model_dump(mode="json"),
+            "seed": self.seed,
+            "row_length": self.row_length,
+            "lookahead": self.lookahead,
+            "num_rows": self.num_rows,
+        }
+        return digest_of(what)
+
+
+def step_digest(plan: Plan, step: int, rows_per_step: int) -> str:
+    """Digest of all rows of one global step; the same for every world size."""
+    return plan.step_digest(step, rows_per_step)
+
+
+def _layouts(draws: _Draws, some: slice, rate: npt.NDArray[np.float64], pair: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """The layout of each document: told twice, else by a view, else raw; raw where the drawn view cannot express it."""
+    by_view = (draws.rate_draw[some] < rate).view(np.uint8)
+    layout = np.where(draws.pair_draw[some] < pair, draws.twice_layout[some], by_view)
+    layout[draws.view_length[some] < 0] = Layout.RAW
+    return layout
+
+
+def _block_size(num_symbols: int, sizes: I64) -> int:
+    """Positions that share one value of the curves: a power of two up to SPAN, small in short runs."""
+    expected = num_symbols / (float(sizes.mean()) + 4.0)
+    return min(SPAN, 1 << max(0, int(expected / _MIN_BLOCKS).bit_length() - 1))
+
+
+def _check_request(
+    sizes: I64,
+    documents: range,
+    views: Sequence[ViewLengths],
+    vocabulary: Vocabulary,
+    row_length: int,
+    lookahead: int,
+    num_rows: int,
+) -> None:
+    for what, value, least in (("row_length", row_length, 1), ("lookahead", lookahead, 1), ("num_rows", num_rows, 1)):
+        if value < least:
+            raise RequestError(f"{what} is {value}; at least {least} is needed")
+    if documents.step != 1 or len(documents) == 0 or documents.stop > sizes.size:
+        raise RequestError(
+            f"the documents to plan over are {documents.start}..{documents.stop - 1} of a corpus of {sizes.size}: none to train on; "
+            "check the split, or prepare a larger corpus"
+        )
+    names = [view.name for view in views]
+    known = [view.name for view in vocabulary.views]
+    if names != known:
+        raise RequestError(f"the views {names} are not the vocabulary's {known}; give both in the same order")
+    for view in views:
+        if view.lengths.size != sizes.size:
+            raise RequestError(f"view '{view.name}' has {view.lengths.size} documents and the corpus {sizes.size}; encode the view anew")

@@ -1,0 +1,138 @@
+"""Rows: the plan's slices filled with payload. Knows where payloads lie, and nothing of steps, ranks or threads.
+
+    reader = RowReader(corpus, views, vocabulary, plan)
+    batch = reader.read(range(0, 8))        # batch.ids int64 [8, row_length + lookahead]
+
+Everything but the payloads is written for all rows at once; payloads are copied slice by slice out of the memory maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from proxy_lm.data.pieces import I64, Slices
+from proxy_lm.data.plan import Plan
+from proxy_lm.errors import RequestError
+from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary
+
+
+class Payloads(Protocol):
+    """Documents that can be read from the middle: a `Corpus` (bytes) or a `View` (symbols)."""
+
+    def slice(self, index: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Payload start..stop of a document, any unsigned integer dtype, [stop - start]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as the model takes them. B rows, L row_length, H lookahead."""
+
+    ids: npt.NDArray[np.int64]  # [B, L + H]
+    segments: npt.NDArray[np.int32]  # [B, L + H], from 0 up in each row; -1 would be padding, of which a plan makes none
+    positions: npt.NDArray[np.int32]  # [B, L + H], from 0 at each segment's start in the row
+    views: npt.NDArray[np.uint8]  # [B, L + H], 0 raw, k + 1 view k, 255 special
+    source_bytes: I64  # [num_views + 1], bytes of source told by each view in columns 0..L-1
+    num_documents: I64  # [num_views + 1], pieces that begin in columns 0..L-1
+    num_symbols: I64  # [num_views + 1], payload symbols in columns 0..L-1
+    digest: str  # of what the rows hold: (row, document, view, layout, offset, length)
+
+
+class RowReader:
+    """Reads any rows of a plan. Stateless but for the memory maps, so threads may share it."""
+
+    def __init__(self, corpus: Payloads, views: Sequence[Payloads], vocabulary: Vocabulary, plan: Plan) -> None:
+        """Raises `RequestError` when views, vocabulary and plan do not belong together."""
+        if len(views) != len(vocabulary.views) or vocabulary.views != plan.vocabulary.views:
+            raise RequestError(
+                f"{len(views)} views for a vocabulary of {[v.name for v in vocabulary.views]} and a plan of {list(plan.view_names)}; "
+                "give the same views to all three"
+            )
+        for view, known in zip(views, vocabulary.views, strict=True):
+            alphabet_size = getattr(view, "alphabet_size", known.alphabet_size)
+            if alphabet_size > known.alphabet_size:
+                raise RequestError(
+                    f"view '{known.name}' has {alphabet_size} symbols and the vocabulary holds {known.alphabet_size} for it; "
+                    "build the vocabulary from the views of the run"
+                )
+        self.plan = plan
+        self.vocabulary = vocabulary
+        self._sources: list[Payloads] = [corpus, *views]
+        # By code: 0 raw, k + 1 view k.
+        self._first_ids = np.array([0, *(v.first_id for v in vocabulary.views)], dtype=np.int64)
+        self._start_ids = np.array([RAW_START, *(v.start_id for v in vocabulary.views)], dtype=np.int64)
+        self._end_ids = np.array([RAW_END, *(v.end_id for v in vocabulary.views)], dtype=np.int64)
+
+    def read(self, rows: Sequence[int]) -> Batch:
+        """The rows of these global numbers, in this order. Raises `RequestError` for rows the plan does not have."""
+        slices = [self.plan.row_slices(first, count) for first, count in _runs(rows)]
+        return self.fill(slices[0] if len(slices) == 1 else Slices.join(slices), len(rows))
+
+    def fill(self, slices: Slices, num_rows: int) -> Batch:
+        """The batch of slices that cover `num_rows` whole rows."""
+        width = self.plan.row_length + self.plan.lookahead
+        total = num_rows * width
+        starts = np.cumsum(slices.length) - slices.length  # where each slice begins among all columns of all rows
+        assert int(slices.length.sum()) == total
+        ids = np.empty(total, dtype=np.int64)
+        views = np.repeat(slices.code, slices.length)
+        segments = np.repeat(slices.segment.astype(np.int32), slices.length)
+        positions = np.arange(total, dtype=np.int32)
+        positions -= np.repeat((starts - slices.position).astype(np.int32), slices.length)
+        ones = np.ones(len(slices), dtype=np.int64)
+        start_at = ones * slices.bos
+        end_at = start_at + 1 + slices.payload
+        for there, at, value in (
+            (slices.bos, 0 * ones, BOS * ones),
+            (None, start_at, self._start_ids[slices.code]),
+            (None, end_at, self._end_ids[slices.code]),
+            (slices.eos, end_at + 1, EOS * ones),
+        ):
+            inside = (at >= slices.offset) & (at < slices.offset + slices.length)
+            if there is not None:
+                inside &= there
+            columns = (starts - slices.offset + at)[inside]
+            ids[columns] = value[inside]
+            views[columns] = SPECIAL_CODE
+        self._copy_payloads(slices, starts, ids)
+        num_documents, num_symbols, source_bytes = slices.tally(self.plan.row_length, self.plan.num_views)
+        shape = (num_rows, width)
+        return Batch(
+            ids=ids.reshape(shape),
+            segments=segments.reshape(shape),
+            positions=positions.reshape(shape),
+            views=views.reshape(shape),
+            source_bytes=source_bytes,
+            num_documents=num_documents,
+            num_symbols=num_symbols,
+            digest=slices.digest(),
+        )
+
+    def _copy_payloads(self, slices: Slices, starts: I64, ids: I64) -> None:
+        first, end = slices.payload_range()
+        columns = starts + first + 1 + slices.bos - slices.offset
+        some = np.flatnonzero(end > first)
+        first_ids = self._first_ids.tolist()
+        table = (slices.code[some], slices.document[some], first[some], end[some], columns[some])
+        for code, document, begin, stop, column in zip(*(values.tolist() for values in table), strict=True):
+            payload = self._sources[code].slice(document, begin, stop)
+            np.add(payload, first_ids[code], out=ids[column : column + stop - begin], dtype=np.int64)
+
+
+def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Consecutive numbers as (first, count)."""
+    if isinstance(rows, range) and rows.step == 1 and len(rows):
+        return [(rows.start, len(rows))]
+    runs: list[tuple[int, int]] = []
+    for row in rows:
+        if runs and row == runs[-1][0] + runs[-1][1]:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((row, 1))
+    if not runs:
+        raise RequestError("no rows to read; name at least one")
+    return runs

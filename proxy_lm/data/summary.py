@@ -1,0 +1,99 @@
+"""What a plan will tell: counts and shares by view and layout, for the whole run and by phase. From lengths alone, before any step.
+
+Shares of documents, of symbols and of source bytes are three different things (a view's symbols are fewer than the bytes they tell), so
+all three are given. A document belongs to the phase in which it begins; the last document of the run counts with the part that is told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from proxy_lm.data.pieces import I64, Layout, Pieces, told_bytes
+
+if TYPE_CHECKING:
+    from proxy_lm.data.plan import Plan
+
+_MEASURES: Final = ("num_documents", "num_symbols", "source_bytes", "num_raw_only")
+
+
+def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
+    """The whole plan as plain JSON.
+
+    `views` has for `raw` and each view: num_documents (tellings), num_symbols (payload), source_bytes, num_raw_only (documents drawn for
+    the view that it cannot express, told raw instead), and the shares of documents, of all symbols and of source bytes. `layouts` counts
+    documents by layout. `phases` repeats both for equal parts of the run. num_padding is 0: rows are cut out of one stream."""
+    codes = np.zeros((len(_MEASURES), num_phases, plan.num_views + 1), dtype=np.int64)
+    layouts = np.zeros((num_phases, len(Layout)), dtype=np.int64)
+    specials = np.zeros(num_phases, dtype=np.int64)
+    told = np.zeros(plan.num_documents, dtype=np.int64)  # bytes of each document told at least once
+    seen = np.zeros(plan.num_documents, dtype=np.bool_)
+    num_begun = num_split = 0
+    for pieces in plan.pieces():
+        phase = np.minimum((plan.progress(pieces.start) * num_phases).astype(np.int64), num_phases - 1)
+        ids, symbols, bytes_told, begins = _inside(pieces, plan.num_symbols)
+        for table, values in zip(codes, (begins, symbols, bytes_told), strict=False):
+            np.add.at(table, (phase, pieces.code), values)
+        np.add.at(specials, phase, ids - symbols)
+        np.maximum.at(told, pieces.document - plan.documents.start, bytes_told)
+        first = (np.diff(pieces.position, prepend=-1) != 0) & (ids > 0)
+        np.add.at(layouts, (phase[first], pieces.layout[first]), 1)
+        np.add.at(codes[3], (phase[first], pieces.missing[first]), 1)
+        seen[pieces.document[first] - plan.documents.start] = True
+        num_begun += int(first.sum())
+        num_split += _num_split(pieces, plan)
+    codes[3, :, 0] = 0  # code 0 of `missing` means that nothing is missing
+    names = ["raw", *plan.view_names]
+    return {
+        "num_rows": plan.num_rows,
+        "row_length": plan.row_length,
+        "num_symbols": plan.num_symbols,
+        "num_documents": num_begun,
+        "num_split_documents": num_split,
+        "num_padding": 0,
+        "epochs": num_begun / plan.num_documents,
+        "unique_documents": int(seen.sum()),
+        "unique_source_bytes": int(told.sum()),
+        **_shares(names, codes.sum(axis=1), layouts.sum(axis=0), int(specials.sum())),
+        "phases": [
+            {"progress": [k / num_phases, (k + 1) / num_phases], **_shares(names, codes[:, k], layouts[k], int(specials[k]))}
+            for k in range(num_phases)
+        ],
+    }
+
+
+def _inside(pieces: Pieces, num_symbols: int) -> tuple[I64, I64, I64, I64]:
+    """(ids, payload symbols, source bytes, 1 if the piece begins) of each piece that lie before the end of the last row."""
+    ids = np.clip(num_symbols - pieces.start, 0, pieces.length)
+    symbols = np.clip(ids - pieces.bos - 1, 0, pieces.payload)
+    begins = ids > pieces.bos
+    return ids, symbols, told_bytes(np.zeros_like(symbols), symbols, pieces.payload, pieces.size_bytes, begins), begins.astype(np.int64)
+
+
+def _num_split(pieces: Pieces, plan: Plan) -> int:
+    """Documents that lie in more than one row."""
+    first = np.flatnonzero(np.diff(pieces.position, prepend=-1) != 0)
+    last = np.append(first[1:], pieces.start.size) - 1
+    start, end = pieces.start[first], np.minimum(pieces.end[last], plan.num_symbols)
+    return int(np.count_nonzero((start < plan.num_symbols) & (start // plan.row_length != (end - 1) // plan.row_length)))
+
+
+def _shares(names: list[str], codes: I64, layouts: I64, num_specials: int) -> dict[str, Any]:
+    num_documents, num_symbols, source_bytes, num_raw_only = codes
+    of_symbols = max(int(num_symbols.sum()) + num_specials, 1)
+    return {
+        "views": {
+            name: {
+                **{measure: int(codes[m, k]) for m, measure in enumerate(_MEASURES)},
+                "document_share": int(num_documents[k]) / max(int(num_documents.sum()), 1),
+                "symbol_share": int(num_symbols[k]) / of_symbols,
+                "source_share": int(source_bytes[k]) / max(int(source_bytes.sum()), 1),
+            }
+            for k, name in enumerate(names)
+        },
+        "layouts": {layout.name.lower(): int(layouts[layout]) for layout in Layout},
+        "num_special_symbols": num_specials,
+        "num_raw_only": int(num_raw_only.sum()),
+        "source_bytes": int(source_bytes.sum()),
+    }
