@@ -74,7 +74,7 @@ class Curve(Settings):
             return self.points[0][1]
         return [list(point) for point in self.points]
 
-    def __call__(self, progress: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def __call__(self, progress: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Shares at the given progress, any shape; clamped to the first and the last point."""
         xs, ys = np.array(self.points, dtype=np.float64).T
         return np.asarray(np.interp(progress, xs, ys), dtype=np.float64)

@@ -57,7 +57,7 @@ def hashes(key: int, positions: npt.NDArray[np.int64]) -> U64:
 
 def uniforms(key: int, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """A number in [0, 1) with 53 random bits for each position, float64, the shape of `positions`."""
-    return (hashes(key, positions) >> np.uint64(11)) * _TO_UNIT
+    return (hashes(key, positions) >> np.uint64(11)).astype(np.float64) * _TO_UNIT
 
 
 # One constant a round, so that a round is not the one before it: SplitMix64 from state 0.

@@ -98,8 +98,8 @@ class Plan:
         num_rows: int,
         parents: Sequence[str] = (),
     ) -> None:
-        """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` the digests
-        of the corpus and the views, which enter the plan's digest. Raises `RequestError` for settings that cannot be planned."""
+        """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` digests
+        of the corpus and the views, for the plan's own digest. Raises `RequestError` for settings that cannot be planned."""
         _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
         self.documents = documents
         self.vocabulary = vocabulary
