@@ -33,6 +33,14 @@ ARTIFACT_SCHEMA: Final = 1
 _BUILT_IN: Final[Mapping[str, str]] = {
     "identity": "compressors.identity:Identity",
     "gzip": "compressors.deflate:Deflate",
+    "zstd": "compressors.zstd:Zstd",
+    "spm": "compressors.spm:SentencePiece",
+    "hf": "compressors.hf:HuggingFace",
+    "doublebyte": "compressors.fixed_rate:DoubleByte",
+    "nibble": "compressors.fixed_rate:Nibble",
+    "dibit": "compressors.fixed_rate:Dibit",
+    "bit": "compressors.fixed_rate:Bit",
+    "as-bytes": "compressors.as_bytes:AsBytes",
 }
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _MADE_WITH: Final = ("proxy-lm", "numpy", "zstandard", "sentencepiece", "tokenizers")
