@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from compressors.files import canonical_json, sync_folder, write_json
+from compressors.files import canonical_json, sync_folder, write_bytes
 from proxy_lm.errors import ProxyError, RequestError, WorkError
 from proxy_lm.progress import note
 from proxy_lm.train.checkpoint_files import (
@@ -35,6 +35,7 @@ from proxy_lm.train.checkpoint_files import (
     parse_step,
     scan,
     seal,
+    spelled,
     step_name,
     sync_tree,
 )
@@ -50,7 +51,7 @@ T = TypeVar("T")
 # One damaged checkpoint must always leave another, whatever the settings say.
 MIN_VALID: Final = 2
 # Room for a state that grew a little since the last save.
-SPACE_MARGIN: Final = 1.1
+SPACE_MARGIN_PERCENT: Final = 110
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,16 @@ class CheckpointManager:
         """Commit a checkpoint of `step` and rotate; returns its folder.
 
         `write(folder)` is called on every rank with the same empty folder and returns when this rank's files are closed. `state` is the
-        trainer's JSON (rank 0's counts): progress, digests of config and data, versions. `forecast_bytes` is the expected size where no
-        previous checkpoint tells it. A valid `step-N` is kept as it is. Raises `WorkError` on every rank if anything fails on any; older
-        checkpoints are then untouched and nothing is committed.
+        trainer's JSON (rank 0's counts): progress, digests of config and data, versions. `forecast_bytes` is the expected size where it
+        is known; the previous checkpoint is a forecast too. A valid `step-N` is kept as it is. Raises `WorkError` on every rank if
+        anything fails on any; older checkpoints are then untouched and nothing is committed.
         """
         assert step >= 0, step
         final = self.folder / step_name(step)
         temporary = final.with_name(final.name + ".tmp")
         self._on_first(step, "while preparing", lambda: self._prepare(final, temporary, state))
         if self._on_first(step, "while looking for an older copy", final.exists) and not self._problems_together(final)[1]:
+            self._rotate(step, final)  # a kill may have come between its commit and its rotation
             return final
         self._on_first(step, "while checking the free space", lambda: self._start(step, temporary, forecast_bytes))
         try:
@@ -135,7 +137,7 @@ class CheckpointManager:
         if chosen is None and (damaged or any(name.endswith(".trash") for name in leftovers)):
             reason = damaged[0] if damaged else f"only the deleted {leftovers[0]} is left"
             raise WorkError(
-                f"{self.folder} holds {len(damaged)} checkpoints and none is valid ({reason}); put back a good copy, "
+                f"none of the {len(damaged)} checkpoints in {self.folder} is valid ({reason}); put back a good copy, "
                 "or start from step 0 on purpose by moving this folder away"
             )
         if self.collectives.rank == 0:
@@ -170,14 +172,14 @@ class CheckpointManager:
         for older in self._listing()[0]:
             manifest, _ = check_structure(self.folder / step_name(older))
             if manifest is not None:
-                expected_bytes = sum(listed_sizes(manifest).values())
+                expected_bytes = max(expected_bytes, sum(listed_sizes(manifest).values()))
                 break
-        needed_bytes = int(expected_bytes * SPACE_MARGIN)
+        needed_bytes = expected_bytes * SPACE_MARGIN_PERCENT // 100
         free_bytes = shutil.disk_usage(self.folder).free
         if free_bytes < needed_bytes:
             raise WorkError(
                 f"it needs about {needed_bytes} bytes and {free_bytes} are free in {self.folder}; free "
-                f"{(needed_bytes - free_bytes) / 1e6:.1f} MB or more and run the same command again"
+                f"{needed_bytes - free_bytes} bytes or more and run the same command again"
             )
         temporary.mkdir()
 
@@ -200,7 +202,8 @@ class CheckpointManager:
             if changed:
                 raise WorkError(f"{changed[0]} was still being written after `write` had returned")
             sync_tree(temporary)
-            write_json(temporary / MANIFEST_NAME, make_manifest(step=step, world_size=world_size, state=state, files=files))
+            manifest = make_manifest(step=step, world_size=world_size, state=state, files=files)
+            write_bytes(temporary / MANIFEST_NAME, spelled(manifest))
 
         self._on_first(step, "while writing the manifest", finish)
 

@@ -100,7 +100,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def make_manifest(*, step: int, world_size: int, state: Mapping[str, JSON], files: Mapping[str, Mapping[str, JSON]]) -> dict[str, Any]:
-    """The manifest of a checkpoint; `files` maps names to what `seal` gave. Raises `ValueError` or `TypeError` for other state than JSON."""
+    """The manifest of a checkpoint; `files` maps names to what `seal` gave. Raises `ValueError` or `TypeError` for a non-JSON state."""
     body: dict[str, Any] = {
         "kind": KIND,
         "schema": SCHEMA,
@@ -110,6 +110,11 @@ def make_manifest(*, step: int, world_size: int, state: Mapping[str, JSON], file
         "files": [{"name": name, **files[name]} for name in sorted(files)],
     }
     return body | {"digest": digest_of(body)}
+
+
+def spelled(manifest: Mapping[str, Any]) -> bytes:
+    """The one spelling of a manifest, so that a change in any byte of the file is a change: indented for people, ASCII."""
+    return (json.dumps(manifest, indent=2, ensure_ascii=True, allow_nan=False) + "\n").encode()
 
 
 def check_structure(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -180,7 +185,7 @@ def _digest(descriptor: int) -> tuple[str, int]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest if every field has its type and the digest of the body fits. Raises `ValueError` with the problem, or `OSError`."""
+    """The manifest if every byte, field and type is as `make_manifest` gives it. Raises `ValueError` with the problem, or `OSError`."""
     descriptor = os.open(folder / MANIFEST_NAME, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as file:
         text = file.read(MAX_MANIFEST_BYTES + 1)
@@ -200,7 +205,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         digest = digest_of({key: value for key, value in manifest.items() if key != "digest"})
     except (ValueError, RecursionError):
         raise ValueError(f"{MANIFEST_NAME} holds values that no checkpoint has") from None
-    if digest != manifest["digest"]:
+    if digest != manifest["digest"] or text != spelled(manifest):
         raise ValueError(f"{MANIFEST_NAME} does not match its own digest")
     _check_types(manifest)
     return manifest
