@@ -32,6 +32,9 @@ from proxy_lm.train.run_lock import RunLock
 
 TIMEOUT_SECONDS = 20.0
 
+# Steps that are there before step 3 is saved. In "replacement" and "alone" step 3 is there too, and damaged.
+SCENARIOS = {"first": [], "rotation": [1, 2], "replacement": [1, 2, 3], "alone": [3], "debris": [1, 2]}
+
 
 def payload(step: int, size: int = 3000) -> dict[str, bytes]:
     """The files that step N must hold: a function of N alone."""
@@ -123,9 +126,9 @@ def scenario(name: str, folder: Path) -> tuple[CheckpointManager, int]:
     """A folder before a save, and the step to save."""
     shutil.rmtree(folder, ignore_errors=True)
     manager = CheckpointManager(folder, keep_last=2)
-    for step in {"first": [], "rotation": [1, 2], "replacement": [1, 2, 3], "debris": [1, 2]}[name]:
+    for step in SCENARIOS[name]:
         manager.save(step, writer(step), {"step": step})
-    if name == "replacement":
+    if name in ("replacement", "alone"):
         (folder / "step-3" / "model.safetensors").write_bytes(b"12345")
     if name == "debris":
         shutil.copytree(folder / "step-1", folder / "step-3.tmp")
@@ -135,7 +138,7 @@ def scenario(name: str, folder: Path) -> tuple[CheckpointManager, int]:
 
 def points(folder: Path, mode: str) -> list[dict[str, Any]]:
     records = []
-    for name in ("first", "rotation", "replacement", "debris"):
+    for name in SCENARIOS:
         for point in range(10_000):
             manager, step = scenario(name, folder)
             before = valid_steps(manager)
@@ -143,6 +146,7 @@ def points(folder: Path, mode: str) -> list[dict[str, Any]]:
             _, status = os.waitpid(child, 0)
             code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
             after = valid_steps(manager)
+            half = [s for s in committed_steps(manager) if s not in after and not (name in ("replacement", "alone") and s == 3)]
             contents = all(holds_payload(folder / f"step-{s}", s) for s in after)
             try:
                 newest = manager.newest_valid()
@@ -150,7 +154,6 @@ def points(folder: Path, mode: str) -> list[dict[str, Any]]:
             except WorkError:
                 found = -1
             manager.save(step, writer(step), {"step": step})  # the next start needs no hands
-            half = [s for s in committed_steps(manager) if s not in after and not (name == "replacement" and s == 3)]
             record = {"scenario": name, "point": point, "code": code, "before": before, "after": after, "found": found, "half": half}
             records.append(record | {"contents": contents, "healed": sorted(path.name for path in folder.iterdir())})
             if code == 0 and after and _events_seen(folder) <= point:
