@@ -1,0 +1,50 @@
+"""Which documents are for training, validation and test: whole projects, chosen by their names and a seed.
+
+Copies do not leak: exact and near duplicates are gone before the split, and documents of one project never part. Projects are taken in an
+order drawn from (seed, name); one too large for what a split still lacks stays in train, so the largest projects are never held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+TRAIN, VALID, TEST = 0, 1, 2
+# A project of more than this part of a split's wanted bytes waits until smaller ones have been asked: several voices in each split.
+_FIRST_PASS_PART = 0.25
+
+
+def split_projects(
+    names: Sequence[str], sizes: npt.NDArray[np.int64], seed: int, valid_share: float, test_share: float
+) -> npt.NDArray[np.int8]:
+    """The split of each project, shape [num_projects]; `sizes` in bytes. Shares are of all bytes, met from below as well as projects allow.
+
+    With at least three projects every split asked for (share above 0) gets one; with fewer, as many as there are beyond train's.
+    """
+    split = np.zeros(len(names), np.int8)
+    order = sorted(range(len(names)), key=lambda project: (_draw(seed, names[project]), names[project]))
+    total = int(sizes.sum())
+    for number, share in ((TEST, test_share), (VALID, valid_share)):
+        if share <= 0:
+            continue
+        missing = share * total
+        for limit in (_FIRST_PASS_PART * missing, missing):
+            for project in order:
+                if split[project] == TRAIN and sizes[project] <= min(limit, missing) and _train_stays(split):
+                    split[project] = number
+                    missing -= int(sizes[project])
+        if not (split == number).any() and _train_stays(split):
+            free = [project for project in order if split[project] == TRAIN]
+            split[min(free, key=lambda project: int(sizes[project]))] = number
+    return split
+
+
+def _train_stays(split: npt.NDArray[np.int8]) -> bool:
+    return int((split == TRAIN).sum()) > 1
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogatepass")).digest()
