@@ -35,7 +35,10 @@ class OutputHead(nn.Module):
         differentiable) and the losses [N] (float32, detached, 0 where not counted). Without: the logits, float32 [N, V]."""
         if targets_N is None or counts_N is None:
             return _logits(hidden_ND, self.weight)
-        total, nll_N = ChunkedCrossEntropy.apply(hidden_ND, self.weight, targets_N, counts_N)  # type: ignore[no-untyped-call]
+        weight_VD: Tensor = self.weight
+        if not torch.is_grad_enabled():  # an autograd Function is told that a parameter needs its gradient even here
+            hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        total, nll_N = ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, counts_N)  # type: ignore[no-untyped-call]
         return total, nll_N
 
 
@@ -97,7 +100,7 @@ def _logits(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
 def _add_product(into_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
     """into += a @ b, with float32 sums across chunks."""
     if a_VC.dtype == torch.float32:
-        into_VD.addmm_(a_VC, b_CD)
+        torch.addmm(into_VD, a_VC, b_CD, out=into_VD)
     elif a_VC.is_cuda:
         into_VD += torch.mm(a_VC, b_CD, out_dtype=torch.float32)
     else:
