@@ -160,7 +160,7 @@ def _show_train(result: dict[str, Any]) -> None:
 
 def _show_bench(result: dict[str, Any]) -> None:
     rows = result["views"]
-    headings = ["view", "symbols", "bytes/symbol", "bits/symbol", "encode MB/s", "decode MB/s", "round trip", "raw only"]
+    headings = ["view", "symbols", "bytes a\nsymbol", "entropy\nbits", "MB/s\nin", "MB/s\nout", "exact", "raw\nonly"]
     stable = any(row["distance_under_deletion"] is not None for row in rows)
     cells = [
         [
@@ -170,15 +170,17 @@ def _show_bench(result: dict[str, Any]) -> None:
             _number(row["entropy_bits"], 2),
             _number(row["encode_megabytes_per_second"], 1),
             _number(row["decode_megabytes_per_second"], 1),
-            f"{row['num_exact']}/{row['num_round_trips']}",
+            "all" if row["num_exact"] == row["num_round_trips"] else f"{row['num_exact']}/{row['num_round_trips']}",
             str(row["num_raw_only"]),
             *([_number(row["distance_under_deletion"], 3)] if stable else []),
         ]
         for row in rows
     ]
-    _table([*headings, *(["moved by 10 % deletion"] if stable else [])], cells, num_left=1)
+    _table([*headings, *(["moved"] if stable else [])], cells, num_left=1, num_whole=10)
     first = rows[0]
-    print(f"{first['num_documents']} documents, {first['source_bytes'] / 1e6:.1f} MB of split {result['split']}")
+    print(f"{first['num_documents']} documents, {first['source_bytes'] / 1e6:.1f} MB of split {result['split']}; exact: came back whole")
+    if stable:
+        print("moved: distance of the symbols, 0 to 1, when 10 % of the characters are deleted")
 
 
 def _show_list(views: Sequence[dict[str, Any]]) -> None:
@@ -190,21 +192,22 @@ def _show_list(views: Sequence[dict[str, Any]]) -> None:
         options = ", ".join(f"{name}={_plain(option['default'])}" for name, option in view["options"].items())
         about = view["about"] + (f"\noptions: {options}" if options else "")
         cells.append([view["name"], _yes(view["exact"]), _yes(view["needs_training"]), about])
-    _table(["view", "exact", "training", "what it is"], cells, num_left=4)
+    _table(["view", "exact", "training", "what it is"], cells, num_left=4, num_whole=4)
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int) -> None:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int, num_whole: int) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < num_left else "right", overflow="fold")
+        table.add_column(heading, justify="left" if index < num_left else "right", overflow="fold", no_wrap=index + 1 < num_whole)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    console.print(table, width=None if console.is_terminal else max(console.width, 110), crop=False)
 
 
 def _number(value: float | None, digits: int) -> str:
