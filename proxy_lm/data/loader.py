@@ -81,6 +81,9 @@ class Loader:
         began = time.perf_counter()
         try:
             got = self._read_step(next(self._steps)) if self._thread is None else self._queue.get()
+        except BaseException:
+            self.close()
+            raise
         finally:
             self.wait_seconds += time.perf_counter() - began
         if isinstance(got, BaseException):

@@ -114,7 +114,7 @@ class Plan:
         self._lengths = [np.asarray(view.lengths[documents.start : documents.stop]) for view in views]
         self._borders = mix.cumulative_weights(self.view_names)
         self._keys = {what: key_of(seed, what) for what in ("document", "view", "rate", "pair", "parallel", "order")}
-        self._block = _block_size(num_rows * row_length, self._sizes)
+        self.block_positions = _block_size(num_rows * row_length, self._sizes)
         self._spans: OrderedDict[int, Pieces] = OrderedDict()
         self._lock = threading.Lock()
         self.digest = self._digest(parents)
@@ -163,7 +163,7 @@ class Plan:
     @property
     def num_positions(self) -> int:
         """Positions whose documents begin inside the planned stream, rounded up to a block."""
-        return (self._anchors.size - 1) * self._block
+        return (self._anchors.size - 1) * self.block_positions
 
     def row_slices(self, first_row: int, num_rows: int) -> Slices:
         """What fills rows first_row .. first_row + num_rows - 1. Raises `RequestError` for rows that are not planned."""
@@ -202,8 +202,8 @@ class Plan:
         anchors = [0]
         for first in range(0, 1 << 62, 16 * SPAN):
             draws = self._draw(first, 16 * SPAN)
-            for at in range(0, 16 * SPAN, self._block):
-                some = slice(at, at + self._block)
+            for at in range(0, 16 * SPAN, self.block_positions):
+                some = slice(at, at + self.block_positions)
                 progress = self.progress(anchors[-1])
                 layout = _layouts(draws, some, rate(progress), pair(progress))
                 anchors.append(anchors[-1] + int(stream_lengths(layout, draws.size_bytes[some], draws.view_length[some]).sum()))
@@ -245,10 +245,10 @@ class Plan:
         """The pieces of positions number * SPAN .. number * SPAN + SPAN - 1, as far as they are planned."""
         first = number * SPAN
         draws = self._draw(first, min(SPAN, self.num_positions - first))
-        first_block = first // self._block
-        anchors = self._anchors[first_block : first_block + -(-draws.position.size // self._block)]
+        first_block = first // self.block_positions
+        anchors = self._anchors[first_block : first_block + -(-draws.position.size // self.block_positions)]
         progress = self.progress(anchors)
-        rate, pair = (np.repeat(curve(progress), self._block) for curve in (self.mix.rate, self.mix.pair))
+        rate, pair = (np.repeat(curve(progress), self.block_positions) for curve in (self.mix.rate, self.mix.pair))
         layout = _layouts(draws, slice(0, draws.position.size), rate, pair)
         drawn = (draws.rate_draw < rate) | (draws.pair_draw < pair)
         told = Told(
@@ -265,7 +265,7 @@ class Plan:
 
     def _span_at(self, stream_place: int) -> int:
         block = int(np.searchsorted(self._anchors, stream_place, side="right")) - 1
-        return block * self._block // SPAN
+        return block * self.block_positions // SPAN
 
     def _span(self, number: int) -> Pieces:
         with self._lock:

@@ -1,0 +1,113 @@
+"""How fast planning and reading are, on made-up documents. `make bench` prints it; `tests/test_bench_plan.py` holds it to the promise.
+
+    plan_rate()      documents a second on one core: planning pass and slicing of all rows
+    reader_rate()    megabytes of source, and ids, a second that one thread assembles out of a corpus in memory
+
+Not measured here: the disk, and the wait of a real step (`Loader.wait_seconds` in a run's metrics).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from proxy_lm.data.mixing import Curve, MixSettings
+from proxy_lm.data.plan import KnownLengths, Plan
+from proxy_lm.data.rows import RowReader
+from proxy_lm.vocabulary import Vocabulary
+
+# A ramp with pairs, both orders, some of them parallel: every branch of the plan is taken.
+_MIX = MixSettings(
+    rate=Curve(points=((0.0, 0.4), (0.2, 0.9))), pair=Curve(points=((0.0, 0.5), (0.2, 0.1))), parallel_share=0.2, raw_first=0.5
+)
+_ALPHABET_SIZE = 16_384
+
+
+class MemoryDocuments:
+    """Documents of given lengths with the same random payload, read like a corpus or a view."""
+
+    def __init__(self, lengths: npt.NDArray[np.int64], alphabet_size: int, seed: int) -> None:
+        self.name = "made-up"
+        self.alphabet_size = alphabet_size
+        self.lengths = lengths
+        self._offsets = np.concatenate([[0], np.cumsum(lengths)])
+        kind = np.uint8 if alphabet_size <= 256 else np.uint16
+        self._payload = np.random.default_rng(seed).integers(0, alphabet_size, int(self._offsets[-1]), dtype=kind)
+
+    def slice(self, index: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Payload start..stop of a document."""
+        first = int(self._offsets[index])
+        return self._payload[first + start : first + stop]
+
+
+def made_up_sizes(num_documents: int, median_bytes: float = 2_000.0) -> npt.NDArray[np.int64]:
+    """Log-normal sizes in bytes, [num_documents]: source files are about as skewed."""
+    return np.random.default_rng(0).lognormal(np.log(median_bytes), 1.2, num_documents).astype(np.int64)
+
+
+def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[str, float]:
+    """Documents a second of the planning pass, of slicing every row, and of both together."""
+    sizes = made_up_sizes(num_documents)
+    views = [KnownLengths("made-up", sizes // 3)]
+    num_rows = int(sizes.sum()) // 2 // row_length
+    began = time.perf_counter()
+    plan = Plan(
+        sizes=sizes,
+        documents=range(num_documents),
+        views=views,
+        vocabulary=Vocabulary([("made-up", _ALPHABET_SIZE)]),
+        mix=_MIX,
+        seed=0,
+        row_length=row_length,
+        lookahead=1,
+        num_rows=num_rows,
+    )
+    planned = time.perf_counter()
+    num_slices = 0
+    for first in range(0, num_rows, 4096):
+        num_slices += len(plan.row_slices(first, min(4096, num_rows - first)))
+    sliced = time.perf_counter()
+    told = plan.num_positions
+    return {
+        "num_documents": told,
+        "num_slices": num_slices,
+        "planning_documents_per_second": told / (planned - began),
+        "slicing_documents_per_second": told / (sliced - planned),
+        "documents_per_second": told / (sliced - began),
+    }
+
+
+def reader_rate(
+    num_documents: int = 20_000, row_length: int = 2_048, rows_per_read: int = 16, median_bytes: float = 2_000.0, num_reads: int = 200
+) -> dict[str, float]:
+    """Ids and source bytes a second that `RowReader.read` assembles in one thread."""
+    sizes = made_up_sizes(num_documents, median_bytes)
+    raw = MemoryDocuments(sizes, 256, seed=1)
+    view = MemoryDocuments(sizes // 3, _ALPHABET_SIZE, seed=2)
+    vocabulary = Vocabulary([("made-up", _ALPHABET_SIZE)])
+    plan = Plan(
+        sizes=sizes,
+        documents=range(num_documents),
+        views=[view],
+        vocabulary=vocabulary,
+        mix=_MIX,
+        seed=0,
+        row_length=row_length,
+        lookahead=1,
+        num_rows=num_reads * rows_per_read,
+    )
+    reader = RowReader(raw, [view], vocabulary, plan)
+    source_bytes = 0
+    began = time.perf_counter()
+    for first in range(0, plan.num_rows, rows_per_read):
+        source_bytes += int(reader.read(range(first, first + rows_per_read)).source_bytes.sum())
+    seconds = time.perf_counter() - began
+    return {
+        "num_ids": plan.num_symbols,
+        "ids_per_second": plan.num_symbols / seconds,
+        "source_megabytes_per_second": source_bytes / 1e6 / seconds,
+        "milliseconds_per_read": 1e3 * seconds / num_reads,
+    }
