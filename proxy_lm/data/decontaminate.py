@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressors.files import sha256_bytes
-from proxy_lm.data.shingles import Hashes, ngram_hashes, word_hashes
+from proxy_lm.data.shingles import Hashes, distinct, ngram_hashes, word_hashes
 from proxy_lm.data.streams import open_stream
 from proxy_lm.errors import RequestError
 
@@ -60,7 +60,7 @@ class Problems:
         if not len(self.runs) or not len(found):
             return None
         # A table of 2^16 bits settles nearly every run without a search.
-        found = np.unique(found[self._sieve[(found & np.uint64(0xFFFF)).astype(np.int64)]])
+        found = distinct(found[self._sieve[(found & np.uint64(0xFFFF)).astype(np.int64)]])
         places = np.searchsorted(self.runs, found)
         places = places[self.runs[np.minimum(places, len(self.runs) - 1)] == found]
         if not len(places):
@@ -119,7 +119,7 @@ def _part_runs(path: Path, number: int, record: Mapping[str, Any]) -> list[Hashe
         raise RequestError(f"problem {number} of {path} has none of the fields {known}; it has: {there}")
     if len(texts) > 1:
         texts.append("\n".join(texts))
-    return [np.unique(ngram_hashes(word_hashes(text.encode("utf-8", "replace")), RUN_WORDS)) for text in texts]
+    return [distinct(ngram_hashes(word_hashes(text.encode("utf-8", "replace")), RUN_WORDS)) for text in texts]
 
 
 def _text(record: Mapping[str, Any], names: Sequence[str]) -> str:

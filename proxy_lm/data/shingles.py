@@ -53,7 +53,13 @@ def ngram_hashes(words: Hashes, length: int) -> Hashes:
 
 def shingle_set(data: bytes, length: int) -> Hashes:
     """The distinct word n-grams of a document, sorted. Only a document without any word has none."""
-    return np.unique(ngram_hashes(word_hashes(data), length))
+    return distinct(ngram_hashes(word_hashes(data), length))
+
+
+def distinct(values: Hashes) -> Hashes:
+    """The distinct values, sorted. Twice as fast as `numpy.unique` (2.4) on what a document of 10 KB gives."""
+    values = np.sort(values)
+    return values[np.r_[True, values[1:] != values[:-1]]] if len(values) else values
 
 
 def jaccard(one: Hashes, two: Hashes) -> float:

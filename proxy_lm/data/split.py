@@ -26,16 +26,17 @@ def split_projects(
     """
     split = np.zeros(len(names), np.int8)
     order = sorted(range(len(names)), key=lambda project: (_draw(seed, names[project]), names[project]))
-    total = int(sizes.sum())
-    for number, share in ((TEST, test_share), (VALID, valid_share)):
-        if share <= 0:
-            continue
-        missing = share * total
-        for limit in (_FIRST_PASS_PART * missing, missing):
-            for project in order:
-                if split[project] == TRAIN and sizes[project] <= min(limit, missing) and _train_stays(split):
-                    split[project] = number
-                    missing -= int(sizes[project])
+    wanted = {number: share * int(sizes.sum()) for number, share in ((TEST, test_share), (VALID, valid_share)) if share > 0}
+    missing = dict(wanted)
+    for part in (_FIRST_PASS_PART, 1.0):
+        for project in order:
+            size = int(sizes[project])
+            fits = [number for number in missing if size <= min(part * wanted[number], missing[number])]
+            if fits and split[project] == TRAIN and _train_stays(split):
+                number = max(fits, key=missing.__getitem__)
+                split[project] = number
+                missing[number] -= size
+    for number in wanted:
         if not (split == number).any() and _train_stays(split):
             free = [project for project in order if split[project] == TRAIN]
             split[min(free, key=lambda project: int(sizes[project]))] = number
