@@ -1,0 +1,101 @@
+"""What a run would cost and tell, from lengths and structure: no engine, no process group, nothing written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from proxy_lm.model.flops import num_parameters
+from proxy_lm.model.memory import memory_per_device
+from proxy_lm.train.deepspeed_config import complete, derive
+from proxy_lm.train.inputs import Inputs, open_inputs
+from proxy_lm.train.settings import RunSettings
+
+
+def dry_run(settings: RunSettings, world_size: int, user_json: dict[str, Any] | None = None, source: str = "") -> dict[str, Any]:
+    """All of it as plain JSON. Sizes of files are checked and digests are not. Raises `RequestError` as the run would."""
+    inputs = open_inputs(settings, world_size, verify=False)
+    counts = num_parameters(settings.model, inputs.vocabulary.size)
+    config = derive(settings, inputs.shape)
+    symbols = inputs.num_steps * inputs.shape.symbols_per_step
+    return {
+        "name": settings.name,
+        "folder": str(settings.folder),
+        "world_size": world_size,
+        "parameters": {**counts._asdict(), "total": counts.total},
+        "vocabulary_size": inputs.vocabulary.size,
+        "num_steps": inputs.num_steps,
+        "symbols": symbols,
+        "training_flops_per_symbol": inputs.flops_per_symbol,
+        "training_flops": symbols * inputs.flops_per_symbol,
+        "step": {
+            "rows": inputs.shape.rows_per_step,
+            "rows_per_device": inputs.shape.rows_per_device,
+            "accumulation": inputs.shape.accumulation,
+            "symbols": inputs.shape.symbols_per_step,
+        },
+        "memory_bytes_per_device": _memory(inputs, world_size),
+        "plan": inputs.plan.summary(),
+        "seconds": _expected_seconds(settings, symbols * inputs.flops_per_symbol, world_size),
+        "deepspeed": complete(config, user_json, source) if user_json else config,
+    }
+
+
+def show(report: dict[str, Any]) -> str:
+    """The report for people."""
+    plan, step = report["plan"], report["step"]
+    lines = [
+        f"{report['name']} -> {report['folder']} on {report['world_size']} ranks; nothing is written",
+        f"parameters   {report['parameters']['total']:,} ("
+        + ", ".join(f"{name} {number:,}" for name, number in report["parameters"].items() if name != "total")
+        + f"), vocabulary {report['vocabulary_size']:,}",
+        f"steps        {report['num_steps']:,} of {step['rows']} rows = {step['symbols']:,} symbols "
+        f"({step['rows_per_device']} rows a device, accumulation {step['accumulation']})",
+        f"symbols      {report['symbols']:,}",
+        f"FLOPs        {report['training_flops']:.4g} ({report['training_flops_per_symbol']:,} a symbol)",
+        f"source bytes {sum(view['source_bytes'] for view in plan['views'].values()):,}, unique {plan['unique_source_bytes']:,}, "
+        f"{plan['epochs']:.2f} epochs",
+        f"time         about {report['seconds']:,.0f} s at the given peak"
+        if report["seconds"]
+        else "time         logging.peak_flops not given: no estimate",
+        "memory       bytes a device: "
+        + ", ".join(f"ZeRO {stage} {parts['device_total']:,}" for stage, parts in report["memory_bytes_per_device"].items()),
+        "plan         phase: share of documents (of symbols, of source bytes) by view",
+    ]
+    for phase in [{"progress": [0, 1], **plan}, *plan["phases"]]:
+        shares = ", ".join(
+            f"{name} {view['document_share']:.3f} ({view['symbol_share']:.3f}, {view['source_share']:.3f})"
+            for name, view in phase["views"].items()
+        )
+        lines.append(f"             {phase['progress'][0]:.1f}-{phase['progress'][1]:.1f}: {shares}")
+    lines.append(f"deepspeed    {json.dumps(report['deepspeed'])}")
+    return "\n".join(lines)
+
+
+def _memory(inputs: Inputs, world_size: int) -> dict[str, dict[str, int]]:
+    settings = inputs.settings
+    offload = (
+        "parameters" if settings.zero.offload_parameters != "none" else "optimizer" if settings.zero.offload_optimizer != "none" else "none"
+    )
+    found = {}
+    for stage in (0, 1, 2, 3):
+        if stage == 0 and settings.precision != "fp32":
+            continue
+        fits = offload if stage == 3 or (stage > 0 and offload == "optimizer") else "none"
+        found[str(stage)] = memory_per_device(
+            settings.model,
+            inputs.vocabulary.size,
+            rows_per_device=settings.rows_per_device,
+            row_length=settings.row_length,
+            stage=stage,
+            dtype=settings.precision,
+            offload=fits,  # type: ignore[arg-type]
+            world_size=world_size,
+            activation_checkpointing=settings.activation_checkpointing,
+        )
+    return found
+
+
+def _expected_seconds(settings: RunSettings, training_flops: int, world_size: int) -> float | None:
+    """At the whole peak: a lower bound, given only where the peak is."""
+    return training_flops / (settings.logging.peak_flops * world_size) if settings.logging.peak_flops else None

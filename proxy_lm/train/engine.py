@@ -1,0 +1,263 @@
+"""DeepSpeed, and nothing else of the project imports it: process group, engine, its checkpoint files, gathered fp32 weights.
+
+    ranks = start(settings.communication, launch)         # process group: nccl on CUDA, gloo on the CPU
+    engine = Engine(model, settings, config, ranks)       # config: the dict of `deepspeed_config`
+    losses = engine.forward(batch); engine.backward(losses.loss); engine.step()
+
+Not promised: models that do not fit one host's memory once per rank (parameters are built whole, then sharded), pipeline or tensor
+parallelism, loading a checkpoint of another world size for ZeRO stages 1 to 3.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from compressors.files import canonical_json
+from proxy_lm.errors import RequestError, WorkError
+from proxy_lm.model.decoder import Losses
+from proxy_lm.train.launch import Launch
+from proxy_lm.train.settings import CommunicationSettings, OptimizerSettings, RunSettings
+
+TAG: Final = "engine"
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+if not torch.cuda.is_available():
+    # Said before the import: DeepSpeed otherwise probes for accelerators and warns that it found none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import deepspeed  # noqa: E402 - reads the variable above
+from deepspeed.accelerator import get_accelerator  # noqa: E402 - as above
+from deepspeed.utils import logger as deepspeed_logger  # noqa: E402 - as above
+from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402 - as above
+
+
+class Ranks:
+    """The processes of this run. `Collectives` for small JSON on a gloo group of its own, and sums of float64 numbers."""
+
+    def __init__(self, launch: Launch, timeout_seconds: float) -> None:
+        self.rank = launch.rank
+        self.world_size = launch.world_size
+        self.local_rank = launch.local_rank
+        self.device = torch.device(get_accelerator().device_name(launch.local_rank))
+        timeout = timedelta(seconds=timeout_seconds)
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if launch.world_size > 1 else None
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        if self._group is not None:
+            dist.barrier(group=self._group)
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's JSON value on every rank."""
+        if self._group is None:
+            return value
+        data = canonical_json(value) if self.rank == 0 else b""
+        size = torch.tensor([len(data)])
+        dist.broadcast(size, src=0, group=self._group)
+        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(buffer, src=0, group=self._group)
+        return json.loads(buffer.numpy().tobytes())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's JSON value, in order of rank, on every rank."""
+        if self._group is None:
+            return [value]
+        data = canonical_json(value)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
+        longest = max(int(size) for size in sizes)
+        mine = torch.frombuffer(bytearray(data.ljust(longest)), dtype=torch.uint8)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
+        dist.all_gather(parts, mine, group=self._group)
+        return [json.loads(part.numpy().tobytes()) for part in parts]
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """Sum of a float64 tensor over the ranks, on the CPU. One collective; on CUDA it is also the step's only synchronisation."""
+        if self._group is not None:
+            dist.all_reduce(numbers)
+        return numbers.cpu()
+
+
+def start(settings: CommunicationSettings, launch: Launch) -> Ranks:
+    """Join the process group that `launch` describes. Raises `WorkError` when the ranks do not find each other."""
+    _quiet(launch.rank)
+    device = get_accelerator().device_name()
+    if device == "cuda":
+        if launch.local_rank >= torch.cuda.device_count():
+            raise RequestError(
+                f"local rank {launch.local_rank} has no device: {torch.cuda.device_count()} CUDA devices are visible; start as many ranks"
+            )
+        torch.cuda.set_device(launch.local_rank)
+    elif device == "cpu":
+        if "OMP_NUM_THREADS" not in os.environ:
+            # torch takes every core in every rank otherwise, and the ranks then fight for them.
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // launch.local_world_size))
+        if not settings.shared_memory_op:
+            # The CPU backend compiles a shared-memory all-reduce at its first start: a C++ compiler, 100 to 150 s, and a lock that hangs
+            # every later start when its owner was killed. It looks its op up in this table; given one that denies it, it stays with gloo.
+            # Set whole rather than edited, because reading the table first probes every op with a compiler.
+            vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
+    try:
+        deepspeed.init_distributed(
+            dist_backend=get_accelerator().communication_backend_name(),
+            auto_mpi_discovery=False,
+            verbose=False,
+            timeout=timedelta(seconds=settings.timeout_seconds),
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise WorkError(
+            f"rank {launch.rank} of {launch.world_size} could not meet the others at {address} ({_first_line(error)}); "
+            "check that all ranks start, that the port is free and the address is reachable"
+        ) from error
+    return Ranks(launch, settings.timeout_seconds)
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that decide a run's numbers."""
+    return {"torch": torch.__version__, "deepspeed": deepspeed.__version__}
+
+
+class Engine:
+    """One model under DeepSpeed: passes, updates, files."""
+
+    def __init__(self, model: nn.Module, settings: RunSettings, config: dict[str, Any], ranks: Ranks) -> None:
+        """`config` is the resolved DeepSpeed dict. Raises `RequestError` where DeepSpeed refuses it."""
+        self.settings = settings
+        self.ranks = ranks
+        self.stage = settings.zero.stage
+        self.device = ranks.device
+        self._clip = settings.optimizer.gradient_clip
+        self._own_skipped = 0
+        self._norm = 0.0
+        # With offload the optimizer state lies in host memory whatever the device of the passes is; fused works in both places.
+        optimizer = torch.optim.AdamW(parameter_groups(model, settings.optimizer), **_adamw(settings.optimizer), fused=True)
+        try:
+            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+        except (ValueError, AssertionError, NotImplementedError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
+            raise RequestError(f"DeepSpeed {deepspeed.__version__} refuses its configuration: {_first_line(error)}") from error
+        self.module: nn.Module = self._engine.module
+
+    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor) -> Losses:
+        """The model's losses on one micro-batch."""
+        losses: Losses = self._engine(ids, segments, positions, views)
+        return losses
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch; at the last one of a step they are summed over the ranks."""
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """After every micro-batch. At the last one of a step: clip, update, clear."""
+        if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
+            self._clip_here()
+        self._engine.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Rate of the next update."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+
+    def train(self, mode: bool = True) -> None:
+        """Training or evaluation mode of the model."""
+        self._engine.train(mode)
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the last update's gradient before clipping; not finite where the update was skipped."""
+        return self._norm if self.stage == 0 else float(self._engine.get_global_grad_norm() or 0.0)
+
+    @property
+    def skipped_steps(self) -> int:
+        """Updates that were not made because the gradient was not finite."""
+        return int(self._engine.skipped_steps) + self._own_skipped
+
+    @property
+    def loss_scale(self) -> float:
+        """fp16's factor; 1 otherwise."""
+        return float(getattr(self._engine.optimizer, "cur_scale", 1.0)) if self.settings.precision == "fp16" else 1.0
+
+    def save(self, folder: Path) -> None:
+        """DeepSpeed's own files under `folder`/engine; every rank calls it. No `latest` is written: the checkpoint manager commits."""
+        self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"own_skipped": self._own_skipped}, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Weights, optimizer and counters from what `save` wrote. The caller has verified every file by digest. Raises `WorkError`.
+
+        At stage 3 DeepSpeed cannot load right after saving with the same engine: load into a new one."""
+        try:
+            path, state = self._engine.load_checkpoint(str(folder), tag=TAG)
+        except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
+            raise WorkError(f"DeepSpeed could not load {folder / TAG}: {_first_line(error)}") from error
+        if path is None:
+            raise WorkError(f"DeepSpeed found no checkpoint in {folder / TAG}; a run never restarts at step 0 by itself")
+        self._own_skipped = int((state or {}).get("own_skipped", 0))
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
+        """(name, fp32 tensor on the CPU) in the model's order, one at a time, whatever the stage; None on every rank but 0.
+
+        Every rank must exhaust the iterator: gathering is collective. Memory: one parameter on the device, one on rank 0's host."""
+        whole = self.stage == 0 or (self.stage < 3 and self.settings.precision == "fp32")
+        for name, parameter in self.module.named_parameters():
+            full = parameter.detach() if whole else safe_get_full_fp32_param(parameter)
+            assert full is not None, name
+            yield name, full.detach().to("cpu", torch.float32) if self.ranks.rank == 0 else None
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Full shape of every parameter in the model's order."""
+        return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.module.named_parameters()}
+
+    def _clip_here(self) -> None:
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self._norm = float(norm)
+        if not math.isfinite(self._norm):
+            # Without gradients the update below changes nothing: the same as what the other stages do with an overflow.
+            self._own_skipped += 1
+            for parameter in parameters:
+                parameter.grad = None
+        elif self._clip > 0:
+            nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+
+
+def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Parameters with and without weight decay: vectors (gains of norms) and the embedding do not decay unless asked for."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        decays = settings.decay_norms if parameter.dim() < 2 else settings.decay_embeddings if name == "embedding.weight" else True
+        (decayed if decays else plain).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def _adamw(settings: OptimizerSettings) -> dict[str, Any]:
+    return {"lr": settings.learning_rate, "betas": settings.betas, "eps": settings.eps}
+
+
+def _quiet(rank: int) -> None:
+    deepspeed_logger.setLevel(logging.WARNING if rank == 0 else logging.ERROR)
+    for kind in (FutureWarning, UserWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=kind, module=r"(deepspeed|torch)\.")  # upstream's own, once a rank
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip()[:300] if lines else type(error).__name__

@@ -1,0 +1,95 @@
+"""What a run reads: corpus, views, the vocabulary derived from them, and the plan over them. No torch, no engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proxy_lm.data.corpus import Corpus
+from proxy_lm.data.plan import Plan
+from proxy_lm.data.rows import RowReader
+from proxy_lm.data.views import View
+from proxy_lm.errors import RequestError
+from proxy_lm.model.flops import training_flops_per_symbol
+from proxy_lm.train.settings import RunSettings, StepShape, num_steps, step_shape
+from proxy_lm.vocabulary import Vocabulary
+
+# Rows of the valid split are planned with this seed in every run, so that all runs over one corpus watch the same documents.
+VALIDATION_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything that fixes which ids each step sees."""
+
+    settings: RunSettings
+    corpus: Corpus
+    views: list[View]
+    vocabulary: Vocabulary
+    shape: StepShape
+    num_steps: int
+    flops_per_symbol: int
+    plan: Plan
+
+    @property
+    def reader(self) -> RowReader:
+        """Reads the plan's rows."""
+        return RowReader(self.corpus, self.views, self.vocabulary, self.plan)
+
+    @property
+    def view_names(self) -> list[str]:
+        """`raw` and the views, in the order of the codes."""
+        return ["raw", *(view.name for view in self.views)]
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with a run that continues it."""
+        return {
+            "corpus": self.corpus.digest,
+            "views": {view.name: view.digest for view in self.views},
+            "vocabulary": describe_vocabulary(self.vocabulary),
+            "plan": self.plan.digest,
+        }
+
+
+def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inputs:
+    """Open corpus and views, derive the vocabulary and plan the rows. `verify` reads every file once and compares digests.
+
+    Raises `RequestError` for anything missing, damaged or not belonging together.
+    """
+    shape = step_shape(settings, world_size)
+    corpus = Corpus.open(Path(settings.corpus), verify=verify)
+    views = [View.open(Path(path), corpus, verify=verify, name=name) for name, path in settings.views.items()]
+    vocabulary = Vocabulary([(view.name, view.alphabet_size) for view in views])
+    if settings.vocabulary_size not in (None, vocabulary.size):
+        raise RequestError(
+            f"vocabulary_size = {settings.vocabulary_size} and the views {[view.name for view in views]} make {vocabulary.size} ids; "
+            "leave vocabulary_size out: it is derived"
+        )
+    flops = training_flops_per_symbol(settings.model, vocabulary.size, settings.row_length)
+    steps = num_steps(settings, flops)
+    plan = Plan.for_corpus(
+        corpus,
+        views,
+        vocabulary=vocabulary,
+        mix=settings.mix,
+        seed=settings.seed,
+        row_length=settings.row_length,
+        lookahead=settings.model.resolved().lookahead,
+        num_rows=steps * settings.rows_per_step,
+    )
+    return Inputs(
+        settings=settings,
+        corpus=corpus,
+        views=views,
+        vocabulary=vocabulary,
+        shape=shape,
+        num_steps=steps,
+        flops_per_symbol=flops,
+        plan=plan,
+    )
+
+
+def describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The id space as JSON: enough to build the same `Vocabulary` again."""
+    return {"size": vocabulary.size, "views": [[view.name, view.alphabet_size] for view in vocabulary.views]}

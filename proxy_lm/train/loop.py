@@ -1,0 +1,209 @@
+"""The training loop, readable top to bottom. `run.py` builds the parts and hands them over as a `Job`.
+
+A step is: read this rank's micro-batches, forward and backward each, one update, one sum over the ranks of everything that is logged.
+The state is `Counters`; nothing else moves from step to step but the engine's weights and moments. No random number is drawn here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from proxy_lm.data.loader import Loader
+from proxy_lm.progress import note
+from proxy_lm.train.agreement import together
+from proxy_lm.train.checkpoint import CheckpointManager
+from proxy_lm.train.engine import Engine, Ranks
+from proxy_lm.train.inputs import Inputs
+from proxy_lm.train.metrics import Board, Counters, MetricsFile, StepTotals, Tally, finite, step_record
+from proxy_lm.train.schedule import learning_rate
+from proxy_lm.train.stopping import StopRequest
+from proxy_lm.train.validate import Validation, to_tensors
+
+
+@dataclass(kw_only=True)
+class Job:
+    """Everything the loop works with."""
+
+    inputs: Inputs
+    ranks: Ranks
+    engine: Engine
+    validation: Validation
+    checkpoints: CheckpointManager
+    save: Callable[[Counters], None]
+    """Commit a checkpoint of these counters; collective."""
+    stop: StopRequest
+    peak_flops: float
+    """Of one rank's device."""
+    metrics: MetricsFile | None
+    """None on every rank but 0."""
+    board: Board | None
+
+
+def run_steps(job: Job, counters: Counters) -> bool:
+    """Train from `counters.step` to the end. True when the last step is done, False when a signal asked to stop and all is saved."""
+    settings, inputs = job.inputs.settings, job.inputs
+    console = Console(job, counters)
+    began = time.monotonic() - counters.seconds
+    last_save = step_began = time.monotonic()
+    saved_step = counters.step
+    loader = Loader(
+        inputs.reader,
+        first_step=counters.step,
+        num_steps=inputs.num_steps - counters.step,
+        rows_per_device=inputs.shape.rows_per_device,
+        accumulation=inputs.shape.accumulation,
+        rank=job.ranks.rank,
+        world_size=job.ranks.world_size,
+    )
+    job.engine.train()
+    with loader:
+        for batches in loader:
+            # The step: forward, backward, update.
+            rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, counters.step, inputs.num_steps)
+            job.engine.set_learning_rate(rate)
+            tally = Tally(job.ranks, len(inputs.views))
+            for batch in batches:
+                losses = job.engine.forward(*to_tensors(batch, job.engine.device))
+                job.engine.backward(losses.loss)
+                job.engine.step()
+                tally.add(losses, batch)
+
+            # One sum over the ranks; signals and rank 0's clock travel with it, so that every rank decides the same.
+            save_is_due = _is_over(settings.checkpoint.every_seconds, last_save) and job.ranks.rank == 0
+            totals = tally.reduce(loader.wait_seconds, [job.stop.wanted, save_is_due])
+            stop_now, save_now = totals.flags
+            loader.wait_seconds = 0.0
+            symbols = inputs.shape.symbols_per_step
+            counters.add(totals, inputs.view_names, symbols, symbols * inputs.flops_per_symbol)
+            now = time.monotonic()
+            counters.seconds, step_seconds, step_began = now - began, now - step_began, now
+            _log(job, counters, totals, rate, step_seconds)
+            console.show(totals, step_seconds)
+
+            # Once in a while.
+            finished = counters.step == inputs.num_steps
+            if finished or _is_multiple(counters.step, settings.validation.every_steps):
+                _validate(job, counters)
+                step_began = time.monotonic()
+            if finished or stop_now or save_now or _is_multiple(counters.step, settings.checkpoint.every_steps):
+                counters.seconds = time.monotonic() - began
+                _save(job, counters)
+                saved_step, last_save = counters.step, time.monotonic()
+                step_began = last_save
+            if stop_now and not finished:
+                return False
+    assert saved_step == inputs.num_steps
+    return True
+
+
+def measure_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """FLOP/s of a square matrix product on this device, best of several. A yardstick for this machine as it is loaded now."""
+    size = 8192 if device.type == "cuda" else 768
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.monotonic() + seconds
+    while time.monotonic() < end or best == float("inf"):
+        start = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def _validate(job: Job, counters: Counters) -> None:
+    found = job.validation.run(job.engine)
+    if not found:
+        return
+    counters.validation.append({"step": counters.step, "bits_per_byte": found})
+    if job.board:
+        job.board.write({"validation_bits_per_byte": found}, counters.step)
+    if job.ranks.rank == 0:
+        parts = ", ".join(f"{name} {value:.4f}" if value is not None else f"{name} none" for name, value in found.items())
+        note(f"step {counters.step}: validation bits per byte {parts}")
+
+
+def _save(job: Job, counters: Counters) -> None:
+    if job.metrics:
+        job.metrics.sync()
+    with together():
+        job.save(counters)
+
+
+def _log(job: Job, counters: Counters, totals: StepTotals, rate: float, step_seconds: float) -> None:
+    if job.metrics is None:
+        return
+    inputs = job.inputs
+    symbols = inputs.shape.symbols_per_step
+    flops_per_second = symbols * inputs.flops_per_symbol / step_seconds
+    record: dict[str, Any] = {
+        "step": counters.step,
+        **step_record(totals, inputs.view_names, symbols),
+        "learning_rate": rate,
+        "gradient_norm": finite(job.engine.gradient_norm),
+        "loss_scale": job.engine.loss_scale,
+        "skipped_steps": job.engine.skipped_steps,
+        "symbols_per_second": symbols / step_seconds,
+        "source_bytes_per_second": float(totals.source_bytes.sum()) / step_seconds,
+        "model_flops_per_second": flops_per_second,
+        "peak_share": flops_per_second / (job.peak_flops * job.ranks.world_size),
+        "data_wait_share": min(totals.wait_seconds / step_seconds, 1.0),
+        "step_seconds": step_seconds,
+        "total_symbols": counters.symbols,
+        "total_source_bytes": counters.source_bytes,
+        "total_training_flops": counters.training_flops,
+        "total_seconds": counters.seconds,
+        "batch_digest": inputs.plan.step_digest(counters.step - 1, inputs.settings.rows_per_step),
+    }
+    job.metrics.write(record)
+    if job.board and counters.step % inputs.settings.logging.tensorboard_every_steps == 0:
+        job.board.write(record, counters.step)
+
+
+class Console:
+    """A short line on rank 0's standard error every few seconds."""
+
+    def __init__(self, job: Job, counters: Counters) -> None:
+        self.job = job
+        self.counters = counters
+        self._every = job.inputs.settings.logging.console_seconds
+        self._last = time.monotonic()
+        self._seconds_per_step = 0.0
+
+    def show(self, totals: StepTotals, step_seconds: float) -> None:
+        """Count a step; print when it is time, and at the last one."""
+        old = self._seconds_per_step
+        self._seconds_per_step = step_seconds if old == 0 else 0.9 * old + 0.1 * step_seconds
+        step, last_step = self.counters.step, self.job.inputs.num_steps
+        if self.job.ranks.rank or (time.monotonic() - self._last < self._every and step != last_step):
+            return
+        self._last = time.monotonic()
+        rate = self.job.inputs.shape.symbols_per_step / max(step_seconds, 1e-9)
+        parts = " ".join(f"{n} {v:.3f}" for n, v in totals.bits_per_byte(self.job.inputs.view_names).items() if v is not None)
+        left = int(self._seconds_per_step * (last_step - step))
+        eta = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
+        note(f"step {step}/{last_step} loss {totals.loss_nats:.4f} nats, bits per byte {parts}, {rate:,.0f} symbols/s, {eta} left")
+
+
+def checkpoint_state(job_inputs: Inputs, counters: Counters, world_size: int, versions: dict[str, str]) -> dict[str, Any]:
+    """What a checkpoint's manifest says of the run: counters, identity of the data, the whole resolved configuration."""
+    return {
+        "counters": asdict(counters),
+        "identity": job_inputs.identity(),
+        "settings": job_inputs.settings.model_dump(mode="json"),
+        "world_size": world_size,
+        "num_steps": job_inputs.num_steps,
+        "versions": versions,
+    }
+
+
+def _is_over(seconds: float | None, since: float) -> bool:
+    return seconds is not None and time.monotonic() - since >= seconds
+
+
+def _is_multiple(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

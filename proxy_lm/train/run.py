@@ -1,0 +1,246 @@
+"""A training run from its settings to its last checkpoint. `train(settings)` is the program; `loop.run_steps` is the middle of it.
+
+    deepspeed --num_accelerators 2 --module proxy_lm.train configs/x.yaml
+
+The run folder: config.yaml and deepspeed.json (what was resolved), run.json (identity, status, final numbers), metrics.jsonl, tb/,
+checkpoints/step-N/ (DeepSpeed's files, model.safetensors, manifest.json). Run again it continues; finished, it says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import proxy_lm
+from compressors.files import digest_of, read_json, write_bytes, write_json
+from proxy_lm.config import dump_yaml
+from proxy_lm.errors import RequestError
+from proxy_lm.model.allocator import keep_freed_memory
+from proxy_lm.model.decoder import Decoder
+from proxy_lm.progress import note
+from proxy_lm.train import engine as deepspeed_engine
+from proxy_lm.train.agreement import agree, first_then_rest, together
+from proxy_lm.train.checkpoint import Checkpoint, CheckpointManager
+from proxy_lm.train.deepspeed_config import complete, derive
+from proxy_lm.train.engine import DTYPES, Engine, Ranks
+from proxy_lm.train.inputs import Inputs, describe_vocabulary, open_inputs
+from proxy_lm.train.launch import Launch
+from proxy_lm.train.loop import Job, checkpoint_state, measure_peak_flops, run_steps
+from proxy_lm.train.metrics import METRICS_NAME, Board, Counters, MetricsFile
+from proxy_lm.train.run_lock import RunLock
+from proxy_lm.train.settings import RunSettings, changed_settings
+from proxy_lm.train.stopping import EXIT_STOPPED, StopRequest
+from proxy_lm.train.validate import Validation
+from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
+
+RUN_NAME = "run.json"
+
+
+def train(settings: RunSettings, launch: Launch, user_json: dict[str, Any] | None = None, source: str = "the DeepSpeed file") -> int:
+    """Train to the end or to a stop; returns the exit code (0 or 75). Every rank calls it. Raises `RequestError` and `WorkError`."""
+    if is_finished(settings):
+        if launch.rank == 0:
+            note(f"the run in {settings.folder} is finished; nothing to do (another `name` or `out` starts a new one)")
+        return 0
+    with StopRequest() as stop:
+        ranks = deepspeed_engine.start(settings.communication, launch)
+        keep_freed_memory()
+        inputs = first_then_rest(
+            ranks,
+            lambda: open_inputs(settings, launch.world_size, verify=True),
+            lambda: open_inputs(settings, launch.world_size, verify=False),
+        )
+        derived = derive(settings, inputs.shape)
+        config = agree(ranks, lambda: complete(derived, user_json, source) if user_json else derived)
+        with contextlib.ExitStack() as stack:
+            with together():
+                stack.enter_context(RunLock(settings.folder, ranks))
+            finished = _train_locked(inputs, ranks, config, stop)
+    deepspeed_engine.stop()
+    return 0 if finished else EXIT_STOPPED
+
+
+def is_finished(settings: RunSettings) -> bool:
+    """Whether this very run was already trained to its end. Raises `RequestError` if another one was, in the same folder."""
+    path = settings.folder / RUN_NAME
+    if not path.exists():
+        return False
+    run = read_json(path, "record of the run")
+    if run.get("status") != "finished":
+        return False
+    _refuse_changes(run.get("settings", {}), settings, path)
+    return True
+
+
+def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: StopRequest) -> bool:
+    settings = inputs.settings
+    manager = CheckpointManager(
+        settings.folder / "checkpoints",
+        keep_last=settings.checkpoint.keep_last,
+        keep_every=settings.checkpoint.keep_every,
+        collectives=ranks,
+    )
+    with together():
+        checkpoint = manager.newest_valid()
+    agree(ranks, lambda: check_resume(inputs, checkpoint, ranks.world_size))
+    counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
+    record = _describe(inputs, ranks)
+    if ranks.rank == 0:
+        _announce(inputs, ranks, checkpoint)
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(settings.folder / "config.yaml", dump_yaml(settings).encode())
+        write_json(settings.folder / "deepspeed.json", config)
+        write_json(settings.folder / RUN_NAME, {**record, "status": "running"})
+
+    model = Decoder(
+        settings.model,
+        inputs.vocabulary.size,
+        settings.row_length,
+        num_views=len(inputs.views),
+        activation_checkpointing=settings.activation_checkpointing,
+        seed=settings.seed,
+    )
+    engine = agree(ranks, lambda: Engine(model, settings, config, ranks))
+    if checkpoint:
+        folder = checkpoint.path
+        agree(ranks, lambda: engine.load(folder))
+
+    def save(now: Counters) -> None:
+        state = checkpoint_state(inputs, now, ranks.world_size, deepspeed_engine.versions())
+        manager.save(now.step, lambda folder: _write_checkpoint(engine, inputs, folder, now.step), state)
+
+    is_first = ranks.rank == 0
+    job = Job(
+        inputs=inputs,
+        ranks=ranks,
+        engine=engine,
+        validation=agree(ranks, lambda: Validation(inputs, ranks)),
+        checkpoints=manager,
+        save=save,
+        stop=stop,
+        peak_flops=settings.logging.peak_flops or measure_peak_flops(engine.device, DTYPES[settings.precision]),
+        metrics=MetricsFile(settings.folder / METRICS_NAME, counters.step) if is_first else None,
+        board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
+    )
+    finished = counters.step == inputs.num_steps or run_steps(job, counters)
+    for writer in (job.metrics, job.board):
+        if writer:
+            writer.close()
+    if is_first:
+        write_json(
+            settings.folder / RUN_NAME, {**record, "status": "finished" if finished else "stopped", **_totals(inputs, ranks, counters)}
+        )
+        done = "finished" if finished else f"stopped by {stop.name or 'a signal on another rank'} and saved; the same command continues"
+        note(f"{settings.folder}: {done} at step {counters.step}")
+    ranks.barrier()
+    return finished
+
+
+def check_resume(inputs: Inputs, checkpoint: Checkpoint | None, world_size: int) -> None:
+    """Refuse to continue something else. Raises `RequestError` with the difference."""
+    settings = inputs.settings
+    if checkpoint is None:
+        if settings.resume == "must":
+            raise RequestError(
+                f"resume=must and {settings.folder / 'checkpoints'} has no checkpoint; check the run folder, or use resume=auto"
+            )
+        return
+    if settings.resume == "never":
+        raise RequestError(f"resume=never and {checkpoint.path} exists; choose another `name` or `out`, or move the folder away")
+    state = checkpoint.state
+    _refuse_changes(state["settings"], settings, checkpoint.path)
+    for what, ours in inputs.identity().items():
+        if state["identity"][what] != ours:
+            raise RequestError(
+                f"{checkpoint.path} was trained with the {what} {state['identity'][what]} and this run has {ours}; "
+                "give back what it was trained on, or choose another `name` or `out`"
+            )
+    if state["world_size"] != world_size and settings.zero.stage > 0:
+        raise RequestError(
+            f"{checkpoint.path} was written by {state['world_size']} ranks at ZeRO stage {settings.zero.stage} and this run has "
+            f"{world_size}; DeepSpeed shards the optimizer by rank there: start {state['world_size']} ranks (only stage 0 may change their number)"
+        )
+
+
+def _refuse_changes(old: dict[str, Any], settings: RunSettings, where: Path) -> None:
+    changes = changed_settings(old, settings.model_dump(mode="json"))
+    if changes:
+        raise RequestError(
+            f"{where} was made with other settings ({'; '.join(changes)}): put them back to continue it, or choose another `name` or `out`"
+        )
+
+
+def _write_checkpoint(engine: Engine, inputs: Inputs, folder: Path, step: int) -> None:
+    """This rank's files. Everything collective comes first, so that an error on rank 0 leaves nobody waiting."""
+    engine.save(folder)
+    settings = inputs.settings
+    metadata = {
+        "format": "pt",
+        "step": str(step),
+        "model": settings.model.model_dump_json(),
+        "vocabulary": json.dumps(describe_vocabulary(inputs.vocabulary)),
+        "row_length": str(settings.row_length),
+    }
+    path = folder / WEIGHTS_NAME if engine.ranks.rank == 0 else None
+    write_weights(path, engine.shapes(), engine.full_parameters(), metadata)
+
+
+def _describe(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
+    settings = inputs.settings
+    return {
+        "schema": 1,
+        "kind": "proxy-lm run",
+        "name": settings.name,
+        "settings": settings.model_dump(mode="json"),
+        "config_digest": digest_of(settings.model_dump(mode="json")),
+        "identity": inputs.identity(),
+        "versions": {"proxy_lm": proxy_lm.__version__, "python": platform.python_version(), **deepspeed_engine.versions()},
+        "git": _git_state(),
+        "world_size": ranks.world_size,
+        "device": str(ranks.device.type),
+        "seed": settings.seed,
+        "num_steps": inputs.num_steps,
+        "symbols_per_step": inputs.shape.symbols_per_step,
+        "training_flops_per_symbol": inputs.flops_per_symbol,
+        "vocabulary": describe_vocabulary(inputs.vocabulary),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
+    """The ledger of a run, as the comparison reads it."""
+    done = asdict(counters)
+    done["final_step"] = done.pop("step")
+    return {
+        **done,
+        "source_bytes": counters.source_bytes,
+        "unique_bytes": inputs.plan.summary()["unique_source_bytes"],
+        "device_seconds": counters.seconds * ranks.world_size,
+    }
+
+
+def _git_state() -> dict[str, str] | None:
+    """Commit and cleanness of the checkout that this code runs from; None where it is no checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout
+        dirty = subprocess.run(["git", "-C", here, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.strip(), "state": "changed" if dirty.strip() else "clean"}
+
+
+def _announce(inputs: Inputs, ranks: Ranks, checkpoint: Checkpoint | None) -> None:
+    shape, settings = inputs.shape, inputs.settings
+    begin = f"continues at step {checkpoint.step}" if checkpoint else "starts at step 0"
+    note(
+        f"{settings.folder} {begin} of {inputs.num_steps}: {ranks.world_size} ranks x {shape.rows_per_device} rows x {shape.accumulation} "
+        f"= {shape.rows_per_step} rows of {settings.row_length} ids a step, {settings.precision}, ZeRO {settings.zero.stage} "
+        f"on {ranks.device.type}"
+    )

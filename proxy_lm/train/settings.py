@@ -1,0 +1,321 @@
+"""The configuration of a training run: one YAML is the truth, `a.b=c` on the command line wins over it.
+
+    deepspeed --module proxy_lm.train configs/x.yaml optimizer.learning_rate=1e-3
+
+What can be computed is computed and never typed: the vocabulary size, the accumulation count, the DeepSpeed dict. No torch here, so that
+planning commands and the comparison can read and write run settings without loading it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from proxy_lm.config import Settings
+from proxy_lm.data.mixing import MixSettings
+from proxy_lm.errors import RequestError
+from proxy_lm.model.settings import ModelSettings
+from proxy_lm.train.schedule import ScheduleSettings
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class OptimizerSettings(Settings):
+    """AdamW; torch's fused kernel where the device has one."""
+
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Peak rate; the schedule scales it."""
+
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the two moments."""
+
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the square root of the second moment."""
+
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled decay of the weight matrices."""
+
+    decay_embeddings: bool = False
+    """Decay the embedding matrix too. The output matrix is a weight matrix and always decays."""
+
+    decay_norms: bool = False
+    """Decay the gains of the norms too."""
+
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """Largest norm of the gradient over all parameters; 0 turns clipping off."""
+
+
+class LossScaleSettings(Settings):
+    """fp16 only: gradients are multiplied before the backward pass so that small ones do not vanish."""
+
+    static: float = Field(default=0, ge=0)
+    """A fixed factor; 0 means that it moves."""
+
+    initial_power: int = Field(default=16, ge=0, le=32)
+    """The moving factor starts at 2 to this power."""
+
+    window_steps: int = Field(default=1000, ge=1)
+    """Steps without overflow after which the factor doubles."""
+
+
+class ZeroSettings(Settings):
+    """How DeepSpeed shards the training state over the ranks."""
+
+    stage: Literal[0, 1, 2, 3] = 1
+    """0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. Stage 0 has no fp32 sums under bf16 and fp16: fp32 only."""
+
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Keep the optimizer state in host memory (stages 1 to 3)."""
+
+    offload_parameters: Literal["none", "cpu"] = "none"
+    """Keep the sharded parameters in host memory (stage 3)."""
+
+    reduce_bucket_size: int = Field(default=50_000_000, ge=1)
+    """Elements reduced at a time. Part of the configuration because another size sums in another order."""
+
+    allgather_bucket_size: int = Field(default=50_000_000, ge=1)
+    """Elements gathered at a time (stages 1 and 2); the same remark."""
+
+    @model_validator(mode="after")
+    def _offload_fits_stage(self) -> ZeroSettings:
+        if self.offload_optimizer == "cpu" and self.stage == 0:
+            raise ValueError("offload_optimizer=cpu needs zero.stage 1, 2 or 3; stage 0 keeps everything on the device")
+        if self.offload_parameters == "cpu" and self.stage != 3:
+            raise ValueError(f"offload_parameters=cpu needs zero.stage=3 and it is {self.stage}")
+        return self
+
+
+class CheckpointSettings(Settings):
+    """When the run is saved and what is kept. A checkpoint at the end is always written."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Save after so many steps; None leaves it to `every_seconds`."""
+
+    every_seconds: float | None = Field(default=600.0, gt=0)
+    """Save when so much time has passed since the last one, as measured by rank 0."""
+
+    keep_last: int = Field(default=2, ge=2)
+    """Newest checkpoints kept; at least 2, so that a damaged newest one has a predecessor."""
+
+    keep_every: int | None = Field(default=None, ge=1)
+    """Checkpoints whose step is a multiple of this are kept for good."""
+
+
+class ValidationSettings(Settings):
+    """Bits per byte on the valid split while training: for watching, with windows of one row; `proxy-lm-eval bpb` is the measurement."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """Validate after so many steps; None: only at the end."""
+
+    max_bytes: int = Field(default=65_536, ge=0)
+    """Ids of the valid split read per told view, rounded up to whole rows; 0 turns validation off."""
+
+
+class LoggingSettings(Settings):
+    """What is written while training. `metrics.jsonl` has every step whatever is set here."""
+
+    console_seconds: float = Field(default=5.0, ge=0)
+    """Pause between lines on the console (rank 0)."""
+
+    tensorboard: bool = True
+    """Write the same scalars as TensorBoard events under `tb/`."""
+
+    tensorboard_every_steps: int = Field(default=1, ge=1)
+    """Steps between TensorBoard points."""
+
+    peak_flops: float | None = Field(default=None, gt=0)
+    """Peak FLOP/s of one rank's device, for the share of peak. None: a short matrix product measures what the device gives."""
+
+
+class CommunicationSettings(Settings):
+    """How ranks talk."""
+
+    timeout_seconds: float = Field(default=1800.0, gt=0)
+    """A collective that takes longer is an error."""
+
+    shared_memory_op: bool = False
+    """CPU only: let DeepSpeed compile its shared-memory all-reduce (a C++ compiler and minutes at the first start). Off: plain gloo."""
+
+
+class RunSettings(Settings):
+    """Everything that makes a training run."""
+
+    name: str = Field(min_length=1)
+    """Name of the run."""
+
+    out: str | None = None
+    """Run folder; None means runs/<name>."""
+
+    corpus: str
+    """Corpus folder of `proxy-lm prepare`."""
+
+    views: dict[str, str] = Field(default_factory=dict)
+    """Encoded views by name, each the folder of `proxy-lm encode`; their order fixes the ids."""
+
+    vocabulary_size: int | None = None
+    """Never needed: it is derived from the views. A value here is checked against the derived one and refused when it differs."""
+
+    mix: MixSettings = MixSettings()
+    """How documents are told over the run."""
+
+    model: ModelSettings = ModelSettings()
+    """The decoder."""
+
+    row_length: int = Field(default=1024, ge=2)
+    """Ids of a row."""
+
+    rows_per_step: int = Field(default=64, ge=1)
+    """Rows of one optimizer update over all ranks."""
+
+    rows_per_device: int = Field(default=8, ge=1)
+    """Rows of one forward pass on one rank (the micro-batch). Accumulation follows from it and the world size."""
+
+    num_steps: int | None = Field(default=None, ge=1)
+    """Length of the run in updates. Exactly one of num_steps, num_symbols, training_flops is given."""
+
+    num_symbols: int | None = Field(default=None, ge=1)
+    """Length of the run in ids; rounded to the nearest whole step."""
+
+    training_flops: float | None = Field(default=None, gt=0)
+    """Length of the run in training FLOPs counted from the model's structure; rounded to the nearest whole step."""
+
+    optimizer: OptimizerSettings = OptimizerSettings()
+    """AdamW."""
+
+    schedule: ScheduleSettings = ScheduleSettings()
+    """Learning rate over the run."""
+
+    precision: Precision = "fp32"
+    """Type of weights and activations in the passes; sums of gradients and the optimizer are fp32 in all three."""
+
+    loss_scale: LossScaleSettings = LossScaleSettings()
+    """fp16 only."""
+
+    zero: ZeroSettings = ZeroSettings()
+    """Sharding."""
+
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more work (not counted in training_flops)."""
+
+    communication: CommunicationSettings = CommunicationSettings()
+    """How ranks talk."""
+
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    """When the run is saved."""
+
+    validation: ValidationSettings = ValidationSettings()
+    """Watching while training."""
+
+    logging: LoggingSettings = LoggingSettings()
+    """What is written."""
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Fixes the weights at step 0, the order of the documents and every draw."""
+
+    resume: Literal["auto", "never", "must"] = "auto"
+    """auto: from the newest valid checkpoint, if there is any. must: refuse to start at step 0. never: refuse a folder with checkpoints."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> RunSettings:
+        given = [name for name in ("num_steps", "num_symbols", "training_flops") if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"a run has exactly one of num_steps, num_symbols, training_flops and {what}")
+        if self.zero.stage == 0 and self.precision != "fp32":
+            raise ValueError(
+                f"zero.stage=0 with precision={self.precision} would sum gradients in {self.precision}; "
+                "use zero.stage=1, which sums in fp32 at any world size"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.out) if self.out else Path("runs") / self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepShape:
+    """How one optimizer update is dealt: rows_per_step = rows_per_device * world_size * accumulation."""
+
+    rows_per_step: int
+    rows_per_device: int
+    world_size: int
+    accumulation: int
+    symbols_per_step: int
+
+
+def step_shape(settings: RunSettings, world_size: int) -> StepShape:
+    """Divide the global rows over the ranks. Raises `RequestError` with the numbers and a remedy when they do not divide."""
+    rows, device = settings.rows_per_step, settings.rows_per_device
+    if rows % (device * world_size):
+        fits = [n for n in range(1, rows + 1) if rows % (n * world_size) == 0]
+        remedy = (
+            f"rows_per_device can be {', '.join(map(str, fits[-6:]))} with {world_size} ranks"
+            if fits
+            else f"with {world_size} ranks rows_per_step must be a multiple of {world_size}"
+        )
+        raise RequestError(
+            f"rows_per_step={rows} is not a multiple of rows_per_device={device} times world size {world_size} "
+            f"= {device * world_size}; {remedy}"
+        )
+    return StepShape(
+        rows_per_step=rows,
+        rows_per_device=device,
+        world_size=world_size,
+        accumulation=rows // (device * world_size),
+        symbols_per_step=rows * settings.row_length,
+    )
+
+
+def num_steps(settings: RunSettings, flops_per_symbol: int) -> int:
+    """Updates of the run, from whichever budget is given: the nearest whole number, at least 1."""
+    if settings.num_steps is not None:
+        return settings.num_steps
+    symbols_per_step = settings.rows_per_step * settings.row_length
+    if settings.num_symbols is not None:
+        return max(1, round(settings.num_symbols / symbols_per_step))
+    assert settings.training_flops is not None
+    return max(1, round(settings.training_flops / (flops_per_symbol * symbols_per_step)))
+
+
+# Settings that may differ between a checkpoint and the run that continues it: none of them changes what the remaining steps compute,
+# up to rounding. `rows_per_device` only deals the same rows differently.
+SAFE_TO_CHANGE = (
+    "name",
+    "out",
+    "corpus",
+    "views.",
+    "logging.",
+    "checkpoint.",
+    "communication.",
+    "resume",
+    "rows_per_device",
+    "validation.",
+)
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines `key: old -> new` for every setting that matters and differs between two resolved configurations.
+
+    Paths of corpus and views may change, since their digests are compared instead.
+    """
+    before, after = _flatten(old), _flatten(new)
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key) and not key.startswith(SAFE_TO_CHANGE):
+            lines.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
+    return lines
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            flat.update(_flatten(item, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = item
+    return flat

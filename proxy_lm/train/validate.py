@@ -1,0 +1,107 @@
+"""Bits per byte on the valid split while training, raw and by each view of the run: the same rows every time and in every run.
+
+Rows are a plan over the valid split with a fixed seed, dealt to the ranks in equal numbers of batches; what is missing in the last ones
+is padding that no target counts. For watching a run: windows are rows, cut without overlap. `proxy-lm-eval bpb` is the measurement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from proxy_lm.data.mixing import Curve, MixSettings
+from proxy_lm.data.plan import Plan
+from proxy_lm.data.rows import Batch, RowReader
+from proxy_lm.train.engine import Engine, Ranks
+from proxy_lm.train.inputs import VALIDATION_SEED, Inputs
+from proxy_lm.train.metrics import Tally
+
+
+class Validation:
+    """Reads its rows anew at each pass; holds no payload."""
+
+    def __init__(self, inputs: Inputs, ranks: Ranks) -> None:
+        settings = inputs.settings
+        self.inputs = inputs
+        self.ranks = ranks
+        self.readers: dict[str, RowReader] = {}
+        self.num_rows = -(-settings.validation.max_bytes // settings.row_length)
+        if self.num_rows == 0 or len(inputs.corpus.splits["valid"]) == 0:
+            return
+        for name in self._told():
+            mix = MixSettings() if name == "raw" else MixSettings(rate=Curve.constant(1.0), weights={name: 1.0})
+            plan = Plan.for_corpus(
+                inputs.corpus,
+                inputs.views,
+                vocabulary=inputs.vocabulary,
+                mix=mix,
+                seed=VALIDATION_SEED,
+                row_length=settings.row_length,
+                lookahead=inputs.plan.lookahead,
+                num_rows=self.num_rows,
+                split="valid",
+            )
+            self.readers[name] = RowReader(inputs.corpus, inputs.views, inputs.vocabulary, plan)
+
+    def run(self, engine: Engine) -> dict[str, float | None]:
+        """Bits per source byte by view. Every rank calls it and gets the same numbers."""
+        engine.train(False)
+        found: dict[str, float | None] = {}
+        names = self.inputs.view_names
+        with torch.no_grad():
+            for name, reader in self.readers.items():
+                tally = Tally(self.ranks, len(names) - 1)
+                for batch in self._batches(reader):
+                    tally.add(engine.forward(*to_tensors(batch, engine.device)), batch)
+                found[name] = tally.reduce().bits_per_byte(names)[name]
+        engine.train()
+        return found
+
+    def _told(self) -> list[str]:
+        """Raw and the views that this run trains on. A run that never sees raw bytes is not asked to predict them."""
+        mix = self.inputs.settings.mix
+        never_raw = mix.pair.is_zero and all(value == 1.0 for _, value in mix.rate.points)
+        return [name for name in self.inputs.view_names if not (name == "raw" and never_raw)]
+
+    def _batches(self, reader: RowReader) -> list[Batch]:
+        size, world = self.inputs.settings.rows_per_device, self.ranks.world_size
+        batches = []
+        for first in range(self.ranks.rank * size, _round_up(self.num_rows, size * world), size * world):
+            rows = [min(row, self.num_rows - 1) for row in range(first, first + size)]
+            num_real = min(max(self.num_rows - first, 0), size)
+            batch = reader.read(rows)
+            batches.append(batch if num_real == size else _padded(batch, reader, rows[:num_real]))
+        return batches
+
+
+def to_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """ids, segments, positions, views on the device; on the CPU without a copy."""
+    arrays = (batch.ids, batch.segments, batch.positions, batch.views)
+    tensors = (torch.from_numpy(array) for array in arrays)
+    if device.type == "cuda":
+        tensors = (tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors)
+    ids, segments, positions, views = tensors
+    return ids, segments, positions, views
+
+
+def _padded(batch: Batch, reader: RowReader, real: list[int]) -> Batch:
+    """The batch with every row after the real ones turned into padding, and the counts of the real ones."""
+    segments = batch.segments.copy()
+    segments[len(real) :] = -1
+    if not real:
+        nothing = np.zeros_like(batch.source_bytes)
+        return dataclasses.replace(batch, segments=segments, source_bytes=nothing, num_documents=nothing, num_symbols=nothing)
+    counted = reader.read(real)
+    return dataclasses.replace(
+        batch,
+        segments=segments,
+        source_bytes=counted.source_bytes,
+        num_documents=counted.num_documents,
+        num_symbols=counted.num_symbols,
+    )
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
