@@ -46,6 +46,7 @@ def memory_per_device(
     offload: Offload = "none",
     world_size: int = 1,
     activation_checkpointing: bool = False,
+    device_type: str = "cpu",
 ) -> dict[str, int]:
     """Bytes by component (table above), with `device_total` and `host_total`. Raises `RequestError` for a stage or offload that
     ZeRO does not have."""
@@ -68,7 +69,7 @@ def memory_per_device(
         "optimizer": 8 * share(1),
         "gathered": 2 * size * _largest_module(settings, vocabulary_size) if stage == 3 else 0,
         "activations": activation_bytes(settings, rows_per_device, row_length, dtype, activation_checkpointing),
-        "logits": logits_bytes(settings, vocabulary_size, rows_per_device * row_length, dtype),
+        "logits": logits_bytes(settings, vocabulary_size, rows_per_device * row_length, dtype, device_type),
     }
     moved = {"none": [], "optimizer": ["master", "optimizer"], "parameters": ["master", "optimizer", "parameters"]}[offload]
     if moved and stage >= 2:
@@ -93,12 +94,12 @@ def activation_bytes(settings: ModelSettings, rows: int, row_length: int, dtype:
     return rows * row_length * (blocks + 3 * stream + norm_copy)  # embedding, last norm
 
 
-def logits_bytes(settings: ModelSettings, vocabulary_size: int, num_positions: int, dtype: Dtype) -> int:
+def logits_bytes(settings: ModelSettings, vocabulary_size: int, num_positions: int, dtype: Dtype, device_type: str = "cpu") -> int:
     """The loss: one chunk of logits with its log-softmax (float32), and until the backward pass the float32 gradients of the output
     matrices and the hidden states' gradient of every head."""
     model = settings.resolved()
     size = _DTYPE_BYTES[dtype]
-    chunk = min(chunk_positions(vocabulary_size), num_positions)
+    chunk = min(chunk_positions(vocabulary_size, device_type), num_positions)
     in_dtype = 0 if dtype == "fp32" else 2 * size
     matrices = 4 * model.width * (vocabulary_size + model.num_raw_heads * RAW_VOCABULARY_SIZE)
     return chunk * vocabulary_size * (8 + in_dtype) + matrices + model.lookahead * num_positions * model.width * size

@@ -93,7 +93,7 @@ class ModelSettings(Settings):
     norm_eps: float = Field(default=1e-6, gt=0.0, lt=1.0)
     """Added to the mean square inside the norms."""
     init_std: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Standard deviation at the start; left out it is 0.02 (README.md says what was measured)."""
+    """Standard deviation of the matrices at the start; left out it is 1/sqrt(width) (README.md says what was measured)."""
     num_raw_heads: int = Field(default=0, ge=0, le=16)
     """Extra heads; head j predicts the raw byte 1 + j columns ahead. The same number in every arm of a comparison."""
     raw_head_weight: float = Field(default=1.0, ge=0.0)
@@ -110,7 +110,7 @@ class ModelSettings(Settings):
         resolved = ResolvedModel(
             **shape._asdict(),
             norm_eps=self.norm_eps,
-            init_std=self.init_std or 0.02,
+            init_std=self.init_std or shape.width**-0.5,
             num_raw_heads=self.num_raw_heads,
             raw_head_weight=self.raw_head_weight,
         )
