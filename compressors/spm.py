@@ -210,12 +210,17 @@ def _train_model(documents: Iterable[bytes], alphabet_size: int, max_training_by
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = str(error).split("] ")[-1].strip() or "it gave no reason"
-        raise RequestError(
-            f"SentencePiece cannot learn {alphabet_size} symbols from these documents ({reason}); "
-            "change alphabet_size or give more documents"
-        ) from error
+        raise RequestError(f"SentencePiece cannot learn {alphabet_size} symbols from these documents; {_remedy(str(error))}") from error
     return model.getvalue()
+
+
+def _remedy(reason: str) -> str:
+    """The library's limits count its unknown piece as well, hence the - 1."""
+    if most := re.search(r"value <= (\d+)", reason):
+        return f"they have pieces for alphabet_size up to {int(most[1]) - 1}: choose one, or give more documents"
+    if least := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+        return f"their characters need alphabet_size {int(least[1]) - 1} or more"
+    return "give it at least some valid UTF-8 text" + (f" ({reason.splitlines()[0]})" if reason.strip() else "")
 
 
 def _training_text(documents: Iterable[bytes], max_training_bytes: int) -> Iterator[str]:

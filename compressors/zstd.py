@@ -136,7 +136,7 @@ def _train_dictionary(documents: Iterable[bytes], dictionary_bytes: int, max_tra
             num_left -= len(samples[-1])
     try:
         # k and d are fixed: left out, the library searches for them at many times the cost and a gain of a few percent.
-        return bytes(zstandard.train_dictionary(dictionary_bytes, samples, k=1024, d=8).as_bytes())
+        return bytes(zstandard.train_dictionary(dictionary_bytes, samples, k=min(1024, max(16, dictionary_bytes // 4)), d=8).as_bytes())
     except zstandard.ZstdError as error:
         num_bytes = sum(map(len, samples))
         raise RequestError(

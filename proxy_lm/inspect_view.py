@@ -23,8 +23,8 @@ from compressors.registry import fingerprint
 from compressors.stability import distance_under_deletion
 from proxy_lm.errors import RequestError
 
-# Black on light grounds that stay apart for most colour-blind readers; neighbours always differ.
-_GROUNDS = ("#a6cee3", "#fdd49e", "#b2df8a", "#e5c6f0")
+# The terminal's own colours, so that they fit its theme and need no more than 16; neighbours always differ.
+_GROUNDS = ("cyan", "yellow", "green", "magenta")
 _MARKS = {"\n": "↵", "\t": "→", "\r": "␍", "\0": "␀"}
 
 
@@ -72,7 +72,7 @@ def terminal(result: Mapping[str, Any]) -> None:
         count = "raw only" if view["raw_only"] else str(view["num_symbols"])
         cells = ["-" if n is None else f"{n:.{d}f}" for n, d in zip(numbers, digits, strict=True)]
         table.add_row(Text(view["view"]), view["kind"], str(view["alphabet_size"]), count, *cells)
-    console.print(table, width=None if console.is_terminal else max(console.width, 110), crop=False)
+    console.print(table)
     console.print(
         f"{result['file']}: {result['num_bytes']} of {result['file_bytes']} bytes. Bits a byte: order-0 entropy of the symbols, over the "
         f"bytes. Moved: distance 0 to 1 when {100 * result['deleted_share']:g} % of the characters are deleted.\n",

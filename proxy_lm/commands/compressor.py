@@ -206,8 +206,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: 
         table.add_column(heading, justify="left" if index < num_left else "right", overflow="fold", no_wrap=index + 1 < num_whole)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else max(console.width, 110), crop=False)
+    Console().print(table)
 
 
 def _number(value: float | None, digits: int) -> str:
