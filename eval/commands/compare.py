@@ -1,0 +1,112 @@
+"""`proxy-lm-eval compare`: several arms at matched cost, from corpus to report. The work is in `eval.compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proxy_lm.errors import RequestError, WorkError
+
+if TYPE_CHECKING:
+    from eval.results import Results
+
+HELP = "train and score several arms at matched cost, and write a report"
+EXAMPLE = """  proxy-lm-eval compare configs/compare/quickstart.yaml
+  proxy-lm-eval compare configs/compare/quickstart.yaml --out runs/mine corpus.sources='[../code]' match.flops=1e15
+  proxy-lm-eval compare configs/compare/quickstart.yaml --dry-run
+  proxy-lm-eval compare configs/compare/quickstart.yaml --report-only
+
+The same command continues a comparison that was interrupted or killed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The plan, where its results go, and overrides of its settings."""
+    parser.add_argument("plan", type=Path, help="YAML of the comparison; see configs/README.md")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of the plan, later ones win")
+    parser.add_argument("--out", type=Path, help="folder of the comparison (default: runs/NAME)")
+    parser.add_argument("--dry-run", action="store_true", help="check the plan and say what each arm would be given; makes nothing")
+    parser.add_argument("--report-only", action="store_true", help="write the report again from results.json")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The results as JSON; with --dry-run what each arm would be given."""
+    from eval import plots, report, results
+    from eval.plan import ComparePlan
+    from proxy_lm.config import load
+
+    plan = load(ComparePlan, args.plan, args.overrides)
+    out = args.out or Path("runs") / plan.name
+    if args.report_only:
+        plots.require()
+        found = results.load(out)
+        report.write(found, out)
+        return {"out": str(out), **found.model_dump(mode="json")}
+    if args.dry_run:
+        from eval.dry_run import dry_run
+
+        return {"dry_run": dry_run(plan, out)}
+    from eval.compare import compare
+
+    found = compare(plan, out, _command(args))
+    failed = [arm.folder for arm in found.arms if arm.status != "done"]
+    if failed:
+        _print_table(found, out)
+        raise WorkError(f"{len(failed)} of {len(found.arms)} arms failed ({', '.join(failed)}); {out / 'report.md'} says why")
+    return {"out": str(out), **found.model_dump(mode="json")}
+
+
+def show(result: dict[str, Any]) -> None:
+    """The main table of the report, and where the report is."""
+    if "dry_run" in result:
+        from eval.dry_run import show_dry_run
+
+        show_dry_run(result["dry_run"])
+        return
+    from eval.results import Results
+
+    values = {key: value for key, value in result.items() if key != "out"}
+    _print_table(Results.model_validate(values), Path(result["out"]), to_stderr=False)
+
+
+def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from eval.report import content, label, number, si
+
+    colours = {"better": "green", "worse": "red", "failed": "red", "not run": "red"}
+    table = Table(
+        title=f"{found.name}: bits per byte, {found.plan['evaluation']['split']} split", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for name in ("arm", "bits per byte", "95 %", f"against {found.baseline}", "FLOPs", "symbols", "source", "seconds"):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for arm in found.arms:
+        word = arm.verdict.verdict if arm.verdict else arm.status
+        gap = f" {arm.verdict.difference:+.4f}" if arm.verdict and word != "baseline" else ""
+        table.add_row(
+            label(arm, found),
+            number(arm.bits_per_byte, 4),
+            "-" if arm.interval is None else f"{arm.interval[0]:.3f} to {arm.interval[1]:.3f}",
+            f"[{colours[word]}]{word}{gap}[/]" if word in colours else word + gap,
+            si(arm.training_flops),
+            si(arm.symbols),
+            f"{si(arm.source_bytes)}B",
+            number(arm.seconds, 1),
+        )
+    console = Console(stderr=to_stderr)
+    if not console.is_terminal:
+        console = Console(stderr=to_stderr, width=120)
+    console.print(table)
+    for line in content(found).sections[0].text:
+        console.print(line, highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """What to type again; a plan given by an absolute path is told by its name, since the report is for other machines too."""
+    plan = args.plan.name if args.plan.is_absolute() else str(args.plan)
+    if any("/" in word and Path(word.partition("=")[2]).is_absolute() for word in args.overrides):
+        raise RequestError("overrides with absolute paths belong in a plan file of your own, where the report can leave them out")
+    return " ".join(["proxy-lm-eval", "compare", plan, *args.overrides])

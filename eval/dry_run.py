@@ -1,0 +1,76 @@
+"""What a comparison would give each arm, without making anything: parameters, FLOPs, symbols, steps.
+
+The alphabet of a view that is not fitted yet is taken from its options; source bytes need the corpus and are told once it is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import compressors.registry as registry
+from eval.budget import Rates, describe, solve
+from eval.plan import ArmRun, ComparePlan, ViewPlan, arm_runs, check_arms
+from proxy_lm.errors import RequestError
+from proxy_lm.model.flops import num_parameters, training_flops_per_symbol
+from proxy_lm.vocabulary import Vocabulary
+
+
+def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
+    """Raises `RequestError` for a plan that cannot run."""
+    check_arms(plan)
+    if plan.match.kind not in ("flops", "symbols"):
+        raise RequestError(f"a match by {plan.match.kind} is solved from the corpus or a pace; --dry-run solves flops and symbols")
+    alphabets = {name: _alphabet(name, view, out) for name, view in plan.views.items()}
+    runs = list(arm_runs(plan))
+    costs: dict[str, Rates] = {}
+    parameters: dict[str, int] = {}
+    for run in runs:
+        costs[run.folder_name], parameters[run.folder_name] = _cost(run, alphabets)
+    steps = solve(costs, plan.match)
+    rows = [{**row, "num_parameters": parameters[row["arm"]]} for row in describe(costs, steps, plan.match)]
+    return {"out": str(out), "match": {"kind": plan.match.kind, "target": plan.match.target}, "alphabets": alphabets, "arms": rows}
+
+
+def show_dry_run(result: dict[str, Any]) -> None:
+    """One row an arm."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"equal {result['match']['kind']}, {result['match']['target']:.4g}", title_justify="left")
+    for name in ("arm", "parameters", "steps", "symbols", "training FLOPs", "off target"):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in result["arms"]:
+        table.add_row(
+            row["arm"],
+            f"{row['num_parameters']:,}",
+            f"{row['num_steps']:,}",
+            f"{row['symbols']:,}",
+            f"{row['training_flops']:.4g}",
+            f"{100 * row['off_target']:+.2f} %",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"would be made in {result['out']}", highlight=False)
+
+
+def _alphabet(name: str, view: ViewPlan, out: Path) -> int:
+    folder = out / "views" / name
+    if (folder / registry.ARTIFACT_NAME).exists():
+        return int(registry.read_artifact(folder)["alphabet_size"])
+    if not registry.get(view.kind).needs_training:
+        return registry.train(view.kind, (), **view.options).alphabet_size
+    option = getattr(registry.get(view.kind), "options", {}).get("alphabet_size")
+    wanted = view.options.get("alphabet_size", option.default if option is not None else None)
+    if not isinstance(wanted, int):
+        raise RequestError(f"view '{name}' is fitted first, and only then its alphabet is known; run once without --dry-run")
+    return wanted
+
+
+def _cost(run: ArmRun, alphabets: dict[str, int]) -> tuple[Rates, int]:
+    settings = run.settings(Path("runs"), Path("corpus"), num_steps=1)
+    vocabulary = Vocabulary([(view, alphabets[view]) for view in run.views])
+    flops = training_flops_per_symbol(settings.model, vocabulary.size, settings.row_length)
+    symbols = settings.rows_per_step * settings.row_length
+    rates = Rates(symbols_per_step=symbols, flops_per_symbol=flops, source_bytes=lambda _: 0)
+    return rates, num_parameters(settings.model, vocabulary.size).total

@@ -1,0 +1,218 @@
+"""A comparison as one YAML: what is asked, the corpus, the views, what all arms share, and what each arm changes. No torch here.
+
+    proxy-lm-eval compare configs/compare/quickstart.yaml --dry-run
+
+    base:  {row_length: 1024, rows_per_step: 16, model: {preset: nano}, ...}     settings of proxy_lm.train that every arm gets
+    arms:  {bytes: {}, proxy: {views: [spm], mix: {rate: 0.9}}}                  what an arm changes; `views` names views of the plan
+    match: {flops: 2.0e14}                                                      see eval/budget.py
+
+Everything in `base` is equal for all arms by construction: data order, seeds, heads, optimizer. What an arm changes is listed in the
+report. Arms run in the order written; `scales` and `seeds` multiply them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from eval.bpb import EvaluationSettings
+from eval.budget import MatchSettings
+from proxy_lm.config import Settings, merge, validate
+from proxy_lm.errors import RequestError
+from proxy_lm.train.settings import RunSettings
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*\Z")
+_COMPUTED = ("name", "out", "corpus", "seed", "num_steps", "num_symbols", "training_flops", "resume", "vocabulary_size")
+
+
+class CorpusPlan(Settings):
+    """A corpus to prepare, or one that is there."""
+
+    sources: list[str] = Field(default_factory=list)
+    """As `proxy-lm prepare` takes them: folders, archives, `hf:NAME`, `python:`."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further settings of `proxy-lm prepare`."""
+
+    path: str | None = None
+    """A prepared corpus to use as it is; then there are no sources."""
+
+    @model_validator(mode="after")
+    def _one(self) -> CorpusPlan:
+        if bool(self.sources) == (self.path is not None):
+            raise ValueError("give either 'sources' to prepare, or the 'path' of a prepared corpus")
+        return self
+
+
+class ViewPlan(Settings):
+    """A view to make: the compressor is fitted on the train split only."""
+
+    kind: str
+    """A name that `proxy-lm compressor list` shows."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of that compressor."""
+
+
+class LaunchSettings(Settings):
+    """How an arm is started: `deepspeed --num_accelerators num_ranks --module proxy_lm.train ...`."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    """Ranks of every arm on this machine; with a hostfile, give `arguments`."""
+
+    threads_per_rank: int | None = Field(default=None, ge=1)
+    """OMP_NUM_THREADS of a rank; None: cores over ranks."""
+
+    arguments: list[str] | None = None
+    """Arguments of the DeepSpeed launcher in place of `--num_accelerators`: for example ['--hostfile', 'hosts', '--num_nodes', '4']."""
+
+    evaluation_workers: int | None = Field(default=None, ge=1)
+    """Processes that score; None: num_ranks on a CPU, 1 with an accelerator."""
+
+
+class ComparePlan(Settings):
+    """The whole comparison."""
+
+    name: str
+    """Name of its folder under runs/."""
+
+    question: str = ""
+    """What the comparison asks, in a sentence; printed on top of the report."""
+
+    corpus: CorpusPlan
+    """The documents."""
+
+    views: dict[str, ViewPlan] = Field(default_factory=dict)
+    """Views that arms may use, by name."""
+
+    base: dict[str, Any] = Field(default_factory=dict)
+    """Settings of `proxy_lm.train` that every arm gets."""
+
+    arms: dict[str, dict[str, Any]]
+    """What each arm changes of `base`; `views` is a list of names."""
+
+    scales: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings by which every arm is repeated, such as {nano: {model: {preset: nano}}}; empty: once, as it stands."""
+
+    match: MatchSettings
+    """What is equal between arms."""
+
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """Every arm runs once with each."""
+
+    baseline: str | None = None
+    """The arm that the others are judged against; None: the first."""
+
+    launch: LaunchSettings = LaunchSettings()
+    """How arms are started."""
+
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How they are scored; the same for all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ComparePlan:
+        if not self.arms:
+            raise ValueError("a comparison without arms compares nothing; add at least two under 'arms'")
+        for what, names in (("name", [self.name]), ("view", self.views), ("arm", self.arms), ("scale", self.scales)):
+            for name in names:
+                # A hyphen joins arm, scale and seed in folder names, so that two of them can never make the same folder.
+                if not _NAME.match(name if what != "name" else name.replace("-", "")):
+                    raise ValueError(f"{what} '{name}' is used as a folder name: letters, digits, '.' and '_', a letter or digit first")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat; each runs once")
+        if self.baseline is not None and self.baseline not in self.arms:
+            raise ValueError(f"baseline '{self.baseline}' is no arm; arms: {', '.join(self.arms)}")
+        computed = [key for key in _COMPUTED if key in self.base or any(key in arm for arm in self.arms.values())]
+        if computed or "views" in self.base:
+            raise ValueError(f"'{(computed or ['views'])[0]}' is computed from the plan; take it out of 'base' and the arms")
+        for name, arm in self.arms.items():
+            unknown = [view for view in arm.get("views", []) if view not in self.views]
+            if unknown:
+                raise ValueError(f"arm '{name}' uses view '{unknown[0]}'; the plan has: {', '.join(self.views) or 'none'}")
+        return self
+
+    @property
+    def judged_against(self) -> str:
+        """Name of the baseline arm."""
+        return self.baseline or next(iter(self.arms))
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One training run of the comparison."""
+
+    arm: str
+    scale: str | None
+    seed: int
+    folder_name: str
+    views: tuple[str, ...]
+    values: Mapping[str, Any]
+    """Settings of the run without its budget, corpus and folders."""
+
+    def settings(self, out: Path, corpus: Path, num_steps: int) -> RunSettings:
+        """Complete settings. `out` is the comparison's folder."""
+        located = {
+            "name": self.folder_name,
+            "out": str(out / "arms" / self.folder_name),
+            "corpus": str(corpus),
+            "views": {view: str(out / "views" / view) for view in self.views},
+            "seed": self.seed,
+            "num_steps": num_steps,
+        }
+        # Enough points for a curve, unless the plan says otherwise.
+        watched = {"validation": {"every_steps": max(1, num_steps // 20)}}
+        return validate(RunSettings, merge(merge(watched, dict(self.values)), located), source=f"arm '{self.folder_name}'")
+
+
+def arm_runs(plan: ComparePlan) -> Iterator[ArmRun]:
+    """All runs: for every seed and scale each arm, so that a comparison of one seed is complete before the next begins."""
+    for seed in plan.seeds:
+        scales: list[str | None] = list(plan.scales) or [None]
+        for scale in scales:
+            for arm, changes in plan.arms.items():
+                values = merge(merge(plan.base, plan.scales[scale] if scale else {}), {k: v for k, v in changes.items() if k != "views"})
+                parts = [arm, *([scale] if scale else []), *([f"s{seed}"] if len(plan.seeds) > 1 else [])]
+                yield ArmRun(arm, scale, seed, "-".join(parts), tuple(changes.get("views", [])), values)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What changed between two resolved plans that finished work depends on, as lines `key: old -> new`.
+
+    How arms are scored, launched and judged may change, and arms, views, scales and seeds may be added.
+    """
+    lines = []
+    for key in ("corpus", "base", "match"):
+        lines += _changed(key, old.get(key), new.get(key))
+    for group in ("views", "arms", "scales"):
+        before, after = old.get(group, {}), new.get(group, {})
+        if group == "scales" and bool(before) != bool(after):
+            lines.append(f"scales: {list(before)} -> {list(after)}")
+        for name in before:
+            if name in after:
+                lines += _changed(f"{group}.{name}", before[name], after[name])
+    if (len(old["seeds"]) > 1) != (len(new["seeds"]) > 1):
+        lines.append(f"seeds: {old['seeds']} -> {new['seeds']} (folders of one seed and of several are named differently)")
+    return lines
+
+
+def _changed(key: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [line for name in {**old, **new} for line in _changed(f"{key}.{name}", old.get(name), new.get(name))]
+    return [] if old == new else [f"{key}: {old!r} -> {new!r}"]
+
+
+def check_arms(plan: ComparePlan) -> None:
+    """Every arm's settings are valid before anything starts. Raises `RequestError` naming the arm and the setting."""
+    for run in arm_runs(plan):
+        settings = run.settings(Path("runs"), Path("corpus"), num_steps=1)
+        share = settings.rows_per_device * plan.launch.num_ranks
+        if plan.launch.arguments is None and settings.rows_per_step % share:
+            raise RequestError(
+                f"arm '{run.folder_name}': rows_per_step={settings.rows_per_step} is not a multiple of rows_per_device="
+                f"{settings.rows_per_device} times {plan.launch.num_ranks} ranks; change one of them"
+            )

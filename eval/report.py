@@ -1,0 +1,330 @@
+"""The report of a comparison, as Markdown and as one HTML page that needs nothing else. Made from `results.json` alone.
+
+    proxy-lm-eval compare PLAN --report-only
+
+`content` decides what is said and in which order; the two renderers only spell it, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compressors.files import write_bytes
+from eval.results import ArmResult, Results
+
+_UNITS = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first column is left-aligned, the others right unless named in `left`."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: frozenset[int] = frozenset({0})
+    marks: Sequence[str] = ()
+    """One word a row: a verdict or a status, for colour. It also stands in the row as text."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with paragraphs, then a table, then preformatted text, then the plots."""
+
+    title: str
+    text: Sequence[str] = ()
+    table: Table | None = None
+    code: str | None = None
+    folded: bool = False
+    plots: bool = False
+
+
+@dataclass(frozen=True)
+class Content:
+    """A whole report."""
+
+    title: str
+    question: str
+    sections: Sequence[Section] = field(default_factory=list)
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write `report.md` and `report.html`."""
+    from eval.report_html import html
+
+    report = content(results)
+    write_bytes(folder / "report.md", markdown(report).encode())
+    write_bytes(folder / "report.html", html(results, report).encode())
+
+
+def content(results: Results) -> Content:
+    """What the report says."""
+    return Content(
+        f"Comparison: {results.name}",
+        results.question,
+        [
+            Section("Result", _answers(results), main_table(results)),
+            Section("Curves", _curve_notes(results), plots=True),
+            Section(
+                "Ledger",
+                ["What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."],
+                ledger_table(results),
+            ),
+            *_failures(results),
+            Section("By language", [], language_table(results)),
+            Section("Setting", _setting(results), arm_table(results)),
+            Section("Plan", ["As run, with every default that the plan sets."], code=_yaml(results.plan), folded=True),
+            Section("How to repeat", _repeat(results), code=results.command),
+            Section("What is not claimed", not_claimed(results)),
+        ],
+    )
+
+
+def main_table(results: Results) -> Table:
+    """One row an arm; the same table is printed on the terminal."""
+    columns = [
+        "arm",
+        "bits per byte",
+        "95 % interval",
+        f"against {results.baseline}",
+        "verdict",
+        "FLOPs",
+        "symbols",
+        "source bytes",
+        "seconds",
+    ]
+    rows, marks = [], []
+    for arm in results.arms:
+        verdict = arm.verdict.verdict if arm.verdict else arm.status
+        rows.append(
+            [
+                label(arm, results),
+                number(arm.bits_per_byte, 4),
+                span(arm.interval),
+                difference(arm),
+                verdict,
+                si(arm.training_flops),
+                si(arm.symbols),
+                si(arm.source_bytes),
+                number(arm.seconds, 1),
+            ]
+        )
+        marks.append(verdict)
+    return Table(columns, rows, frozenset({0, 4}), marks)
+
+
+def ledger_table(results: Results) -> Table:
+    """Arms as columns, since the ledger is long."""
+    arms = results.arms
+    views = ["raw", *results.views]
+
+    def by_view(counts: str, view: str) -> list[str]:
+        return [si(getattr(arm, counts).get(view, 0)) for arm in arms]
+
+    rows: list[list[str]] = [
+        ["training FLOPs", *(f"{arm.training_flops:.6g}" for arm in arms)],
+        ["FLOPs a symbol", *(f"{arm.flops_per_symbol:,}" for arm in arms)],
+        ["steps", *(f"{arm.num_steps:,}" for arm in arms)],
+        ["symbols", *(f"{arm.symbols:,}" for arm in arms)],
+        ["source bytes told", *(f"{arm.source_bytes:,}" for arm in arms)],
+        *([f"source bytes as {view}", *by_view("source_bytes_by_view", view)] for view in views),
+        *([f"documents as {view}", *by_view("documents_by_view", view)] for view in views),
+        *([f"symbols as {view}", *by_view("symbols_by_view", view)] for view in views),
+        ["unique bytes", *(f"{arm.unique_bytes:,}" for arm in arms)],
+        ["epochs", *(number(arm.epochs, 2) for arm in arms)],
+        *([f"parameters: {part}", *(si(arm.num_parameters.get(part, 0)) for arm in arms)] for part in arms[0].num_parameters),
+        ["ranks", *(str(arm.world_size or "-") for arm in arms)],
+        ["seconds of steps", *(number(arm.seconds, 1) for arm in arms)],
+        ["device seconds", *(number(arm.device_seconds, 1) for arm in arms)],
+        ["wall seconds", *(number(arm.wall_seconds, 1) for arm in arms)],
+        ["compressor: fitting, CPU seconds", *(number(arm.compressor.train_seconds, 1) for arm in arms)],
+        ["compressor: encoding, CPU seconds", *(number(arm.compressor.encode_seconds, 1) for arm in arms)],
+        ["compressor: FLOPs", *(si(arm.compressor_flops) for arm in arms)],
+        ["asked in view", *(arm.view or "-" for arm in arms)],
+    ]
+    return Table(["", *(label(arm, results) for arm in arms)], rows)
+
+
+def language_table(results: Results) -> Table | None:
+    """Bits per byte of every arm in each language; the number of bytes is the same for all arms."""
+    done = results.finished
+    if not done or done[0].evaluation is None:
+        return None
+    rows = []
+    for language, first in done[0].evaluation["by_language"].items():
+        cells = [(arm.evaluation or {})["by_language"].get(language, {}).get("bits_per_byte") for arm in done]
+        rows.append([language or "(unknown)", f"{first['num_bytes']:,}", *(number(cell, 4) for cell in cells)])
+    return Table(["language", "bytes", *(label(arm, results) for arm in done)], rows)
+
+
+def arm_table(results: Results) -> Table:
+    """What each arm changes; everything else is equal."""
+    seen: dict[str, ArmResult] = {}
+    for arm in results.arms:
+        seen.setdefault(arm.name, arm)
+    rows = []
+    for name, arm in seen.items():
+        changes = yaml.safe_dump(arm.differs, default_flow_style=True, sort_keys=False, width=10_000).strip() if arm.differs else "nothing"
+        rows.append([name, changes])
+    return Table(["arm", "changes of the shared settings"], rows, frozenset({0, 1}))
+
+
+def label(arm: ArmResult, results: Results) -> str:
+    """Name, with scale and seed where there are several."""
+    parts = [arm.name]
+    if arm.scale is not None:
+        parts.append(arm.scale)
+    if len({other.seed for other in results.arms}) > 1:
+        parts.append(f"seed {arm.seed}")
+    return ", ".join(parts)
+
+
+def si(value: float | None) -> str:
+    """Three to four digits and a unit prefix: 1234567 is '1.235 M'."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    power = min(len(_UNITS) - 1, max(0, int(math.log10(abs(value)) // 3)))
+    return f"{value / 1000**power:.4g} {_UNITS[power]}".rstrip()
+
+
+def number(value: float | None, digits: int) -> str:
+    """Fixed digits, or a dash."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def span(bounds: tuple[float, float] | None) -> str:
+    """An interval."""
+    return "-" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def difference(arm: ArmResult) -> str:
+    """Against the baseline, with its interval."""
+    if arm.verdict is None or arm.verdict.verdict == "baseline":
+        return "-"
+    bounds = arm.verdict.interval
+    text = f"{arm.verdict.difference:+.4f}"
+    return text if bounds is None else f"{text} ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
+
+
+def _answers(results: Results) -> list[str]:
+    lines = []
+    seen: set[tuple[str, str | None]] = set()
+    for arm in results.arms:
+        if arm.verdict is None or arm.verdict.verdict == "baseline" or (arm.name, arm.scale) in seen:
+            continue
+        seen.add((arm.name, arm.scale))
+        who = arm.name if arm.scale is None else f"{arm.name} ({arm.scale})"
+        share = _share(results, arm)
+        said = {
+            "better": f"{who} is better than {results.baseline}: {difference(arm)} bits per byte{share}.",
+            "worse": f"{who} is worse than {results.baseline}: {difference(arm)} bits per byte{share}.",
+            "tie": f"{who} and {results.baseline} are a tie: {difference(arm)} bits per byte, and zero is inside the interval.",
+            "not decided": f"{who} against {results.baseline}: {difference(arm)} bits per byte; too few projects for an interval.",
+        }
+        lines.append(said[arm.verdict.verdict])
+    lines.append(
+        f"All arms were given equal {_MATCHED[results.match['kind']]} ({si(results.match['target'])}). Lower is better. "
+        "The verdict is a paired bootstrap over projects of the test split."
+    )
+    if len(results.plan["seeds"]) == 1:
+        lines.append("One seed: the intervals do not cover the noise of another initialisation or data order.")
+    return lines
+
+
+_MATCHED = {"flops": "training FLOPs", "symbols": "symbols", "source_bytes": "source bytes", "seconds": "seconds of training"}
+
+
+def _share(results: Results, arm: ArmResult) -> str:
+    base = [b.bits_per_byte for b in results.finished if b.name == results.baseline and b.scale == arm.scale]
+    assert arm.verdict is not None
+    values = [value for value in base if value]
+    return f", {100 * arm.verdict.difference / (sum(values) / len(values)):+.1f} %" if values else ""
+
+
+def _failures(results: Results) -> list[Section]:
+    failed = [arm for arm in results.arms if arm.status != "done"]
+    if not failed:
+        return []
+    text = "\n\n".join(f"{label(arm, results)}: {arm.status}\n{arm.failure or ''}".rstrip() for arm in failed)
+    return [Section("Arms without a number", ["These did not finish; running the same command again continues them."], code=text)]
+
+
+def _curve_notes(results: Results) -> list[str]:
+    views = {arm.name: arm.curve_view for arm in results.arms if arm.curve}
+    read = ", ".join(f"{name} in {'raw bytes' if view == 'raw' else view}" for name, view in views.items())
+    return [
+        "Lines: the valid split while training, in windows of one row of the model"
+        + (f" ({read})" if read else "")
+        + ". Marks: the test split at the end, as in the table, with the interval. The first 5 % of each run are not drawn. "
+        "Where arms meet on an axis, that is what was matched; the other axes show what it cost otherwise."
+    ]
+
+
+def _setting(results: Results) -> list[str]:
+    corpus, evaluation = results.corpus, results.plan["evaluation"]
+    splits = ", ".join(f"{name} {si(row['num_bytes'])}B in {row['num_documents']:,} documents" for name, row in corpus["splits"].items())
+    views = "; ".join(
+        f"{name}: {view['kind']}, {view['alphabet_size']:,} symbols, {view['bytes_per_symbol']:.2f} bytes a symbol"
+        + (f", {view['num_raw_only']:,} documents told raw" if view["num_raw_only"] else "")
+        for name, view in results.views.items()
+    )
+    measured = f"the first {si(evaluation['max_bytes'])}B of it" if evaluation["max_bytes"] else "all of it"
+    return [
+        f"Corpus: {splits}; split by project. Digest {corpus['digest'][:16]}.",
+        f"Views: {views or 'none'}. Fitted on the train split only.",
+        f"Scored on the {evaluation['split']} split, {measured}: context {evaluation['context_bytes']} bytes, stride "
+        f"{evaluation['stride_bytes']} bytes for every arm; every payload byte once; end of document "
+        f"{'scored' if evaluation['score_end'] else 'not scored'}; softmax over the whole joint vocabulary.",
+        f"Machine: {results.machine['device']}, {results.machine['num_cores']} cores.",
+    ]
+
+
+def _repeat(results: Results) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version)
+    return [f"Seeds {', '.join(map(str, results.plan['seeds']))}. Made with {versions}."]
+
+
+def not_claimed(results: Results) -> list[str]:
+    """What a reader must not take from these numbers."""
+    lines = [
+        "Not claimed: that the order of the arms holds at another size, budget, corpus or context.",
+        "Not claimed: anything about generated programs; bits per byte is not pass@k.",
+        "Token models are charged for their own segmentation, not for the sum over all segmentations; that favours byte models slightly.",
+        "A view is fitted on the train split, and its seconds stand in the ledger, outside the match.",
+    ]
+    if len(results.plan["seeds"]) == 1:
+        lines.append("One seed: a difference inside the interval is called a tie, but one outside it may still be seed noise.")
+    return lines
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+
+
+def markdown(report: Content) -> str:
+    """The report as Markdown; the plots are in the HTML page."""
+    out = [f"# {report.title}", ""]
+    if report.question:
+        out += [report.question, ""]
+    for section in report.sections:
+        out += [f"## {section.title}", ""]
+        for paragraph in section.text:
+            out += [f"{paragraph}", ""]
+        if section.table is not None:
+            table = section.table
+            out.append("| " + " | ".join(table.columns) + " |")
+            out.append("|" + "|".join(":--" if i in table.left else "--:" for i in range(len(table.columns))) + "|")
+            out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+            out.append("")
+        if section.plots:
+            out += ["The plots are in `report.html`.", ""]
+        if section.code is not None:
+            out += ["```", section.code.rstrip(), "```", ""]
+    return "\n".join(out)

@@ -1,0 +1,145 @@
+"""What a comparison found: `results.json`, the one file that report and table are made from.
+
+No machine paths, host names or dates of files are in it; folders are named relative to the comparison. Numbers of arms that did not
+finish are null and their status says why. A reader of another schema version is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from compressors.files import read_json, write_json
+from proxy_lm.config import Settings, validate
+from proxy_lm.errors import RequestError
+
+SCHEMA = "proxy-lm comparison 1"
+
+
+class Point(Settings):
+    """One validation while training."""
+
+    step: int
+    training_flops: float
+    symbols: int
+    source_bytes: float
+    seconds: float
+    bits_per_byte: float
+
+
+class CompressorCost(Settings):
+    """What an arm's views cost, shared by every arm that uses them."""
+
+    train_seconds: float
+    """Processor seconds of fitting."""
+    encode_seconds: float
+    """Processor seconds of encoding the whole corpus, summed over processes."""
+    flops: float
+    """Arithmetic of neural compressors; 0 for gzip, zstd and SentencePiece, whose cost is the seconds."""
+
+
+class Verdict(Settings):
+    """An arm against the baseline on the same documents, paired."""
+
+    baseline: str
+    verdict: Literal["baseline", "better", "worse", "tie", "not decided"]
+    difference: float
+    """Bits per byte of the arm minus the baseline's, mean over seeds; negative is better."""
+    interval: tuple[float, float] | None
+    num_seeds: int
+    num_projects: int
+
+
+class ArmResult(Settings):
+    """One run of one arm, its ledger and its score."""
+
+    name: str
+    scale: str | None
+    seed: int
+    folder: str
+    status: Literal["done", "failed", "not run"]
+    failure: str | None = None
+    """Why there is no number, with the last lines of the log."""
+    differs: dict[str, Any]
+    """What the arm changes of the base settings."""
+
+    training_flops: float
+    flops_per_symbol: int
+    symbols: int
+    source_bytes: int
+    """Bytes of source told, repeats counted."""
+    source_bytes_by_view: dict[str, int]
+    documents_by_view: dict[str, int]
+    symbols_by_view: dict[str, int]
+    unique_bytes: int
+    """Bytes of distinct documents told at least once."""
+    epochs: float
+    num_steps: int
+    num_parameters: dict[str, int]
+    """Body, embedding, output, heads, total."""
+    world_size: int | None = None
+
+    seconds: float | None = None
+    """Seconds of the training steps."""
+    wall_seconds: float | None = None
+    """With start-up, validation, checkpoints, and what a kill made necessary again."""
+    device_seconds: float | None = None
+    """Seconds of the training steps times ranks."""
+    compressor_flops: float = 0
+    compressor: CompressorCost
+    compressor_seconds: float
+    """Fitting and encoding, processor seconds."""
+
+    bits_per_byte: float | None = None
+    interval: tuple[float, float] | None = None
+    evaluation: dict[str, Any] | None = None
+    """The whole result of `proxy-lm-eval bpb`."""
+    view: str | None = None
+    """The view in which the arm was asked."""
+    verdict: Verdict | None = None
+    final: dict[str, Any] = Field(default_factory=dict)
+    """Step and digest of the checkpoint, last loss, digest of the plan of rows."""
+    curve: list[Point] = Field(default_factory=list)
+    """Validation while training, read as `curve_view`."""
+    curve_view: str | None = None
+
+
+class Results(Settings):
+    """A comparison."""
+
+    result_schema: Literal["proxy-lm comparison 1"] = "proxy-lm comparison 1"
+    name: str
+    question: str
+    command: str
+    """How to repeat it."""
+    plan: dict[str, Any]
+    """Resolved, as run."""
+    versions: dict[str, str | None]
+    machine: dict[str, Any]
+    """Kind of device and number of cores: enough to read the seconds."""
+    corpus: dict[str, Any]
+    views: dict[str, dict[str, Any]]
+    match: dict[str, Any]
+    baseline: str
+    arms: list[ArmResult]
+
+    @property
+    def finished(self) -> list[ArmResult]:
+        """Arms with a score."""
+        return [arm for arm in self.arms if arm.bits_per_byte is not None]
+
+
+def save(results: Results, folder: Path) -> None:
+    """Write `results.json`, atomically."""
+    write_json(folder / "results.json", results.model_dump(mode="json"))
+
+
+def load(folder: Path) -> Results:
+    """Read `results.json`. Raises `RequestError` when it is missing, damaged, or of another version."""
+    value = read_json(folder / "results.json", "result of a comparison")
+    if value.get("result_schema") != SCHEMA:
+        found = value.get("result_schema")
+        raise RequestError(f"{folder / 'results.json'} has schema {found!r}; this program reads '{SCHEMA}': run compare again")
+    return validate(Results, value, source=str(folder / "results.json"))
