@@ -245,6 +245,15 @@ def test_a_plug_in_is_a_view_like_any_other(install, tmp_path, monkeypatch, caps
     assert listed["rotate"]["options"] == {"by": {"default": 13, "help": "how far"}}
 
 
+def test_the_plug_in_of_the_readme_works(install, root):
+    code = (root / "compressors" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    install("plug_words", code, ["words = plug_words:Words"])
+    view = compressors.train("words", [])
+    assert view.encode(b"def f").tolist() == [256, ord("f")]
+    for data in (b"", bytes(range(256)), b"    return self.x"):
+        assert view.decode(view.encode(data), max_bytes=len(data)) == data
+
+
 def test_a_plug_in_that_fails_to_import_is_named(install, capsys):
     install("plug_broken", "raise OSError('its library is not here')", ["broken = plug_broken:View"])
     assert "broken" in compressors.names()
