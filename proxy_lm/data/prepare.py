@@ -121,8 +121,8 @@ def prepare(
                 shutil.rmtree(staging)
         return manifest, False
     _check_replaceable(out)
+    sources = open_sources(specs, hub_split=settings.hub_split)
     with _locked(staging):
-        sources = open_sources(specs, hub_split=settings.hub_split)
         _start_or_continue(staging, {**request, "schema": STATE_SCHEMA, "inventory": digest_of([source.inventory for source in sources])})
         units = [unit for source in sources for unit in source.units]
         _read(staging / "spool", units, settings, num_workers)

@@ -59,7 +59,9 @@ def shingle_set(data: bytes, length: int) -> Hashes:
 def distinct(values: Hashes) -> Hashes:
     """The distinct values, sorted. Twice as fast as `numpy.unique` (2.4) on what a document of 10 KB gives."""
     values = np.sort(values)
-    return values[np.r_[True, values[1:] != values[:-1]]] if len(values) else values
+    is_new = np.ones(len(values), np.bool_)
+    np.not_equal(values[1:], values[:-1], out=is_new[1:])
+    return values[is_new]
 
 
 def jaccard(one: Hashes, two: Hashes) -> float:

@@ -192,8 +192,8 @@ def load_report(folder: Path, number: int) -> Report:
 class Spool:
     """All spooled documents in the order of sources and of what they hold: global index -> facts and bytes.
 
-    In memory, a document costs 32 bytes of digest, 20 of sizes and places, and its path and project as text (about 100 bytes): about 150
-    bytes, so 10 million documents take 1.5 GB.
+    The whole program needs about 1 KB of memory a document at its peak (measured on 400,000 documents), half of it signatures in a mapped
+    file that the system may drop. The documents' bytes are never held: a block of 16 MB a worker is.
     """
 
     def __init__(self, folder: Path, units: Sequence[Unit]) -> None:
