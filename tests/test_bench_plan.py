@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy_lm.data.bench import plan_rate, reader_rate
+from proxy_lm.data.bench import plan_rate, reader_rate, wait_share
 
 pytestmark = pytest.mark.bench
 
@@ -26,3 +26,9 @@ def test_one_thread_reads_rows_faster_than_any_device_here_trains(median_bytes, 
     best = max((reader_rate(median_bytes=median_bytes) for _ in range(3)), key=lambda rate: rate["ids_per_second"])
     print("rows:", {name: round(value, 3) for name, value in best.items()})
     assert best["ids_per_second"] >= ids_per_second
+
+
+def test_a_step_waits_for_less_than_two_percent():
+    best = min((wait_share() for _ in range(2)), key=lambda share: share["wait_share"])
+    print("wait:", {name: round(value, 5) for name, value in best.items()})
+    assert best["wait_share"] < 0.02

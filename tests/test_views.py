@@ -456,3 +456,12 @@ def test_rows_of_a_real_view_hold_its_symbols(corpus, view_folder):
     assert registry.load(view_folder).decode(symbols.astype(np.uint32)) == corpus.document(document)
     with pytest.raises(RequestError, match="has no split 'dev'; known: train, valid, test"):
         Plan.for_corpus(corpus, [view], vocabulary=vocabulary, mix=mix, seed=0, row_length=8, lookahead=1, num_rows=1, split="dev")
+
+
+def test_a_plan_for_another_corpus_is_not_read(corpus, view_folder, tmp_path):
+    view = View.open(view_folder, corpus, name="deflate")
+    vocabulary = Vocabulary([("deflate", 256)])
+    plan = Plan.for_corpus(corpus, [view], vocabulary=vocabulary, mix=MixSettings(), seed=0, row_length=8, lookahead=1, num_rows=1)
+    other = build_small(tmp_path / "other", DOCUMENTS | {"test": [b"another"]})
+    with pytest.raises(RequestError, match=rf"plan was made for the corpus and views \['{corpus.digest}'.*these are \['{other.digest}'"):
+        RowReader(other, [view], vocabulary, plan)

@@ -2,8 +2,10 @@
 
     plan_rate()      documents a second on one core: planning pass and slicing of all rows
     reader_rate()    megabytes of source, and ids, a second that one thread assembles out of a corpus in memory
+    wait_share()     share of its time that a consumer which computes for 200 ms a step waits for the loader
 
-Not measured here: the disk, and the wait of a real step (`Loader.wait_seconds` in a run's metrics).
+The first two are in CPU time, so that a busy machine gives the same numbers. Not measured here: a cold disk, and the wait of a real run
+(`Loader.wait_seconds`, which is in its metrics).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxy_lm.data.loader import Loader
 from proxy_lm.data.mixing import Curve, MixSettings
 from proxy_lm.data.plan import KnownLengths, Plan
 from proxy_lm.data.rows import RowReader
@@ -49,11 +52,11 @@ def made_up_sizes(num_documents: int, median_bytes: float = 2_000.0) -> npt.NDAr
 
 
 def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[str, float]:
-    """Documents a second of the planning pass, of slicing every row, and of both together."""
+    """Documents a second of CPU time: of the planning pass, of slicing every row, and of both together."""
     sizes = made_up_sizes(num_documents)
     views = [KnownLengths("made-up", sizes // 3)]
     num_rows = int(sizes.sum()) // 2 // row_length
-    began = time.perf_counter()
+    began = time.process_time()
     plan = Plan(
         sizes=sizes,
         documents=range(num_documents),
@@ -65,11 +68,11 @@ def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[s
         lookahead=1,
         num_rows=num_rows,
     )
-    planned = time.perf_counter()
+    planned = time.process_time()
     num_slices = 0
     for first in range(0, num_rows, 4096):
         num_slices += len(plan.row_slices(first, min(4096, num_rows - first)))
-    sliced = time.perf_counter()
+    sliced = time.process_time()
     told = plan.num_positions
     return {
         "num_documents": told,
@@ -80,10 +83,8 @@ def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[s
     }
 
 
-def reader_rate(
-    num_documents: int = 20_000, row_length: int = 2_048, rows_per_read: int = 16, median_bytes: float = 2_000.0, num_reads: int = 200
-) -> dict[str, float]:
-    """Ids and source bytes a second that `RowReader.read` assembles in one thread."""
+def made_up_reader(num_documents: int, median_bytes: float, row_length: int, num_rows: int) -> RowReader:
+    """A reader over made-up documents and one view of them, a third as long."""
     sizes = made_up_sizes(num_documents, median_bytes)
     raw = MemoryDocuments(sizes, 256, seed=1)
     view = MemoryDocuments(sizes // 3, _ALPHABET_SIZE, seed=2)
@@ -97,17 +98,43 @@ def reader_rate(
         seed=0,
         row_length=row_length,
         lookahead=1,
-        num_rows=num_reads * rows_per_read,
+        num_rows=num_rows,
     )
-    reader = RowReader(raw, [view], vocabulary, plan)
+    return RowReader(raw, [view], vocabulary, plan)
+
+
+def reader_rate(
+    num_documents: int = 20_000, row_length: int = 2_048, rows_per_read: int = 16, median_bytes: float = 2_000.0, num_reads: int = 200
+) -> dict[str, float]:
+    """Ids and source bytes that `RowReader.read` assembles in a second of CPU time, in one thread."""
+    reader = made_up_reader(num_documents, median_bytes, row_length, num_reads * rows_per_read)
+    plan = reader.plan
     source_bytes = 0
-    began = time.perf_counter()
+    began = time.process_time()
     for first in range(0, plan.num_rows, rows_per_read):
         source_bytes += int(reader.read(range(first, first + rows_per_read)).source_bytes.sum())
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     return {
         "num_ids": plan.num_symbols,
         "ids_per_second": plan.num_symbols / seconds,
         "source_megabytes_per_second": source_bytes / 1e6 / seconds,
         "milliseconds_per_read": 1e3 * seconds / num_reads,
     }
+
+
+def wait_share(
+    step_seconds: float = 0.2, row_length: int = 2_048, rows_per_device: int = 16, num_steps: int = 30, median_bytes: float = 2_000.0
+) -> dict[str, float]:
+    """Share of its time that a consumer waits for data while it keeps a core busy with matrix products, as training on a CPU does."""
+    reader = made_up_reader(20_000, median_bytes, row_length, rows_per_device * num_steps)
+    matrix = np.random.default_rng(0).standard_normal((256, 256))
+    with Loader(reader, first_step=0, num_steps=num_steps, rows_per_device=rows_per_device, accumulation=1, rank=0, world_size=1) as loader:
+        next(loader)  # the first step has nothing to hide behind
+        waited, began = loader.wait_seconds, time.perf_counter()
+        for _ in loader:
+            until = time.perf_counter() + step_seconds
+            while time.perf_counter() < until:
+                matrix @ matrix
+        seconds = time.perf_counter() - began
+        waited = loader.wait_seconds - waited
+    return {"wait_share": waited / seconds, "wait_milliseconds_per_step": 1e3 * waited / (num_steps - 1)}

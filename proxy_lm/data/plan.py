@@ -101,6 +101,7 @@ class Plan:
         """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` digests
         of the corpus and the views, for the plan's own digest. Raises `RequestError` for settings that cannot be planned."""
         _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
+        self.parents = tuple(parents)
         self.documents = documents
         self.vocabulary = vocabulary
         self.mix = mix
@@ -117,7 +118,7 @@ class Plan:
         self.block_positions = _block_size(num_rows * row_length, self._sizes)
         self._spans: OrderedDict[int, Pieces] = OrderedDict()
         self._lock = threading.Lock()
-        self.digest = self._digest(parents)
+        self.digest = self._digest()
         self._anchors = self._walk()
 
     @classmethod
@@ -278,13 +279,13 @@ class Plan:
                 self._spans.move_to_end(number)
             return pieces
 
-    def _digest(self, parents: Sequence[str]) -> str:
+    def _digest(self) -> str:
         lengths = hashlib.sha256()
         for array in (self._sizes, *self._lengths):
             lengths.update(np.ascontiguousarray(array, dtype="<i8").data)
         what: dict[str, Any] = {
             "version": [PLAN_VERSION, PERMUTATION_VERSION],
-            "parents": list(parents),
+            "parents": list(self.parents),
             "lengths": lengths.hexdigest(),
             "documents": [self.documents.start, self.documents.stop],
             "views": [[view.name, view.alphabet_size] for view in self.vocabulary.views],

@@ -59,6 +59,12 @@ class RowReader:
                     f"view '{known.name}' has {alphabet_size} symbols and the vocabulary holds {known.alphabet_size} for it; "
                     "build the vocabulary from the views of the run"
                 )
+        digests = tuple(getattr(source, "digest", None) for source in (corpus, *views))
+        if plan.parents and digests != plan.parents:
+            raise RequestError(
+                f"the plan was made for the corpus and views {list(plan.parents)} and these are {list(digests)}; "
+                "plan from the corpus and views that are read"
+            )
         self.plan = plan
         self.vocabulary = vocabulary
         self._sources: list[Payloads] = [corpus, *views]
