@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from proxy_lm.config import validate
 from proxy_lm.errors import RequestError
-from proxy_lm.model.flops import num_parameters
+from proxy_lm.model.flops import num_parameters, training_flops_per_symbol
 from proxy_lm.model.settings import PRESETS, ModelSettings
 
 # Millions of body parameters: the small ones by design, the last five as the paper's released configurations give them.
@@ -29,14 +30,23 @@ def test_every_preset_is_listed_with_its_size() -> None:
     assert list(PRESETS) == list(BODY_MILLIONS)
 
 
+def test_the_readme_states_the_presets_as_they_are() -> None:
+    text = (Path(__file__).parent.parent / "proxy_lm" / "model" / "README.md").read_text()
+    for name, shape in PRESETS.items():
+        settings = ModelSettings(preset=name)
+        body, flops = num_parameters(settings, 320).body, training_flops_per_symbol(settings, 320, 512) / 1e6
+        sizes = f"{shape.width} | {shape.depth} | {shape.num_heads} / {shape.num_kv_heads} | {shape.hidden}"
+        assert f"| `{name}` | {sizes} | {body:,} | {flops:,.1f} M |" in text
+
+
 def test_a_field_given_wins_over_the_preset() -> None:
     resolved = ModelSettings(preset="nano", depth=7, rope_theta=500.0).resolved()
     assert (resolved.width, resolved.depth, resolved.rope_theta) == (PRESETS["nano"].width, 7, 500.0)
 
 
 def test_key_heads_follow_query_heads() -> None:
-    assert ModelSettings(preset="nano", num_heads=4).resolved().num_kv_heads == 2
-    assert ModelSettings(preset="nano", num_heads=1).resolved().num_kv_heads == 1
+    assert ModelSettings(preset="micro", num_heads=8).resolved().num_kv_heads == 2
+    assert ModelSettings(preset="micro", num_heads=1).resolved().num_kv_heads == 1
 
 
 def test_without_a_preset_all_is_given() -> None:
@@ -53,7 +63,7 @@ def test_without_a_preset_all_is_given() -> None:
         ({"preset": "zzz"}, "known: nano, micro"),
         ({"num_heads": 3}, "width 128 is not a multiple of num_heads 3; set num_heads=2"),
         ({"width": 12, "num_heads": 4}, "3 wide"),
-        ({"num_kv_heads": 3}, "num_kv_heads 3 does not divide num_heads 4"),
+        ({"num_kv_heads": 3}, "num_kv_heads 3 does not divide num_heads 2"),
         ({"depth": 0}, "depth"),
         ({"widht": 64}, "did you mean 'width'"),
     ],

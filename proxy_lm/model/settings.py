@@ -33,7 +33,7 @@ class Shape(NamedTuple):
 # nano to mini are made for one processor core: few, wide blocks, since small matrices waste its arithmetic (measured in README.md).
 PRESETS: Final[Mapping[str, Shape]] = MappingProxyType(
     {
-        "nano": Shape(width=128, depth=3, num_heads=4, num_kv_heads=2, hidden=320, rope_theta=10_000.0),
+        "nano": Shape(width=128, depth=3, num_heads=2, num_kv_heads=1, hidden=320, rope_theta=10_000.0),
         "micro": Shape(width=256, depth=4, num_heads=4, num_kv_heads=2, hidden=704, rope_theta=10_000.0),
         "mini": Shape(width=384, depth=8, num_heads=6, num_kv_heads=2, hidden=1024, rope_theta=10_000.0),
         "40m": Shape(width=512, depth=13, num_heads=8, num_kv_heads=4, hidden=1536, rope_theta=10_000.0),
