@@ -198,6 +198,17 @@ def test_a_run_shorter_than_an_epoch_counts_what_it_tells():
     assert summary["num_split_documents"] == 0
 
 
+def test_documents_planned_beyond_the_last_row_are_not_counted():
+    # 2050 documents of 3 bytes fill the rows exactly; the last block holds two more for the lookahead.
+    lengths = np.full(5000, 3)
+    plan = make(sizes=lengths, documents=range(5000), views=[KnownLengths("v0", lengths)], mix={}, row_length=7, num_rows=2050)
+    assert (plan.block_positions, plan.num_positions) == (2, 2052)
+    summary = plan.summary()
+    assert summary["num_documents"] == summary["unique_documents"] == summary["layouts"]["raw"] == 2050
+    assert summary["unique_source_bytes"] == 3 * 2050
+    assert summary["num_split_documents"] == 0
+
+
 def test_memory_is_lengths_and_anchors_only():
     plan = make(sizes=np.full(300, 3), views=[KnownLengths("v0", np.full(300, 1))], mix={"rate": 1}, row_length=4096, num_rows=1000)
     assert plan.num_positions >= 4096 * 1000 // 5
