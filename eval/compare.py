@@ -71,9 +71,11 @@ def compare(plan: ComparePlan, out: Path, command: str) -> Results:
 def check_same_plan(out: Path, resolved: dict[str, Any]) -> None:
     """Raise `RequestError` with the differences when finished work in `out` was made by another plan."""
     path = out / "plan.json"
-    if not path.exists() or not any((out / name).exists() for name in ("corpus", "views", "arms")):
+    if not path.exists() or not any((out / name).exists() for name in ("corpus", "views", "arms", "probes")):
         return
     changed = differences(read_json(path, "plan of the comparison"), resolved)
+    if not any((out / name).exists() for name in ("arms", "probes")):
+        changed = [line for line in changed if line.startswith(("corpus", "views"))]  # nothing else has been made yet
     if changed:
         raise RequestError(
             f"{out} holds work of another plan ({'; '.join(changed)}); take the change back, or give another folder with --out"

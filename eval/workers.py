@@ -45,18 +45,22 @@ def run_workers(run: Path, settings: EvaluationSettings, *, num_workers: int, co
     if rank == 0:
         write_json(job.folder / "job.json", describe(job))
     todo = [block for block in blocks if block.index not in read_done(job.folder, blocks)] if world_size == 1 else blocks
-    num_workers = min(num_workers, max(1, len(todo)))
+    threads, num_workers = _threads(num_workers), min(num_workers, max(1, len(todo)))
     total_bytes = sum(block.num_bytes for block in todo)
     with ProgressBar(f"bits per byte of {run.name}", total_bytes if world_size == 1 else None) as bar:
         if world_size > 1:
             _launched(job, opened, loaded, blocks, rank, world_size, bar)
         elif num_workers == 1:
-            torch.set_num_threads(_threads(1))
-            for block in score_blocks(job, opened, loaded, blocks, 0, 1):
-                bar.advance(block.num_bytes)
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                for block in score_blocks(job, opened, loaded, blocks, 0, 1):
+                    bar.advance(block.num_bytes)
+            finally:
+                torch.set_num_threads(before)
         else:
             del loaded  # each worker has its own
-            _spawned(job, num_workers, bar)
+            _spawned(job, num_workers, threads, bar)
     return job, opened, blocks
 
 
@@ -147,9 +151,10 @@ def _score(scorer: Scorer, corpus: Corpus, block: Block) -> dict[str, Any]:
 
 
 def _threads(num_workers: int) -> int:
-    given = int(os.environ.get("OMP_NUM_THREADS") or 0)
-    cores = len(os.sched_getaffinity(0))
-    return min(given, cores) if given and num_workers > 1 else max(1, cores // num_workers)
+    """Threads of one worker. From the number that was asked for, not of those that still have work: threads change the last bits of sums,
+    and a continued evaluation ends with the numbers of an uninterrupted one."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // num_workers)
 
 
 def _launched(job: Job, corpus: Corpus, loaded: LoadedModel, blocks: list[Block], rank: int, world_size: int, bar: ProgressBar) -> None:
@@ -164,13 +169,13 @@ def _launched(job: Job, corpus: Corpus, loaded: LoadedModel, blocks: list[Block]
         torch.distributed.destroy_process_group()
 
 
-def _spawned(job: Job, num_workers: int, bar: ProgressBar) -> None:
+def _spawned(job: Job, num_workers: int, threads: int, bar: ProgressBar) -> None:
     """Several processes on this machine; the first error of any is raised here, and none outlives this one."""
     context = multiprocessing.get_context("spawn")
     workers: dict[Connection, SpawnProcess] = {}
     for rank in range(num_workers):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(job, rank, num_workers, theirs), daemon=True)
+        process = context.Process(target=_child, args=(job, rank, num_workers, threads, theirs), daemon=True)
         process.start()
         theirs.close()
         workers[ours] = process
@@ -197,10 +202,10 @@ def _spawned(job: Job, num_workers: int, bar: ProgressBar) -> None:
             process.terminate()
 
 
-def _child(job: Job, rank: int, world_size: int, pipe: Connection) -> None:
+def _child(job: Job, rank: int, world_size: int, threads: int, pipe: Connection) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets the Ctrl-C and ends us
-    torch.set_num_threads(_threads(world_size))
+    torch.set_num_threads(threads)
     report: Callable[[Any], None] = pipe.send
     try:
         again, corpus, loaded = open_job(job.run, job.settings, job.corpus)
