@@ -1,4 +1,4 @@
-"""`proxy-lm-eval bpb` on real run folders: exact for known probabilities, the same for any workers and after a kill, one sentence for bad input."""
+"""`proxy-lm-eval bpb` on run folders: exact for known probabilities, the same for any workers and after a kill, clear on bad input."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def blocks_folder(run):
 
 
 def test_any_workers_any_batch_and_a_kill_give_the_same_number(large, tmp_path):
-    run, corpus = large
+    _, corpus = large
     folders = [make_run(tmp_path / f"run{i}", corpus) for i in range(3)]
     settings = SETTINGS.model_copy(update={"stride_bytes": 64})
     alone = evaluate(folders[0], settings)
@@ -157,10 +157,23 @@ def test_any_workers_any_batch_and_a_kill_give_the_same_number(large, tmp_path):
 
 
 def test_ranks_of_a_launcher_share_the_work(large, tmp_path):
-    run, corpus = large
+    _, corpus = large
     run = make_run(tmp_path / "run", corpus)
     alone = evaluate(make_run(tmp_path / "alone", corpus), SETTINGS).result
-    command = [sys.executable, "-m", "eval.cli", "bpb", str(run), "--context-bytes", "64", "--stride-bytes", "32", "--device", "cpu", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "eval.cli",
+        "bpb",
+        str(run),
+        "--context-bytes",
+        "64",
+        "--stride-bytes",
+        "32",
+        "--device",
+        "cpu",
+        "--json",
+    ]
     ranks = []
     from proxy_lm.train.launch import free_port
 
