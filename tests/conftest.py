@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,84 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+class TinyRun:
+    """A small corpus of Python sources with a gzip view, and the training program started on it as users start it."""
+
+    def __init__(self, folder: Path) -> None:
+        import compressors.registry
+        from proxy_lm.data.corpus import Corpus, build_small
+        from proxy_lm.data.encoding import encode_corpus
+
+        self.folder = folder
+        texts = [
+            path.read_bytes()[:2000] for path in sorted((ROOT / "proxy_lm").rglob("*.py")) + sorted((ROOT / "compressors").rglob("*.py"))
+        ]
+        texts = list(dict.fromkeys(text for text in texts if text))
+        self.corpus: Corpus = build_small(folder / "corpus", {"train": texts[8:], "valid": texts[:4], "test": texts[4:8]})
+        compressors.registry.save(compressors.registry.train("gzip", []), folder / "gzip")
+        encode_corpus(self.corpus, folder / "gzip", folder / "gzip", num_workers=1)
+
+    def settings(self, name: str, **changes: object) -> dict[str, object]:
+        """Plain settings of a run of width 32 and rows of 64 ids, in a folder of its own."""
+        return {
+            "name": name,
+            "out": str(self.folder / "runs" / name),
+            "corpus": str(self.folder / "corpus"),
+            "views": {"gzip": str(self.folder / "gzip")},
+            "mix": {"rate": [[0, 0.3], [1, 0.7]], "pair": 0.2},
+            "model": {"preset": None, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64},
+            "row_length": 64,
+            "rows_per_step": 8,
+            "rows_per_device": 2,
+            "num_steps": 10,
+            "optimizer": {"learning_rate": 3e-3},
+            "validation": {"max_bytes": 700},
+            "logging": {"console_seconds": 0, "tensorboard": False, "peak_flops": 1e12},
+            **changes,
+        }
+
+    def write(self, settings: dict[str, object]) -> Path:
+        """The settings as a YAML file."""
+        import yaml
+
+        path = self.folder / f"{settings['name']}.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        return path
+
+    def start(self, *words: object, ranks: int = 1, launcher: str = "python", **environment: str) -> subprocess.Popen[str]:
+        """The training program under a launcher; output in one pipe."""
+        python = [sys.executable]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        trainer = "proxy_lm.train"
+        before = {
+            "python": [*python, "-m", trainer],
+            "torchrun": [*python, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}", "-m", trainer],
+            "deepspeed": [*python, "-m", "deepspeed.launcher.runner", f"--num_accelerators={ranks}", f"--master_port={port}"],
+        }[launcher]
+        before += ["--module", trainer] if launcher == "deepspeed" else []
+        inherited = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+        return subprocess.Popen(
+            [*before, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**inherited, **environment},
+            cwd=self.folder,
+        )
+
+    def train(self, *words: object, ranks: int = 1, launcher: str = "python", code: int = 0, **environment: str) -> str:
+        """Start, wait, check the exit code; the output."""
+        process = self.start(*words, ranks=ranks, launcher=launcher, **environment)
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == code, f"exit code {process.returncode} instead of {code}:\n{output}"
+        return output
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """One corpus and view for all training tests."""
+    return TinyRun(tmp_path_factory.mktemp("tiny"))

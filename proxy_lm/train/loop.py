@@ -82,7 +82,7 @@ def run_steps(job: Job, counters: Counters) -> bool:
             counters.add(totals, inputs.view_names, symbols, symbols * inputs.flops_per_symbol)
             now = time.monotonic()
             counters.seconds, step_seconds, step_began = now - began, now - step_began, now
-            _log(job, counters, totals, rate, step_seconds)
+            log_step(job, counters, totals, rate, step_seconds)
             console.show(totals, step_seconds)
 
             # Once in a while.
@@ -134,7 +134,8 @@ def _save(job: Job, counters: Counters) -> None:
         job.save(counters)
 
 
-def _log(job: Job, counters: Counters, totals: StepTotals, rate: float, step_seconds: float) -> None:
+def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step_seconds: float) -> None:
+    """One line of `metrics.jsonl` and, when it is time, its TensorBoard points; only rank 0 has where to write."""
     if job.metrics is None:
         return
     inputs = job.inputs

@@ -164,7 +164,8 @@ def check_resume(inputs: Inputs, checkpoint: Checkpoint | None, world_size: int)
     if state["world_size"] != world_size and settings.zero.stage > 0:
         raise RequestError(
             f"{checkpoint.path} was written by {state['world_size']} ranks at ZeRO stage {settings.zero.stage} and this run has "
-            f"{world_size}; DeepSpeed shards the optimizer by rank there: start {state['world_size']} ranks (only stage 0 may change their number)"
+            f"{world_size}; DeepSpeed shards the optimizer by rank there: start {state['world_size']} ranks "
+            "(only at stage 0 may their number change)"
         )
 
 
