@@ -159,7 +159,7 @@ def language_table(results: Results) -> Table | None:
     for language, first in done[0].evaluation["by_language"].items():
         cells = [(arm.evaluation or {})["by_language"].get(language, {}).get("bits_per_byte") for arm in done]
         rows.append([language or "(unknown)", f"{first['num_bytes']:,}", *(number(cell, 4) for cell in cells)])
-    return Table(["language", "bytes", *(label(arm, results) for arm in done)], rows)
+    return Table(["language", "size in bytes", *(label(arm, results) for arm in done)], rows)
 
 
 def arm_table(results: Results) -> Table:

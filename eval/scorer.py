@@ -26,7 +26,7 @@ import torch
 from compressors.base import Compressor
 from compressors.errors import NotRepresentableError
 from eval.windows import NUM_OPENING_IDS, Window, check, cut, whole
-from proxy_lm.errors import RequestError
+from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, ViewRange, Vocabulary
 
 NUM_CLOSING_IDS = 2  # the end sentinel and EOS
@@ -144,7 +144,10 @@ class Scorer:
         for (ids, borders, raw), cuts, found, document in zip(told, windows, nats, documents, strict=True):
             end = len(ids) - NUM_CLOSING_IDS
             payload = found[NUM_OPENING_IDS:end]
-            assert not np.isnan(payload).any(), "a symbol was not scored"
+            if not np.isfinite(payload).all():
+                raise WorkError(
+                    "the model gives a loss that is not finite: its weights are broken; train it again with a lower learning rate"
+                )
             end_nats = float(found[end:].sum()) if self.score_end else 0.0
             num_short = sum(window.short for window in cuts)
             scores.append(Score(payload, end_nats, len(document), borders, raw, len(cuts), num_short))
@@ -181,8 +184,9 @@ class Scorer:
         return [window]
 
     def _score(self, ids: Sequence[npt.NDArray[np.int64]], windows: Sequence[Sequence[Window]]) -> list[npt.NDArray[np.float64]]:
-        """Nats of each id of each document, NaN where no window scored it; a second score of the same id is our bug."""
-        found = [np.full(len(document), np.nan) for document in ids]
+        """Nats of each id of each document, 0 where no window scores it. A payload id scored twice or never is our bug."""
+        found = [np.zeros(len(document)) for document in ids]
+        times = [np.zeros(len(document), dtype=np.int64) for document in ids]
         jobs = sorted(
             ((w.num_ids, d, w) for d, cuts in enumerate(windows) for w in cuts), key=lambda job: (-job[0], job[1], job[2].read_from)
         )
@@ -192,9 +196,11 @@ class Scorer:
             at += len(batch)
             rows = [(ids[d][w.read_from : w.score_to], w.score_from - w.read_from) for _, d, w in batch]
             for (_, d, w), nats in zip(batch, self._batch(rows), strict=True):
-                target = found[d][w.score_from : w.score_to]
-                assert np.isnan(target).all(), "a symbol was scored twice"
-                target[:] = nats
+                found[d][w.score_from : w.score_to] = nats
+                times[d][w.score_from : w.score_to] += 1
+        for count in times:
+            payload = count[NUM_OPENING_IDS : len(count) - NUM_CLOSING_IDS]
+            assert (payload == 1).all(), "a symbol was scored twice or never"
         return found
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compressors.base import Compressor
 from eval.scorer import Scorer, reading_of
 from eval.windows import Window, cut
-from proxy_lm.errors import NotRepresentableError, RequestError
+from proxy_lm.errors import NotRepresentableError, RequestError, WorkError
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.model.settings import ModelSettings
 from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START, Vocabulary
@@ -246,6 +246,11 @@ def test_a_view_without_spans_is_scored_whole_or_refused_with_the_limit():
 def test_a_context_longer_than_the_rows_of_training_is_refused():
     with pytest.raises(RequestError, match="--context-bytes 64"):
         raw_scorer(Uniform(4), context_bytes=65)
+
+
+def test_a_broken_model_is_an_error_and_not_a_number():
+    with pytest.raises(WorkError, match="not finite"):
+        raw_scorer(Bigram(torch.full((320, 320), float("nan")))).rolling(b"abc")
 
 
 @pytest.fixture(scope="module")
