@@ -8,8 +8,9 @@ A piece is one telling of one document: start sentinel, payload, end sentinel. A
     parallel  BOS first EOS BOS second EOS         two segments: neither sees the other
 
 BOS and EOS are counted to the piece they touch, so a piece is a run of `bos + 1 + payload + 1 + eos` ids. The stream is all pieces in the
-order of positions; row r is ids r * L up to r * L + L + H of it (L row_length, H lookahead): cut, never padded. A slice is the part of a
-piece that lies in a row; the same ids stand in two rows only as the lookahead of the first.
+order of positions; row r of the stream is ids r * L up to r * L + L + H of it (L row_length, H lookahead): cut, never padded. A slice is
+the part of a piece that lies in a row; the same ids stand in two rows only as the lookahead of the first. In which order the stream's rows
+are trained on is said in `row_order`.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Pieces:
 class Slices:
     """What fills rows, in (row, column) order: arrays of shape [num_slices]. The slices of a row cover it without gap or overlap."""
 
-    row: I64  # global row
+    row: I64  # global row of the run
     column: I64  # first column in the row
     offset: I64  # ids of the piece that come before the slice
     length: I64  # ids
@@ -168,6 +169,11 @@ class Slices:
         """The slices of several runs of rows, in this order."""
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
+    def by_row(self) -> Slices:
+        """The same slices in (row, column) order."""
+        index = np.argsort(self.row, kind="stable")
+        return Slices(*(getattr(self, field.name)[index] for field in fields(self)))
+
 
 def told_bytes(first: I64, end: I64, payload: I64, size_bytes: I64, begins: Bools) -> I64:
     """Source bytes that symbols a..b tell, out of m symbols for s bytes: floor(b * s / m) - floor(a * s / m), which adds up to s.
@@ -185,15 +191,14 @@ def _sum_by(code: U8, values: npt.NDArray[np.generic], num_views: int) -> I64:
     return sums
 
 
-def cut(pieces: Pieces, first_row: int, num_rows: int, row_length: int, lookahead: int) -> Slices:
-    """The slices of rows first_row .. first_row + num_rows - 1 out of pieces that cover them."""
-    rows = np.arange(first_row, first_row + num_rows, dtype=np.int64)
-    row_starts = rows * row_length
+def cut(pieces: Pieces, rows: I64, stream_rows: I64, row_length: int, lookahead: int) -> Slices:
+    """The slices of some rows out of pieces that cover them: `rows` are their numbers in the run, `stream_rows` in the stream."""
+    row_starts = stream_rows * row_length
     row_ends = row_starts + (row_length + lookahead)
     ends = pieces.end
     firsts = np.searchsorted(ends, row_starts, side="right")
     counts = np.searchsorted(pieces.start, row_ends, side="left") - firsts
-    in_row = np.repeat(np.arange(num_rows), counts)
+    in_row = np.repeat(np.arange(rows.size), counts)
     before = np.cumsum(counts) - counts
     index = np.arange(in_row.size) + (firsts - before)[in_row]
     start = pieces.start[index]

@@ -6,7 +6,8 @@
 Position p of the global order tells document `permute(seed, p)` (each document once an epoch); draws keyed by (seed, p), one for each
 decision, settle layout, view and order against the two curves at p's progress. Progress is known for blocks of positions: a curve's value
 is taken at the stream length before the block. One pass over the lengths stores that stream length for each block, the *anchors*, and
-nothing else; a row is found by binary search in the anchors, and the blocks around it are decided anew. World size, micro-batch, restarts
+nothing else; a row is found by binary search in the anchors, and the blocks around it are decided anew. The stream's rows are trained on
+in the shuffled order of `row_order`. World size, micro-batch, restarts
 and threads do not enter: the arguments of the constructor are all there is, and `digest` names them.
 """
 
@@ -26,6 +27,7 @@ from compressors.files import digest_of
 from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.permutation import PERMUTATION_VERSION, key_of, permute, uniforms
 from proxy_lm.data.pieces import Layout, Pieces, Slices, Told, cut, stream_lengths
+from proxy_lm.data.row_order import default_window, stream_rows
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import Vocabulary
 
@@ -35,12 +37,13 @@ if TYPE_CHECKING:
 
 I64 = npt.NDArray[np.int64]
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 # Positions that are decided in one go: large enough to hide numpy's cost per call, small enough for the second-level cache.
 SPAN: Final = 4096
 # A run has at least about this many blocks, so that curves are smooth in short runs too.
 _MIN_BLOCKS: Final = 1024
-_KEPT_SPANS: Final = 8
+# Enough for the rows of one shuffled window of common documents; each is a few hundred kilobytes.
+_KEPT_SPANS: Final = 48
 
 
 class ViewLengths(Protocol):
@@ -96,6 +99,7 @@ class Plan:
         row_length: int,
         lookahead: int,
         num_rows: int,
+        shuffle_rows: int = 1,
         parents: Sequence[str] = (),
     ) -> None:
         """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` digests
@@ -109,6 +113,7 @@ class Plan:
         self.row_length = row_length
         self.lookahead = lookahead
         self.num_rows = num_rows
+        self.shuffle_rows = shuffle_rows
         self.num_views = len(views)
         self.view_names = tuple(view.name for view in views)
         self._sizes = np.asarray(sizes[documents.start : documents.stop])
@@ -134,8 +139,11 @@ class Plan:
         lookahead: int,
         num_rows: int,
         split: str = "train",
+        shuffle_rows: int | None = None,
     ) -> Plan:
-        """The plan over one split of a corpus. Raises `RequestError` for a split the corpus does not have."""
+        """The plan over one split of a corpus; `shuffle_rows` None takes the default window of `row_order`.
+
+        Raises `RequestError` for a split the corpus does not have."""
         if split not in corpus.splits:
             raise RequestError(f"the corpus {corpus.path} has no split '{split}'; known: {', '.join(corpus.splits)}")
         return cls(
@@ -148,6 +156,7 @@ class Plan:
             row_length=row_length,
             lookahead=lookahead,
             num_rows=num_rows,
+            shuffle_rows=default_window(num_rows) if shuffle_rows is None else shuffle_rows,
             parents=[corpus.digest, *(view.digest for view in views)],
         )
 
@@ -172,10 +181,17 @@ class Plan:
             raise RequestError(
                 f"rows {first_row}..{first_row + num_rows - 1} are not in this plan of {self.num_rows} rows; plan a longer run (num_steps)"
             )
-        begin = first_row * self.row_length
-        end = (first_row + num_rows) * self.row_length + self.lookahead
-        pieces = Pieces.join([self._span(number) for number in range(self._span_at(begin), self._span_at(end - 1) + 1)])
-        return cut(pieces, first_row, num_rows, self.row_length, self.lookahead)
+        rows = np.arange(first_row, first_row + num_rows, dtype=np.int64)
+        places = stream_rows(self.seed, rows, self.num_rows, self.shuffle_rows)
+        firsts = self._span_at(places * self.row_length)
+        lasts = self._span_at((places + 1) * self.row_length + self.lookahead - 1)
+        # Rows that lie in the same spans are cut together; neighbours in the stream always do, whatever their order in the run.
+        parts = []
+        for first, last in sorted(set(zip(firsts.tolist(), lasts.tolist(), strict=True))):
+            mine = (firsts == first) & (lasts == last)
+            pieces = Pieces.join([self._span(number) for number in range(first, last + 1)])
+            parts.append(cut(pieces, rows[mine], places[mine], self.row_length, self.lookahead))
+        return parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
 
     def step_digest(self, step: int, rows_per_step: int) -> str:
         """Digest of all rows of one global step; the same for every world size."""
@@ -264,9 +280,9 @@ class Plan:
         )
         return Pieces.of(told, int(anchors[0]))
 
-    def _span_at(self, stream_place: int) -> int:
-        block = int(np.searchsorted(self._anchors, stream_place, side="right")) - 1
-        return block * self.block_positions // SPAN
+    def _span_at(self, stream_places: I64) -> I64:
+        blocks: I64 = np.searchsorted(self._anchors, stream_places, side="right") - 1
+        return blocks * self.block_positions // SPAN
 
     def _span(self, number: int) -> Pieces:
         with self._lock:
@@ -294,6 +310,7 @@ class Plan:
             "row_length": self.row_length,
             "lookahead": self.lookahead,
             "num_rows": self.num_rows,
+            "shuffle_rows": self.shuffle_rows,
         }
         return digest_of(what)
 

@@ -77,6 +77,7 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
         row_length=settings.row_length,
         lookahead=settings.model.resolved().lookahead,
         num_rows=steps * settings.rows_per_step,
+        shuffle_rows=settings.shuffle_rows,
     )
     return Inputs(
         settings=settings,

@@ -167,6 +167,10 @@ class RunSettings(Settings):
     row_length: int = Field(default=1024, ge=2)
     """Ids of a row."""
 
+    shuffle_rows: int | None = Field(default=None, ge=1)
+    """Rows shuffled together (`proxy_lm/data/row_order.py`), so that a long document does not fill whole steps. None: a sixteenth of the
+    run, at most 4096. 1: the order of the stream."""
+
     rows_per_step: int = Field(default=64, ge=1)
     """Rows of one optimizer update over all ranks."""
 

@@ -1,7 +1,8 @@
 """Bits per byte on the valid split while training, raw and by each view of the run: the same rows every time and in every run.
 
-Rows are a plan over the valid split with a fixed seed, dealt to the ranks in equal numbers of batches; what is missing in the last ones
-is padding that no target counts. For watching a run: windows are rows, cut without overlap. `proxy-lm-eval bpb` is the measurement.
+Rows are spread evenly over one telling of the valid split, so that few rows still meet many documents, and dealt to the ranks in equal
+numbers of batches; what is missing in the last ones is padding that no target counts. For watching a run: windows are rows, cut without
+overlap. `proxy-lm-eval bpb` is the measurement.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ class Validation:
         self.inputs = inputs
         self.ranks = ranks
         self.readers: dict[str, RowReader] = {}
+        self.rows: dict[str, list[int]] = {}
         self.num_rows = -(-settings.validation.max_bytes // settings.row_length)
         if self.num_rows == 0 or len(inputs.corpus.splits["valid"]) == 0:
             return
         for name in self._told():
             mix = MixSettings() if name == "raw" else MixSettings(rate=Curve.constant(1.0), weights={name: 1.0})
+            rows_there = max(self.num_rows, self._rows_of_split(name))
             plan = Plan.for_corpus(
                 inputs.corpus,
                 inputs.views,
@@ -40,9 +43,11 @@ class Validation:
                 seed=VALIDATION_SEED,
                 row_length=settings.row_length,
                 lookahead=inputs.plan.lookahead,
-                num_rows=self.num_rows,
+                num_rows=rows_there,
                 split="valid",
+                shuffle_rows=1,
             )
+            self.rows[name] = [number * rows_there // self.num_rows for number in range(self.num_rows)]
             self.readers[name] = RowReader(inputs.corpus, inputs.views, inputs.vocabulary, plan)
 
     def run(self, engine: Engine) -> dict[str, float | None]:
@@ -53,7 +58,7 @@ class Validation:
         with torch.no_grad():
             for name, reader in self.readers.items():
                 tally = Tally(self.ranks, len(names) - 1)
-                for batch in self._batches(reader):
+                for batch in self._batches(reader, self.rows[name]):
                     tally.add(engine.forward(*to_tensors(batch, engine.device)), batch)
                 found[name] = tally.reduce().bits_per_byte(names)[name]
         engine.train()
@@ -65,11 +70,19 @@ class Validation:
         never_raw = mix.pair.is_zero and all(value == 1.0 for _, value in mix.rate.points)
         return [name for name in self.inputs.view_names if not (name == "raw" and never_raw)]
 
-    def _batches(self, reader: RowReader) -> list[Batch]:
+    def _rows_of_split(self, name: str) -> int:
+        """Whole rows in one telling of the valid split by one view: each document once, with its two pairs of sentinels."""
+        corpus, valid = self.inputs.corpus, self.inputs.corpus.splits["valid"]
+        lengths = corpus.sizes if name == "raw" else next(view.lengths for view in self.inputs.views if view.name == name)
+        told = lengths[valid.start : valid.stop]
+        told = np.where(told < 0, corpus.sizes[valid.start : valid.stop], told)
+        return int((told + 4).sum()) // self.inputs.settings.row_length
+
+    def _batches(self, reader: RowReader, wanted: list[int]) -> list[Batch]:
         size, world = self.inputs.settings.rows_per_device, self.ranks.world_size
         batches = []
         for first in range(self.ranks.rank * size, _round_up(self.num_rows, size * world), size * world):
-            rows = [min(row, self.num_rows - 1) for row in range(first, first + size)]
+            rows = [wanted[min(row, self.num_rows - 1)] for row in range(first, first + size)]
             num_real = min(max(self.num_rows - first, 0), size)
             batch = reader.read(rows)
             batches.append(batch if num_real == size else _padded(batch, reader, rows[:num_real]))
