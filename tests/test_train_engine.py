@@ -64,11 +64,17 @@ def bare(settings):
     return {"losses": losses, "norms": norms, "sum": sum(float(p.double().abs().sum()) for p in model.parameters())}
 
 
-def with_engine(settings, ranks, poison=None):
+def with_engine(settings, ranks, poison=None, reload_at=None):
     inputs = open_inputs(settings, ranks.world_size, verify=False)
     engine = Engine(model_of(inputs), settings, derive(settings, inputs.shape), ranks)
     losses, norms = [], []
     for step in range(STEPS):
+        if step == reload_at:
+            folder = Path(sys.argv[2] + f".{settings.precision}-{settings.zero.stage}")
+            engine.save(folder)
+            ranks.barrier()
+            engine = Engine(model_of(inputs), settings, derive(settings, inputs.shape), ranks)
+            engine.load(folder)
         engine.set_learning_rate(learning_rate(settings.schedule, settings.optimizer.learning_rate, step, STEPS))
         tally = Tally(ranks, 1)
         for micro in range(inputs.shape.accumulation):
@@ -102,6 +108,9 @@ for stage in (1, 2, 3):
     results[f"bf16 {stage}"] = with_engine(settings_for(zero={"stage": stage}, precision="bf16"), ranks)
 results["offload"] = with_engine(settings_for(zero={"stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"}), ranks)
 results["recomputed"] = with_engine(settings_for(zero={"stage": 1}, activation_checkpointing=True), ranks)
+for stage in (0, 1, 2, 3):
+    results[f"reloaded fp32 {stage}"] = with_engine(settings_for(zero={"stage": stage}), ranks, reload_at=5)
+results["reloaded bf16 1"] = with_engine(settings_for(zero={"stage": 1}, precision="bf16"), ranks, reload_at=5)
 for stage in (0, 2):
     results[f"poisoned {stage}"] = with_engine(settings_for(zero={"stage": stage}), ranks, poison=4)
 if ranks.rank == 0:
@@ -149,6 +158,15 @@ def test_bf16_trains_close_to_fp32_and_its_stages_agree(results, stage):
 def test_offload_and_recomputation_change_no_number(results):
     assert results["offload"]["losses"] == pytest.approx(results["fp32 3"]["losses"], rel=1e-6)
     assert results["recomputed"]["losses"] == pytest.approx(results["fp32 1"]["losses"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fp32 0", "fp32 1", "fp32 2", "fp32 3", "bf16 1"])
+def test_saved_and_loaded_half_way_changes_no_bit(results, kind):
+    reloaded, whole = results[f"reloaded {kind}"], results[kind]
+    assert reloaded["losses"] == whole["losses"]
+    assert reloaded["sum"] == whole["sum"]
+    assert reloaded["norms"] == whole["norms"]
 
 
 @pytest.mark.slow

@@ -199,6 +199,20 @@ def test_another_world_size_is_refused_with_both_numbers(tiny_run, stopped):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
+def test_at_stage_0_the_number_of_ranks_may_change_on_the_way(tiny_run, whole):
+    config = tiny_run.write(settings(tiny_run, "moved", zero={"stage": 0}))
+    run = tiny_run.folder / "runs" / "moved"
+    process = tiny_run.start(config)
+    wait_for_line(process, run, 5)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output
+    tiny_run.train(config, "--resume", ranks=2, launcher="deepspeed")
+    for (step, ours), (_, theirs) in zip(losses(run), losses(whole), strict=True):
+        assert float.fromhex(ours) == pytest.approx(float.fromhex(theirs), rel=1e-5), step
+
+
 def test_a_finished_run_says_so_and_other_settings_are_refused_with_the_difference(tiny_run, whole):
     config = tiny_run.folder / "whole.yaml"
     assert "is finished" in tiny_run.train(config)

@@ -126,7 +126,7 @@ class Bare:
             flat = torch.cat([parameter.grad.flatten() for parameter in self.parameters if parameter.grad is not None])
             dist.all_reduce(flat)
             flat /= self.ranks.world_size
-            for parameter, part in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
+            for parameter, part in zip(self.parameters, torch.split(flat, [p.numel() for p in self.parameters]), strict=True):
                 parameter.grad = part.view_as(parameter)
         torch.nn.utils.clip_grad_norm_(self.parameters, settings.optimizer.gradient_clip)
         rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, self.done, self.inputs.num_steps)
