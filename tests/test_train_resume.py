@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from proxy_lm.train.launch import free_port
+
 STEPS = 24
 
 
@@ -147,6 +149,23 @@ def stopped(tiny_run) -> Path:
     assert process.returncode == 75, output
     assert "SIGUSR1" in output
     return run
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_others_with_a_sentence(tiny_run):
+    config = tiny_run.write(settings(tiny_run, "widow"))
+    run = tiny_run.folder / "runs" / "widow"
+    port = str(free_port())
+    ranks = [
+        tiny_run.start(config, RANK=str(k), WORLD_SIZE="2", LOCAL_RANK=str(k), MASTER_ADDR="127.0.0.1", MASTER_PORT=port) for k in (0, 1)
+    ]
+    wait_for_line(ranks[0], run, 2)
+    ranks[1].kill()
+    output, _ = ranks[0].communicate(timeout=120)
+    ranks[1].communicate()
+    assert ranks[0].returncode == 1, output
+    assert "lost another rank" in output
+    assert "Traceback" not in output
 
 
 def copy_of(tiny_run, stopped: Path, name: str) -> tuple[Path, Path]:

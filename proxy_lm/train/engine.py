@@ -16,6 +16,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -128,6 +129,21 @@ def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def meeting() -> Iterator[None]:
+    """Around work with collectives: a rank that died ends the wait of the others as a sentence. Raises `WorkError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, dist.DistError) or "gloo" in text or "Connection closed by peer" in text:
+            raise WorkError(
+                f"lost another rank ({_first_line(error)[:120]}); its own message says why, "
+                "and the same command continues from the last checkpoint"
+            ) from error
+        raise
 
 
 def versions() -> dict[str, str]:

@@ -128,7 +128,8 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
         metrics=MetricsFile(settings.folder / METRICS_NAME, counters.step) if is_first else None,
         board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
     )
-    finished = counters.step == inputs.num_steps or run_steps(job, counters)
+    with deepspeed_engine.meeting():
+        finished = counters.step == inputs.num_steps or run_steps(job, counters)
     for writer in (job.metrics, job.board):
         if writer:
             writer.close()
