@@ -130,7 +130,7 @@ def test_validation_gives_the_same_numbers_for_any_number_of_ranks(tiny_run):
             ranks = SingleProcess()
             ranks.rank, ranks.world_size = rank, world_size
             validation = Validation(inputs, ranks)  # type: ignore[arg-type]
-            batches = validation._batches(validation.readers["gzip"])
+            batches = validation._batches(validation.readers["gzip"], validation.rows["gzip"])
             num_batches.add(len(batches))
             for batch in batches:
                 rows += [tuple(ids) for ids, segments in zip(batch.ids.tolist(), batch.segments, strict=True) if segments[0] >= 0]
