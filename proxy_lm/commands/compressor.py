@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the prepared corpus")
     train.add_argument("--split", default="train", help="documents to learn from (default: train)")
     train.add_argument("--held-out", default="valid", metavar="SPLIT", help="documents to measure on (default: valid)")
-    train.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="an option of the view; may be repeated")
+    train.add_argument("--option", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="options of the view")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the artifact folder")
     train.add_argument("--force", action="store_true", help="replace another view in the same folder")
     bench = actions.add_parser(
