@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
-from proxy_lm.progress import PLAIN_INTERVAL_SECONDS, note
+from proxy_lm.progress import PLAIN_INTERVAL_SECONDS, live_bar, note
 
 
 class StepProgress:
@@ -21,17 +19,7 @@ class StepProgress:
         self.num_steps = num_steps
         self._first: tuple[int, float] | None = None
         self._last_line = 0.0
-        self._live: Progress | None = None
-        if sys.stderr.isatty():
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[state]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+        self._live = live_bar(MofNCompleteColumn())
 
     def __enter__(self) -> Self:
         if self._live:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -16,6 +16,14 @@ PLAIN_INTERVAL_SECONDS = 10.0
 def note(message: str) -> None:
     """One line on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def live_bar(count: ProgressColumn) -> Progress | None:
+    """A bar on standard error whose middle column counts in the caller's unit and whose tasks have a `state` text; None off a terminal."""
+    if not sys.stderr.isatty():
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 class ProgressBar:
@@ -26,17 +34,7 @@ class ProgressBar:
         self.total_bytes = total_bytes
         self.done_bytes = 0
         self._started = self._last_line = time.monotonic()
-        self._live: Progress | None = None
-        if sys.stderr.isatty():
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[state]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-            )
+        self._live = live_bar(TaskProgressColumn())
 
     def __enter__(self) -> Self:
         if self._live:
