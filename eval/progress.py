@@ -38,12 +38,12 @@ class StepProgress:
         now = time.monotonic()
         if self._first is None:
             self._first = (step, now)
-        state = "" if loss is None else f"loss {loss:.3f}"
+        state = "" if loss is None else f" loss {loss:.3f}"
         if self._live:
-            self._live.update(self._task, completed=step, state=state)
+            self._live.update(self._task, completed=step, state=state.strip())
         elif now - self._last_line >= PLAIN_INTERVAL_SECONDS or step >= self.num_steps:
             self._last_line = now
-            note(f"{self.title}: step {step} of {self.num_steps} {state}{self._left(step, now)}")
+            note(f"{self.title}: step {step} of {self.num_steps}{state}{self._left(step, now)}")
 
     def _left(self, step: int, now: float) -> str:
         assert self._first is not None

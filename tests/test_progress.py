@@ -1,0 +1,58 @@
+"""Progress goes to standard error in plain lines where there is no terminal, and standard output stays clean."""
+
+import pytest
+
+from eval.progress import StepProgress
+from proxy_lm.progress import ProgressBar
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """A line at every call rather than every ten seconds."""
+    for module in ("proxy_lm.progress", "eval.progress"):
+        monkeypatch.setattr(f"{module}.PLAIN_INTERVAL_SECONDS", 0.0)
+
+
+def test_bytes(often, capsys):
+    with ProgressBar("encode", 4_000_000) as bar:
+        bar.advance(1_000_000)
+        bar.advance(3_000_000, "two blocks")
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0].startswith("encode: 25 % 1.0 MB at ")
+    assert lines[1].startswith("encode: 100 % 4.0 MB at ")
+    assert lines[1].endswith("two blocks")
+    assert lines[2].startswith("encode: 4.0 MB at ")
+
+
+def test_unknown_total_has_no_share(often, capsys):
+    with ProgressBar("read", None) as bar:
+        bar.advance(500_000)
+    assert "%" not in capsys.readouterr().err
+
+
+def test_no_line_of_success_after_an_error(capsys):
+    with pytest.raises(ValueError, match="broke"), ProgressBar("read", 10):
+        raise ValueError("broke")
+    assert capsys.readouterr().err == ""
+
+
+def test_steps_tell_the_loss_and_the_time_left(often, capsys):
+    with StepProgress("arm bytes", 4) as steps:
+        steps.show(2, 1.5)
+        steps.show(3, None)
+        steps.show(4, 1.25)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["arm bytes: starting, 4 steps", "arm bytes: step 2 of 4 loss 1.500"]
+    assert lines[2].startswith("arm bytes: step 3 of 4, ")
+    assert lines[2].endswith(" s left")
+    assert lines[3] == "arm bytes: step 4 of 4 loss 1.250"
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with ProgressBar("encode", 10) as bar:
+        bar.advance(4)
+        assert bar._live is not None
+        assert bar._live.tasks[0].completed == 4
