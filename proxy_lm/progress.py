@@ -63,4 +63,8 @@ class ProgressBar:
 
     def _state(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
-        return f"{self.done_bytes / 1e6:.1f} MB at {self.done_bytes / 1e6 / seconds:.1f} MB/s"
+        return f"{_amount(self.done_bytes)} at {_amount(self.done_bytes / seconds)}/s"
+
+
+def _amount(num_bytes: float) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"

@@ -32,6 +32,14 @@ def test_unknown_total_has_no_share(often, capsys):
     assert "%" not in capsys.readouterr().err
 
 
+def test_slow_work_is_told_in_kilobytes(monkeypatch, capsys):
+    clock = iter([0.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr("proxy_lm.progress.time.monotonic", lambda: next(clock))
+    with ProgressBar("bits per byte", 400_000) as bar:
+        bar.advance(400_000)
+    assert capsys.readouterr().err == "bits per byte: 400.0 kB at 200.0 kB/s\n"
+
+
 def test_no_line_of_success_after_an_error(capsys):
     with pytest.raises(ValueError, match="broke"), ProgressBar("read", 10):
         raise ValueError("broke")
