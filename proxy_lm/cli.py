@@ -59,7 +59,12 @@ def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] |
         if "--json" not in command._option_string_actions:
             command.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     try:
-        args = parser.parse_args(words)
+        args, late = parser.parse_known_args(words)
+        # argparse takes the settings of a command in one run only; those that follow an option arrive here.
+        if any("=" not in word or word.startswith("-") for word in late) or (late and not hasattr(args, "overrides")):
+            parser.error(f"unrecognized arguments: {' '.join(late)}")
+        if late:
+            args.overrides = [*args.overrides, *late]
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     return _run_command(program, modules[args.command], args)

@@ -46,6 +46,22 @@ def test_errors_become_one_sentence_and_an_exit_code(program, capsys, error, cod
     assert err.count("\n") == 1
 
 
+def test_settings_may_follow_options(program, monkeypatch):
+    call = program(lambda args: {"value": [*args.overrides, args.name]})
+    monkeypatch.setattr(
+        sys.modules["fake_command"],
+        "add_arguments",
+        lambda parser: (parser.add_argument("overrides", nargs="*"), parser.add_argument("--name")),
+    )
+    seen = []
+    monkeypatch.setattr(sys.modules["fake_command"], "show", lambda result: seen.append(result["value"]))
+    assert call("do", "a=1", "--name", "y", "b.c=2") == 0
+    assert call("do", "--name", "y", "b.c=2", "d=3") == 0
+    assert seen == [["a=1", "b.c=2", "y"], ["b.c=2", "d=3", "y"]]
+    assert call("do", "a=1", "--name", "y", "nothing") == 2
+    assert call("do", "a=1", "--nme=y") == 2
+
+
 def test_our_own_bugs_keep_their_traceback(program):
     def run(args):
         raise AssertionError("ours")
