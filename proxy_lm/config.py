@@ -20,7 +20,7 @@ from proxy_lm.errors import RequestError
 class Settings(BaseModel):
     """Base of every configuration class: immutable, unknown keys refused, fields documented by the string under them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Settings)

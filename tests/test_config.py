@@ -42,6 +42,12 @@ def test_bad_value_names_the_key_and_the_value():
         config.load(Outer, None, ["inner.learning_rate=fast"])
 
 
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
+def test_a_number_is_finite(value):
+    with pytest.raises(RequestError, match=r"inner\.learning_rate.*finite number"):
+        config.load(Outer, None, [f"inner.learning_rate={value}"])
+
+
 @pytest.mark.parametrize("word", ["novalue", "=3", "a..b=1", "a.=1"])
 def test_a_word_that_is_no_setting(word):
     with pytest.raises(RequestError, match="not a setting"):
