@@ -227,6 +227,15 @@ def test_a_budget_is_one_of_three_and_becomes_steps():
     for wrong in ({"num_steps": None}, {"num_symbols": 5}):
         with pytest.raises(RequestError, match="exactly one of"):
             settings_of(**wrong)
+    assert num_steps(settings_of(num_steps=None, num_symbols=16 * 1024 // 2), 10) == 1
+    for less in ({"num_symbols": 16 * 1024 // 2 - 1}, {"training_flops": 1.0}):
+        with pytest.raises(RequestError, match="does not pay for one step"):
+            num_steps(settings_of(num_steps=None, **less), 10)
+
+
+def test_a_view_is_not_called_raw():
+    with pytest.raises(RequestError, match="a view cannot be called 'raw'"):
+        settings_of(views={"raw": "gzip"})
 
 
 def test_changes_that_matter_are_listed_and_the_others_are_not():

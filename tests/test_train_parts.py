@@ -90,6 +90,50 @@ def test_bits_per_byte_of_a_step_by_eye():
     assert totals.loss_nats == pytest.approx((12 * math.log(2) + 99) / 8)
 
 
+def totals_of(loss_nats: float):
+    from proxy_lm.train.metrics import StepTotals
+
+    one = np.array([1.0])
+    return StepTotals(
+        objective=loss_nats,
+        nll_nats=np.array([loss_nats]),
+        num_targets=one,
+        source_bytes=one,
+        num_documents=one,
+        num_symbols=one,
+        wait_seconds=0.0,
+        flags=(),
+    )
+
+
+def test_a_loss_that_stays_not_finite_ends_the_run_and_one_bad_step_does_not():
+    from proxy_lm.train.loop import MAX_BROKEN_STEPS, _check_loss
+    from proxy_lm.train.metrics import Counters
+
+    counters = Counters()
+    for loss in (1.0, float("nan"), 2.0, *[float("inf")] * (MAX_BROKEN_STEPS - 1)):
+        counters.add(totals_of(loss), ["raw"], symbols=1, flops=1)
+        _check_loss(counters, finished=False)
+    with pytest.raises(WorkError, match=f"in the last {MAX_BROKEN_STEPS - 1} of 12 steps"):
+        _check_loss(counters, finished=True)
+    counters.add(totals_of(float("nan")), ["raw"], symbols=1, flops=1)
+    with pytest.raises(WorkError, match=r"lower optimizer\.learning_rate"):
+        _check_loss(counters, finished=False)
+    counters.add(totals_of(1.0), ["raw"], symbols=1, flops=1)
+    _check_loss(counters, finished=True)
+
+
+def test_board_points_are_on_the_disk_before_the_checkpoint(tmp_path):
+    from proxy_lm.train.metrics import Board
+
+    board = Board(tmp_path, 0)
+    before = sum(path.stat().st_size for path in tmp_path.iterdir())
+    board.write({"loss_nats": 1.5, "bits_per_byte": {"raw": 2.0, "spm": None}}, 1)
+    board.flush()
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) > before
+    board.close()
+
+
 class Two(SingleProcess):
     """Rank 0 of two; what rank 1 says is fixed."""
 

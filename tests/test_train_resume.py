@@ -168,6 +168,18 @@ def test_a_rank_that_dies_ends_the_others_with_a_sentence(tiny_run):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
+def test_a_run_whose_loss_is_broken_ends_with_exit_code_1_and_is_not_finished(tiny_run):
+    """It once ended "finished" at exit code 0, with a model that predicted nothing."""
+    config = tiny_run.write(settings(tiny_run, "broken", optimizer={"learning_rate": 1e30}))
+    output = tiny_run.train(config, ranks=2, launcher="deepspeed", code=1)
+    assert output.count("the loss was not finite in the last 10 of ") == 1
+    assert "Traceback" not in output
+    run = tiny_run.folder / "runs" / "broken"
+    assert json.loads((run / "run.json").read_text())["status"] == "running"
+    assert len(lines(run)) < STEPS
+
+
 def copy_of(tiny_run, stopped: Path, name: str) -> tuple[Path, Path]:
     shutil.copytree(stopped, tiny_run.folder / "runs" / name)
     return tiny_run.folder / "runs" / name, tiny_run.write(settings(tiny_run, name))

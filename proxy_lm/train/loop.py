@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from proxy_lm.data.loader import Loader
+from proxy_lm.errors import WorkError
 from proxy_lm.progress import note
 from proxy_lm.train.agreement import together
 from proxy_lm.train.checkpoint import CheckpointManager
@@ -23,6 +24,9 @@ from proxy_lm.train.metrics import Board, Counters, MetricsFile, StepTotals, Tal
 from proxy_lm.train.schedule import learning_rate
 from proxy_lm.train.stopping import StopRequest
 from proxy_lm.train.validate import Validation, to_tensors
+
+# After so many steps in a row without a finite loss nothing is being learnt. fp16's search for a scale is no such step: its loss is finite.
+MAX_BROKEN_STEPS: Final = 10
 
 
 @dataclass(kw_only=True)
@@ -84,9 +88,11 @@ def run_steps(job: Job, counters: Counters) -> bool:
             counters.seconds, step_seconds, step_began = now - began, now - step_began, now
             log_step(job, counters, totals, rate, step_seconds)
             console.show(totals, step_seconds)
+            finished = counters.step == inputs.num_steps
+            with together():
+                _check_loss(counters, finished)
 
             # Once in a while.
-            finished = counters.step == inputs.num_steps
             if finished or _is_multiple(counters.step, settings.validation.every_steps):
                 _validate(job, counters)
                 step_began = time.monotonic()
@@ -115,6 +121,15 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float 
     return 2 * size**3 / best
 
 
+def _check_loss(counters: Counters, finished: bool) -> None:
+    """A bad step may pass: its update is skipped. Raises `WorkError`, on every rank, for many in a row and for a bad end."""
+    if counters.broken_steps >= MAX_BROKEN_STEPS or (finished and counters.broken_steps):
+        raise WorkError(
+            f"the loss was not finite in the last {counters.broken_steps} of {counters.step} steps, so this model no longer learns; start a "
+            "new run (another `name` or `out`) with a lower optimizer.learning_rate or a longer schedule.warmup_steps"
+        )
+
+
 def _validate(job: Job, counters: Counters) -> None:
     found = job.validation.run(job.engine)
     if not found:
@@ -130,6 +145,8 @@ def _validate(job: Job, counters: Counters) -> None:
 def _save(job: Job, counters: Counters) -> None:
     if job.metrics:
         job.metrics.sync()
+    if job.board:
+        job.board.flush()
     with together():
         job.save(counters)
 

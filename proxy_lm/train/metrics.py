@@ -101,6 +101,8 @@ class Counters:
     documents_by_view: dict[str, int] = field(default_factory=dict)
     symbols_by_view: dict[str, int] = field(default_factory=dict)
     final_loss_hex: str = ""
+    broken_steps: int = 0
+    """Steps up to now, in an unbroken row, whose loss was not finite."""
     validation: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, totals: StepTotals, names: Sequence[str], symbols: int, flops: int) -> None:
@@ -109,6 +111,7 @@ class Counters:
         self.symbols += symbols
         self.training_flops += flops
         self.final_loss_hex = totals.loss_nats.hex()
+        self.broken_steps = 0 if math.isfinite(totals.loss_nats) else self.broken_steps + 1
         for into, numbers in (
             (self.source_bytes_by_view, totals.source_bytes),
             (self.documents_by_view, totals.num_documents),
@@ -177,6 +180,10 @@ class Board:
             for key, number in value.items() if isinstance(value, dict) else [(None, value)]:
                 if isinstance(number, (int, float)) and name != "step":
                     self._writer.add_scalar(f"{name}/{key}" if key else name, number, step)
+
+    def flush(self) -> None:
+        """Hand the points over to the disk: a run that goes on from the checkpoint of these steps does not make them again."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Flush the events."""

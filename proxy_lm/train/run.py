@@ -222,7 +222,8 @@ def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
     return {
         **done,
         "source_bytes": counters.source_bytes,
-        "unique_bytes": inputs.plan.summary()["unique_source_bytes"],
+        # Of the whole plan, hence known to be told at the end only; a signal also leaves no time to count it.
+        "unique_bytes": inputs.plan.summary()["unique_source_bytes"] if counters.step == inputs.num_steps else None,
         "device_seconds": counters.seconds * ranks.world_size,
     }
 

@@ -228,6 +228,8 @@ class RunSettings(Settings):
         if len(given) != 1:
             what = f"{' and '.join(given)} are given" if given else "none is given"
             raise ValueError(f"a run has exactly one of num_steps, num_symbols, training_flops and {what}")
+        if "raw" in self.views:
+            raise ValueError("a view cannot be called 'raw', the name of the bytes themselves; rename it under views")
         if self.zero.stage == 0 and self.precision != "fp32":
             raise ValueError(
                 f"zero.stage=0 with precision={self.precision} would sum gradients in {self.precision}; "
@@ -276,14 +278,20 @@ def step_shape(settings: RunSettings, world_size: int) -> StepShape:
 
 
 def num_steps(settings: RunSettings, flops_per_symbol: int) -> int:
-    """Updates of the run, from whichever budget is given: the nearest whole number, at least 1."""
+    """Updates of the run, from whichever budget is given: the nearest whole number. Raises `RequestError` for less than half a step."""
     if settings.num_steps is not None:
         return settings.num_steps
     symbols_per_step = settings.rows_per_step * settings.row_length
     if settings.num_symbols is not None:
-        return max(1, round(settings.num_symbols / symbols_per_step))
-    assert settings.training_flops is not None
-    return max(1, round(settings.training_flops / (flops_per_symbol * symbols_per_step)))
+        name, budget, cost = "num_symbols", float(settings.num_symbols), symbols_per_step
+    else:
+        assert settings.training_flops is not None
+        name, budget, cost = "training_flops", settings.training_flops, flops_per_symbol * symbols_per_step
+    if 2 * budget < cost:
+        raise RequestError(
+            f"{name} = {budget:.4g} does not pay for one step, which costs {cost:.4g}; give more, or use fewer rows_per_step"
+        )
+    return max(1, round(budget / cost))
 
 
 # Settings that may differ between a checkpoint and the run that continues it: none of them changes what the remaining steps compute,
