@@ -177,7 +177,9 @@ class Block:
         report.num_blocks += 1
         if (folder / f"{name}.parquet").exists():
             return
-        write_bytes(folder / f"{name}.bin", self._data.getbuffer())  # type: ignore[arg-type]
+        # Released by hand: a failed write would leave the buffer in a cycle, and Python 3.12's collector crashes on such a cycle.
+        with self._data.getbuffer() as data:
+            write_bytes(folder / f"{name}.bin", data)  # type: ignore[arg-type]
         types = {"id": pa.binary(32), "project": pa.string(), "path": pa.string(), "language": pa.string()}
         arrays = {column: pa.array(values, types[column]) for column, values in self._columns.items()}
         with atomic_writer(folder / f"{name}.parquet") as file:
