@@ -5,10 +5,10 @@
     match: {source_bytes: 30_000_000}   equal bytes of source told, whatever told them
     match: {seconds: 600}           equal training seconds, from a measured pace
 
-Steps are whole, so an arm can miss the target by half a step; more than 1 % is refused with the remedy. FLOPs are three times the forward
-pass: every matrix product of the body, the output rows of all heads over the whole joint vocabulary, and attention over the whole row.
-What compressors cost is not part of the match; it stands in the ledger beside it. Seconds are a forecast from a short probe, so there the
-1 % holds for the forecast only; the ledger shows what was spent.
+Steps are whole, so an arm can miss the target by half a step; more than 1 % from it, or between two arms, is refused with the remedy.
+FLOPs are three times the forward pass: every matrix product of the body, the output rows of all heads over the whole joint vocabulary,
+and attention over the whole row. What compressors cost is not part of the match; it stands in the ledger beside it. Seconds are a
+forecast from a short probe, so there the 1 % holds for the forecast only; the ledger shows what was spent.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Rates:
 
 
 def solve(arms: Mapping[str, Rates], match: MatchSettings) -> dict[str, int]:
-    """Steps of every arm. Raises `RequestError` naming each arm that cannot come within 1 % of the target."""
+    """Steps of every arm. Raises `RequestError` naming an arm that cannot come within 1 % of the target, or two that end further apart."""
     steps = {name: _nearest(rates, match.kind, match.target) for name, rates in arms.items()}
     for name, rates in arms.items():
         spent = rates.spent(match.kind, steps[name])
@@ -98,6 +98,14 @@ def solve(arms: Mapping[str, Rates], match: MatchSettings) -> dict[str, int]:
                 f"{match.target:.4g}, since one step is {per_step:.4g}; set match.{match.kind} to {enough} or more, "
                 "or use fewer rows_per_step"
             )
+    costs = {name: rates.spent(match.kind, steps[name]) for name, rates in arms.items()}
+    least, most = (choose(costs, key=costs.__getitem__) for choose in (min, max))
+    if costs[most] - costs[least] > TOLERANCE * costs[least]:
+        enough = f"{100 * max(costs[name] / steps[name] for name in arms):.2g}"
+        raise RequestError(
+            f"arms '{least}' and '{most}' come to {costs[least]:.4g} and {costs[most]:.4g} {match.kind}, more than 1 % apart, since steps "
+            f"are whole; set match.{match.kind} to {enough} or more, or use fewer rows_per_step"
+        )
     return steps
 
 

@@ -22,6 +22,7 @@ from proxy_lm.data.views import View
 from proxy_lm.model.flops import num_parameters
 from proxy_lm.train.inputs import open_inputs
 from proxy_lm.train.settings import RunSettings
+from proxy_lm.view_training import ASSUMED_OPERATIONS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,15 @@ def ledger(run: ArmRun, place: Place, num_steps: int) -> dict[str, Any]:
 
 
 def compressor_cost(views: Sequence[View]) -> CompressorCost:
-    """What fitting and encoding the views took. `flops` counts what an artifact states of its own arithmetic; seconds are of processors."""
+    """What fitting and encoding the views took; seconds are of processors. `flops` is what an artifact or a view states of its own
+    arithmetic, and where it states none an estimate from the seconds, at the rate that `proxy_lm.view_training` records."""
     train = encode = flops = 0.0
     for view in views:
         training = (read_artifact(view.path).get("measured") or {}).get("training") or {}
         train += float(training.get("cpu_seconds", 0.0))
         encode += float(view.manifest["encode_cpu_seconds"])
-        flops += float(training.get("flops", 0.0)) + float(view.manifest.get("encode_flops", 0.0))
+        flops += float(training.get("flops", training.get("estimated_flops", 0.0)))
+        flops += float(view.manifest.get("encode_flops", view.manifest["encode_cpu_seconds"] * ASSUMED_OPERATIONS_PER_SECOND))
     return CompressorCost(train_seconds=train, encode_seconds=encode, flops=flops)
 
 

@@ -144,7 +144,7 @@ def ledger_table(results: Results) -> Table:
         ["wall seconds", *(number(arm.wall_seconds, 1) for arm in arms)],
         ["compressor: fitting, CPU seconds", *(number(arm.compressor.train_seconds, 1) for arm in arms)],
         ["compressor: encoding, CPU seconds", *(number(arm.compressor.encode_seconds, 1) for arm in arms)],
-        ["compressor: FLOPs", *(si(arm.compressor_flops) for arm in arms)],
+        ["compressor: FLOPs (10^9 a CPU second where it counts none)", *(si(arm.compressor_flops) for arm in arms)],
         ["asked in view", *(arm.view or "-" for arm in arms)],
     ]
     return Table(["", *(label(arm, results) for arm in arms)], rows)

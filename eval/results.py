@@ -37,7 +37,7 @@ class CompressorCost(Settings):
     encode_seconds: float
     """Processor seconds of encoding the whole corpus, summed over processes."""
     flops: float
-    """Arithmetic of neural compressors; 0 for gzip, zstd and SentencePiece, whose cost is the seconds."""
+    """Arithmetic that a compressor counts itself; for gzip, zstd and SentencePiece, which count none, 10^9 operations a CPU second."""
 
 
 class Verdict(Settings):
@@ -88,6 +88,7 @@ class ArmResult(Settings):
     device_seconds: float | None = None
     """Seconds of the training steps times ranks."""
     compressor_flops: float = 0
+    """Of `compressor`: fitting and encoding; outside `training_flops`."""
     compressor: CompressorCost
     compressor_seconds: float
     """Fitting and encoding, processor seconds."""

@@ -26,6 +26,7 @@ import torch
 from compressors.base import Compressor
 from compressors.errors import NotRepresentableError
 from eval.windows import NUM_OPENING_IDS, Window, check, cut, whole
+from proxy_lm.data.encoding import comes_back
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, ViewRange, Vocabulary
 
@@ -56,7 +57,10 @@ class Reading:
             return _raw_ids(document), np.arange(len(document) + 1, dtype=np.int64), True
         try:
             symbols = self.compressor.encode(document)
+            told = comes_back(self.compressor, document, symbols)  # else the view was not allowed to tell it in training either
         except NotRepresentableError:
+            told = False
+        if not told:
             return _raw_ids(document), np.arange(len(document) + 1, dtype=np.int64), True
         borders = self.compressor.spans(document)
         if borders is not None:
@@ -77,6 +81,10 @@ def reading_of(vocabulary: Vocabulary, name: str, compressor: Compressor | None 
     view = vocabulary.view(name)
     if compressor is None:
         raise RequestError(f"reading through view '{name}' needs its compressor; give the view's folder")
+    if not compressor.exact:
+        raise RequestError(
+            f"view '{name}' does not promise to give documents back, so its symbols have no bits per byte; ask for another view, or raw"
+        )
     if compressor.alphabet_size != view.alphabet_size:
         raise RequestError(
             f"the compressor of view '{name}' has {compressor.alphabet_size} symbols where the model was trained with "
@@ -144,7 +152,7 @@ class Scorer:
         for (ids, borders, raw), cuts, found, document in zip(told, windows, nats, documents, strict=True):
             end = len(ids) - NUM_CLOSING_IDS
             payload = found[NUM_OPENING_IDS:end]
-            if not np.isfinite(payload).all():
+            if not np.isfinite(found).all():
                 raise WorkError(
                     "the model gives a loss that is not finite: its weights are broken; train it again with a lower learning rate"
                 )

@@ -40,7 +40,7 @@ def run_workers(run: Path, settings: EvaluationSettings, *, num_workers: int, co
     if num_workers < 1:
         raise RequestError(f"{num_workers} workers score nothing; give at least 1")
     rank, world_size = _ranks()
-    job, opened, loaded = open_job(run, settings, corpus)
+    job, opened, loaded = open_job(run, settings, corpus, verify=True)
     blocks = plan_blocks(opened.sizes, job.documents(opened))
     if rank == 0:
         write_json(job.folder / "job.json", describe(job))
@@ -73,11 +73,11 @@ def _ranks() -> tuple[int, int]:
     return launch.rank, launch.world_size
 
 
-def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None) -> tuple[Job, Corpus, LoadedModel]:
-    """Load the newest valid checkpoint of the run, and the corpus it was trained on."""
+def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None, *, verify: bool) -> tuple[Job, Corpus, LoadedModel]:
+    """Load the newest valid checkpoint of the run, and the corpus it was trained on; `verify` compares the digest of every byte of it."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
     loaded = load_model(run, device=device)
-    opened = Corpus.open(corpus or Path(loaded.settings.corpus), verify=False)
+    opened = Corpus.open(corpus or Path(loaded.settings.corpus), verify=verify)
     expected = loaded.manifest["state"]["identity"]["corpus"]
     if opened.digest != expected:
         raise RequestError(
@@ -135,7 +135,15 @@ def _compressor(loaded: LoadedModel, view: str) -> Compressor | None:
         return None
     if view not in loaded.views:
         raise RequestError(f"the run has no view '{view}'; it can be read as: raw{''.join(', ' + name for name in loaded.views)}")
-    return registry.load(loaded.views[view])
+    folder = loaded.views[view]
+    compressor = registry.load(folder)
+    trained_with = loaded.manifest["state"].get("fingerprints", {}).get(view)
+    if registry.fingerprint(compressor) != trained_with:
+        raise RequestError(
+            f"the run was trained with the compressor {trained_with} as view '{view}' and {folder} now holds "
+            f"{registry.fingerprint(compressor)}; put the first one back, its symbols mean something else"
+        )
+    return compressor
 
 
 def _score(scorer: Scorer, corpus: Corpus, block: Block) -> dict[str, Any]:
@@ -208,7 +216,7 @@ def _child(job: Job, rank: int, world_size: int, threads: int, pipe: Connection)
     torch.set_num_threads(threads)
     report: Callable[[Any], None] = pipe.send
     try:
-        again, corpus, loaded = open_job(job.run, job.settings, job.corpus)
+        again, corpus, loaded = open_job(job.run, job.settings, job.corpus, verify=False)  # the parent has verified it
         if again.key != job.key:
             raise WorkError(f"the checkpoint of {job.run} changed while it was being measured; run the same command again")
         blocks = plan_blocks(corpus.sizes, job.documents(corpus))

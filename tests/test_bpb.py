@@ -59,7 +59,12 @@ def make_run(folder, corpus, views=None, head=None, **settings):
         tensors = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
         write_weights(path / WEIGHTS_NAME, shapes, tensors, {"vocabulary": json.dumps(described)})
 
-    state = {"settings": run.model_dump(mode="json"), "identity": {"corpus": corpus.digest}, "world_size": 1}
+    state = {
+        "settings": run.model_dump(mode="json"),
+        "identity": {"corpus": corpus.digest},
+        "fingerprints": {name: registry.fingerprint(compressor) for name, compressor in loaded.items()},
+        "world_size": 1,
+    }
     CheckpointManager(folder / "checkpoints").save(1, write, state)
     write_bytes(folder / "config.yaml", dump_yaml(run).encode())
     return folder
@@ -251,6 +256,30 @@ def test_another_corpus_and_a_damaged_checkpoint_are_refused(tmp_path, capsys):
     code, sentence = fails(capsys, run, "--context-bytes", 32, "--stride-bytes", 16)
     assert code in (1, 2)
     assert "step-1" in sentence or "valid" in sentence
+
+
+def test_a_damaged_corpus_is_refused_and_not_measured(tmp_path, capsys):
+    run = make_run(tmp_path / "run", make_corpus(tmp_path / "corpus"))
+    raw = tmp_path / "corpus" / "raw.bin"
+    data = bytearray(raw.read_bytes())
+    data[-1] ^= 1
+    raw.write_bytes(data)
+    code, sentence = fails(capsys, run, "--context-bytes", 32, "--stride-bytes", 16)
+    assert code == 2
+    assert "raw.bin has the digest" in sentence
+    assert not (run / "eval").exists()
+
+
+def test_another_compressor_in_the_folder_of_the_view_is_refused(tmp_path, capsys):
+    """Equal alphabets, other symbols: its numbers would look like numbers."""
+    corpus = make_corpus(tmp_path / "corpus")
+    run = make_run(tmp_path / "run", corpus, {"gzip": view_folder(tmp_path / "view", "gzip")}, mix={"rate": 1.0})
+    assert evaluate(run, SETTINGS).result["view"] == "gzip"
+    view_folder(tmp_path / "view", "gzip", level=1)
+    code, sentence = fails(capsys, run, "--context-bytes", 32, "--stride-bytes", 16)
+    assert code == 2
+    assert "was trained with the compressor" in sentence
+    assert registry.read_artifact(tmp_path / "view")["fingerprint"] in sentence
 
 
 def test_a_view_without_spans_names_the_limit(tmp_path, capsys):

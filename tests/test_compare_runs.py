@@ -124,6 +124,8 @@ def test_killed_and_continued_it_ends_with_the_same_numbers(place):
     assert found["halves"]["verdict"]["verdict"] in ("better", "worse", "tie")
     assert found["bytes"]["verdict"]["verdict"] == "baseline"
     assert (found["halves"]["world_size"], found["halves"]["symbols"]) == (2, found["bytes"]["symbols"])
+    assert found["bytes"]["compressor_flops"] == 0
+    assert found["halves"]["compressor_flops"] == pytest.approx(1e9 * found["halves"]["compressor_seconds"])
     assert "halves" in told
     assert (place / "killed" / "report.html").exists()
     check_no_machine_paths(place)

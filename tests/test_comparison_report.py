@@ -54,6 +54,15 @@ def test_a_budget_too_small_for_one_percent_names_the_remedy():
         solve({"a": rates()}, MatchSettings(flops=1.5 * 4.096e9))
 
 
+def test_two_arms_that_end_more_than_one_percent_apart_are_refused():
+    # Each is within 1 % of the target, on its two sides: 60 steps of 10,080 are 604,800 and 67 steps of 8,930 are 598,310.
+    arms = {"a": rates(symbols=1, flops=10_080), "b": rates(symbols=1, flops=8930)}
+    with pytest.raises(RequestError, match=r"arms 'b' and 'a' come to .* more than 1 % apart.*match.flops to 1e\+06"):
+        solve(arms, MatchSettings(flops=601_500))
+    steps = solve(arms, MatchSettings(flops=1_008_000))
+    assert abs(steps["a"] * 10_080 - steps["b"] * 8930) <= 0.01 * 1_000_000
+
+
 def test_a_match_is_exactly_one_thing():
     with pytest.raises(RequestError, match="flops and symbols"):
         validate(MatchSettings, {"flops": 1, "symbols": 1}, "match")

@@ -223,6 +223,26 @@ def test_a_document_the_view_cannot_express_is_read_raw_as_in_training():
     assert model.rows == [[BOS, RAW_START, 97, 0]]
 
 
+def test_a_document_the_view_does_not_give_back_is_read_raw_as_in_training():
+    class Swaps(Pairs):
+        """Promises exactness and breaks it for documents with an x."""
+
+        def encode(self, data):
+            return super().encode(data.replace(b"x", b"y"))
+
+    vocabulary = Vocabulary([("pairs", Pairs.alphabet_size)])
+    reading = reading_of(vocabulary, "pairs", Swaps())
+    assert [reading.ids(document)[2] for document in (b"ab", b"axb")] == [False, True]
+
+
+def test_a_view_that_promises_nothing_has_no_bits_per_byte():
+    class Lossy(Pairs):
+        exact = False
+
+    with pytest.raises(RequestError, match="does not promise to give documents back"):
+        reading_of(Vocabulary([("pairs", Pairs.alphabet_size)]), "pairs", Lossy())
+
+
 def test_loglikelihood_is_the_part_of_rolling_that_belongs_to_the_continuation():
     scorer = raw_scorer(Uniform(4))
     assert scorer.loglikelihood(b"abcdef", b"ghi") == pytest.approx(-3 * math.log(4))

@@ -262,6 +262,8 @@ def test_the_restored_model_is_the_trained_one(tiny_run, whole):
     assert loaded.step == STEPS
     assert [view.name for view in loaded.vocabulary.views] == ["gzip"]
     assert loaded.views == {"gzip": tiny_run.folder / "gzip"}
+    artifact = json.loads((tiny_run.folder / "gzip" / "artifact.json").read_text())
+    assert loaded.manifest["state"]["fingerprints"] == {"gzip": artifact["fingerprint"]}
     ids = torch.tensor([[257, 259, *b"import os\n"]])
     zeros = torch.zeros_like(ids)
     logits = loaded.model.logits(ids, zeros, torch.arange(ids.shape[1]).unsqueeze(0))

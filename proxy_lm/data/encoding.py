@@ -250,7 +250,7 @@ def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, documents: 
             )
         elif job.verify_every and index % job.verify_every == 0:
             checked += 1
-            same = _comes_back(compressor, document, symbols)
+            same = comes_back(compressor, document, symbols)
             exact += same
             if compressor.exact and not same:
                 reasons[index] = ROUND_TRIP_DIFFERS
@@ -271,7 +271,8 @@ def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, documents: 
         file.write(canonical_json(header) + b"\n" + body)
 
 
-def _comes_back(compressor: Compressor, document: bytes, symbols: Symbols) -> bool:
+def comes_back(compressor: Compressor, document: bytes, symbols: Symbols) -> bool:
+    """Whether symbols decode to the document, byte for byte."""
     try:
         return compressor.decode(symbols, max_bytes=max(len(document), 1)) == document
     except DecodeError:

@@ -125,8 +125,8 @@ def _check_loss(counters: Counters, finished: bool) -> None:
     """A bad step may pass: its update is skipped. Raises `WorkError`, on every rank, for many in a row and for a bad end."""
     if counters.broken_steps >= MAX_BROKEN_STEPS or (finished and counters.broken_steps):
         raise WorkError(
-            f"the loss was not finite in the last {counters.broken_steps} of {counters.step} steps, so this model no longer learns; start a "
-            "new run (another `name` or `out`) with a lower optimizer.learning_rate or a longer schedule.warmup_steps"
+            f"the loss was not finite in the last {counters.broken_steps} of {counters.step} steps, so this model no longer learns; start "
+            "a new run (another `name` or `out`) with a lower optimizer.learning_rate or a longer schedule.warmup_steps"
         )
 
 
@@ -212,6 +212,7 @@ def checkpoint_state(job_inputs: Inputs, counters: Counters, world_size: int, ve
     return {
         "counters": asdict(counters),
         "identity": job_inputs.identity(),
+        "fingerprints": {view.name: view.fingerprint for view in job_inputs.views},
         "settings": job_inputs.settings.model_dump(mode="json"),
         "world_size": world_size,
         "num_steps": job_inputs.num_steps,
