@@ -26,7 +26,7 @@ EXAMPLES = """examples:
   deepspeed --hostfile hosts --module proxy_lm.train configs/x.yaml --deepspeed ds.json
   torchrun --nproc-per-node 2 -m proxy_lm.train configs/x.yaml
   srun --ntasks-per-node 8 python -m proxy_lm.train configs/x.yaml      (RANK and the rest are taken from Slurm)
-  python -m proxy_lm.train configs/x.yaml --dry-run                     (one process; parameters, memory, FLOPs, plan)
+  python -m proxy_lm.train configs/x.yaml --dry-run --ranks 64          (parameters, memory, FLOPs, plan; writes nothing)
 
 Run the same command again to continue a run. exit codes: 0 finished, 75 stopped by SIGTERM, SIGUSR1 or SIGINT and saved,
 1 the work failed, 2 the request was wrong."""
@@ -40,6 +40,7 @@ class Words:
     overrides: list[str]
     deepspeed: Path | None
     dry_run: bool
+    ranks: int | None
     json: bool
 
 
@@ -87,6 +88,7 @@ def parse(argv: Sequence[str]) -> Words:
     parser.add_argument("config", nargs="?", help="the run's YAML")
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that win over the YAML, as a.b=c or --a.b=c")
     parser.add_argument("--dry-run", action="store_true", help="say what the run would cost and tell, and write nothing")
+    parser.add_argument("--ranks", type=int, metavar="N", help="with --dry-run: as if started on N ranks (default: as started)")
     parser.add_argument("--json", action="store_true", help="with --dry-run: one JSON object on standard output")
     parser.add_argument("--resume", action="store_true", help="refuse to start at step 0 (resume=must)")
     parser.add_argument("--deepspeed", metavar="FILE", nargs="?", const="", help="a DeepSpeed JSON; alone it says nothing and is allowed")
@@ -96,6 +98,8 @@ def parse(argv: Sequence[str]) -> Words:
     unknown = [word for word in rest if "=" not in word]
     if unknown:
         raise RequestError(f"unknown option '{unknown[0]}'; settings are NAME=VALUE, and --help lists the options")
+    if words.ranks is not None and (words.ranks < 1 or not words.dry_run):
+        raise RequestError(f"--ranks {words.ranks} is for --dry-run and from 1 up; the launcher decides how many ranks a run has")
     files = [file for file in (words.deepspeed, words.deepspeed_config) if file]
     if len(files) == 2 and files[0] != files[1]:
         raise RequestError(f"--deepspeed {files[0]} and --deepspeed_config {files[1]} name two files; give one")
@@ -110,6 +114,7 @@ def parse(argv: Sequence[str]) -> Words:
         overrides=overrides + (["resume=must"] if words.resume else []),
         deepspeed=Path(files[0]) if files else None,
         dry_run=words.dry_run,
+        ranks=words.ranks,
         json=words.json,
     )
 
@@ -128,7 +133,7 @@ def _dry_run(settings: RunSettings, words: Words, user_json: dict[str, object] |
     from proxy_lm.train.dry_run import dry_run, show
 
     if is_first_rank():
-        report = dry_run(settings, int(os.environ.get("WORLD_SIZE", "1")), user_json, source)
+        report = dry_run(settings, words.ranks or int(os.environ.get("WORLD_SIZE", "1")), user_json, source)
         print(json.dumps(report) if words.json else show(report))
     return 0
 

@@ -45,7 +45,7 @@ def show(report: dict[str, Any]) -> str:
     """The report for people."""
     plan, step = report["plan"], report["step"]
     lines = [
-        f"{report['name']} -> {report['folder']} on {report['world_size']} ranks; nothing is written",
+        f"{report['name']} -> {report['folder']} on {_ranks(report['world_size'])}; nothing is written",
         f"parameters   {report['parameters']['total']:,} ("
         + ", ".join(f"{name} {number:,}" for name, number in report["parameters"].items() if name != "total")
         + f"), vocabulary {report['vocabulary_size']:,}",
@@ -58,8 +58,8 @@ def show(report: dict[str, Any]) -> str:
         f"time         about {report['seconds']:,.0f} s at the given peak"
         if report["seconds"]
         else "time         logging.peak_flops not given: no estimate",
-        "memory       bytes a device: "
-        + ", ".join(f"ZeRO {stage} {parts['device_total']:,}" for stage, parts in report["memory_bytes_per_device"].items()),
+        f"memory       a device of {_ranks(report['world_size'])}: "
+        + ", ".join(f"ZeRO {stage} {parts['device_total'] / 2**30:.2f} GiB" for stage, parts in report["memory_bytes_per_device"].items()),
         "plan         phase: share of documents (of symbols, of source bytes) by view",
     ]
     for phase in [{"progress": [0, 1], **plan}, *plan["phases"]]:
@@ -70,6 +70,10 @@ def show(report: dict[str, Any]) -> str:
         lines.append(f"             {phase['progress'][0]:.1f}-{phase['progress'][1]:.1f}: {shares}")
     lines.append(f"deepspeed    {json.dumps(report['deepspeed'])}")
     return "\n".join(lines)
+
+
+def _ranks(number: int) -> str:
+    return "1 rank" if number == 1 else f"{number} ranks"
 
 
 def _memory(inputs: Inputs, world_size: int) -> dict[str, dict[str, int]]:
