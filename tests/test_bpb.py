@@ -129,6 +129,7 @@ def test_a_prefix_of_the_split_is_measured_when_asked(large):
 
 
 def test_blocks_cover_every_document_once():
+    """A4: what was left over when files were dealt to ranks was dropped in bits per byte too."""
     sizes = np.array([5, 0, 3 * BLOCK_BYTES, 7, *[1] * 600, BLOCK_BYTES, BLOCK_BYTES], dtype=np.int64)
     blocks = plan_blocks(sizes, range(1, len(sizes)))
     assert [i for block in blocks for i in range(block.first, block.stop)] == list(range(1, len(sizes)))

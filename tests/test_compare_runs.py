@@ -97,6 +97,7 @@ def arms(place, out):
 
 @pytest.mark.slow
 def test_killed_and_continued_it_ends_with_the_same_numbers(place):
+    """C3: a model over the token baseline's symbols could not be scored at all. Here it is an arm like any other."""
     plan = write_plan(place, "plan.yaml")
     finish(start(place, plan, "--out", "whole"))
     expected = arms(place, "whole")["bytes"]
@@ -118,7 +119,7 @@ def test_killed_and_continued_it_ends_with_the_same_numbers(place):
     assert found["bytes"]["final"]["loss_hex"] == expected["final"]["loss_hex"]
     assert found["bytes"]["final"]["checkpoint"] == expected["final"]["checkpoint"]
     assert [point["bits_per_byte"] for point in found["bytes"]["curve"]] == [point["bits_per_byte"] for point in expected["curve"]]
-    # C3: the token arm has a number, over its own symbols and per byte.
+    # The token arm has a number, over its own symbols and per byte.
     assert found["halves"]["view"] == "halves"
     assert found["halves"]["bits_per_byte"] > 0
     assert found["halves"]["verdict"]["verdict"] in ("better", "worse", "tie")

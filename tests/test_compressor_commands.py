@@ -106,7 +106,7 @@ def test_wrong_requests_are_one_sentence(call, corpus, words, sentence):
 
 
 def test_a_view_that_breaks_its_promise_is_not_used():
-    """Published defect B7: no view had a decoder test."""
+    """B7: no view had a decoder test."""
 
     class Broken(Compressor):
         name, exact, alphabet_size = "broken", True, 256

@@ -75,17 +75,20 @@ def whole() -> np.ndarray:
     ("rows_per_device", "world_size"), [(1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (2, 2), (1, 2), (2, 4), (1, 4), (1, 8)]
 )
 def test_any_world_size_and_accumulation_deal_the_same_rows(whole, rows_per_device, world_size):
-    # The rate moves with progress in symbols, so steps that accumulate eight micro-batches follow the same curve as steps of one.
+    """A3: the schedule moved once a micro-batch, so accumulating k of them ran it k times too fast. Here it follows symbols."""
     assert np.array_equal(load(make_reader(), rows_per_device, world_size), whole)
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 7, 100])
 def test_reading_ahead_changes_nothing(whole, prefetch):
+    """A3: the schedule also ran ahead of the training by whatever the queue held."""
     assert np.array_equal(load(make_reader(), 4, 2, prefetch=prefetch), whole)
 
 
 @pytest.mark.parametrize("mix", LAYOUTS, ids=["view", "pair", "parallel"])
 def test_thirty_restarts_give_the_uninterrupted_rows(mix):
+    """A2: the generator's state was saved before a document's draws and its position after them, so that a resumed run drew every view
+    anew, one document off, and an offset past the end of a re-drawn document was skipped."""
     whole = load(make_reader(mix), rows_per_device=8, world_size=1)
     for first in np.random.default_rng(2).permutation(NUM_STEPS)[:30].tolist():
         num_steps = min(3, NUM_STEPS - first)
@@ -93,6 +96,7 @@ def test_thirty_restarts_give_the_uninterrupted_rows(mix):
 
 
 def test_the_digest_of_a_step_is_one_for_all_world_sizes():
+    """A5: the loader's state was one file a rank, good for that number of ranks only, and nothing named the documents of a step."""
     reader = make_reader()
     single = [step_digest(reader.plan, step, ROWS) for step in range(NUM_STEPS)]
     with Loader(reader, first_step=0, num_steps=NUM_STEPS, rows_per_device=8, accumulation=1, rank=0, world_size=1) as loader:
@@ -121,6 +125,7 @@ class Broken(RowReader):
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_error_while_reading_reaches_the_consumer_as_itself_in_its_step(prefetch):
+    """A6: any exception while reading ended the process on the spot, without a word of what it was."""
     good = make_reader()
     reader = Broken(good._sources[0], [good._sources[1]], good.vocabulary, good.plan)
     loader = Loader(reader, first_step=0, num_steps=NUM_STEPS, rows_per_device=8, accumulation=1, rank=0, world_size=1, prefetch=prefetch)

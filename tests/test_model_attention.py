@@ -82,6 +82,7 @@ def test_documents_are_alone(path: str) -> None:
 
 @pytest.mark.parametrize("path", CPU_PATHS)
 def test_the_head_of_a_row_does_not_read_the_tail_of_the_row_before(path: str) -> None:
+    """C4: boundaries stood at ends of documents only, so that a document at the end of a row went on into the next row of the batch."""
     segments = torch.zeros(2, 8, dtype=torch.int32)  # the same number in both rows, and no border between them
     qkv = draw(2, 8, 2, 2)
     leaves = [x.requires_grad_() for x in qkv]

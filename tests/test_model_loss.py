@@ -28,6 +28,7 @@ def make(num_positions: int, dtype: torch.dtype = torch.float32) -> tuple[Output
 
 @pytest.mark.parametrize("num_positions", [1, 2, 63, 64, 65, 200])
 def test_equals_plain_cross_entropy(num_positions: int) -> None:
+    """C9: fewer positions than one chunk made no chunk at all, and an error."""
     head, hidden, targets, counts = make(num_positions)
     total, nll = head(hidden, targets, counts)
     (3.0 * total).backward()

@@ -257,7 +257,7 @@ def test_bad_requests_exit_with_2(tmp_path: Path, words: list[str], message: str
 
 
 def test_corrupt_records_are_counted_with_their_place(tmp_path: Path) -> None:
-    """The reference's A6: corrupt JSON was logged and not counted, and an empty document crashed whoever met it."""
+    """A6: corrupt JSON was logged and not counted, and an empty document crashed whoever met it."""
     lines = LINES.split(b"\n")[:1000]
     lines[3] = b'{"text": "cut off'
     lines[5] = b'{"text": ""}'

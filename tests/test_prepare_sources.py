@@ -204,7 +204,7 @@ def test_tar_members_never_touch_the_disk(tmp_path: Path, name: str) -> None:
 
 
 def test_every_chunk_of_a_folder_of_chunks_is_read_in_the_order_of_names(tmp_path: Path) -> None:
-    """The reference's A4: with more chunk files than ranks the surplus was dropped without a word, in whatever order glob gave."""
+    """A4: with more chunk files than ranks the surplus was dropped without a word, in whatever order glob gave."""
     names = ["b.chunk.10.jsonl", "b.chunk.02.jsonl", "b.chunk.00.jsonl", "b.chunk.01.jsonl", "a.jsonl.zst"]
     (tmp_path / "src").mkdir()
     for name in names:  # each also holds a copy of one text: the first file by name must win it

@@ -140,7 +140,8 @@ def test_parallel():
 
 
 def test_parallel_in_random_order_runs_both_ways():
-    # The order is a draw of its own: with many copies of one document both orders come, and each document is told by both views.
+    """B1: the documented name of this layout was unknown and the accepted one hit an unbound variable, so that it never ran. Here the
+    order is a draw of its own: with many copies of one document both orders come, and each document is told by both views."""
     example = Example([b"a"], [["A"]], {"pair": 1, "parallel_share": 1, "raw_first": 0.5}, row_length=10, num_rows=200)
     rows = [picture[:10] for picture in example.pictures()]
     assert set(rows) == {"^<a>$^[A]$", "^[A]$^<a>$"}
@@ -208,6 +209,7 @@ def test_rows_come_in_the_order_asked_for():
 
 
 def test_views_of_another_run_are_refused():
+    """A7: nothing checked that the vocabulary covers the ids; a mismatch was an index out of range on the device."""
     example = Example(DOCUMENTS, [SYMBOLS])
     with pytest.raises(RequestError, match=r"0 views for a vocabulary of \['v0'\]"):
         RowReader(example.raw, [], example.vocabulary, example.plan)

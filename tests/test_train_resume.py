@@ -232,6 +232,7 @@ def test_another_world_size_is_refused_with_both_numbers(tiny_run, stopped):
 
 @pytest.mark.slow
 def test_at_stage_0_the_number_of_ranks_may_change_on_the_way(tiny_run, whole):
+    """A5: a run could only go on with the number of ranks it had begun with."""
     config = tiny_run.write(settings(tiny_run, "moved", zero={"stage": 0}))
     run = tiny_run.folder / "runs" / "moved"
     process = tiny_run.start(config)

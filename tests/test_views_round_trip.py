@@ -166,14 +166,14 @@ def test_worked_examples():
 
 
 def test_no_window_of_a_short_code_is_lost():
-    """Published defect B2: three bytes became one symbol, one byte none."""
+    """B2: three bytes became one symbol, one byte none."""
     double = compressors.train("doublebyte", [])
     assert [len(double.encode(b"x" * n)) for n in range(6)] == [0, 1, 1, 2, 2, 3]
     assert [double.decode(double.encode(b"x" * n)) for n in range(4)] == [b"", b"x", b"xx", b"xxx"]
 
 
 def test_a_last_zero_byte_is_kept():
-    """Published defect B3: an even document that ends in a zero byte lost it, as padding."""
+    """B3: an even document that ends in a zero byte lost it, as padding."""
     double = compressors.train("doublebyte", [])
     documents = [b"", b"\0", b"a", b"a\0", b"\0\0", b"ab\0", b"abc\0"]
     assert [double.decode(double.encode(d)) for d in documents] == documents
@@ -181,7 +181,7 @@ def test_a_last_zero_byte_is_kept():
 
 
 def test_control_symbols_are_not_assumed_at_another_tokenizers_numbers(views):
-    """Published defect B4: bos and eos were stripped as 1 and 2, whatever the tokenizer. Here no control symbol is ever made."""
+    """B4: bos and eos were stripped as 1 and 2, whatever the tokenizer. Here no control symbol is ever made."""
     symbols = views["hf"].encode(b"<|bos|>x</s><pad><a><b>")
     assert not set(symbols.tolist()) & set(range(6))
     assert views["hf"].decode(symbols) == b"<|bos|>x</s><pad><a><b>"
@@ -190,7 +190,7 @@ def test_control_symbols_are_not_assumed_at_another_tokenizers_numbers(views):
 
 
 def test_a_lossy_tokenizer_is_refused_per_document():
-    """Published defect B7: nothing measured what a view loses. What does not come back is refused, and only that."""
+    """B7: nothing measured what a view loses. What does not come back is refused, and only that."""
     from compressors.hf import HuggingFace
 
     view = HuggingFace(model=tokenizer_json(byte_level=False))
