@@ -90,6 +90,19 @@ def test_bits_per_byte_of_a_step_by_eye():
     assert totals.loss_nats == pytest.approx((12 * math.log(2) + 99) / 8)
 
 
+def test_validation_reads_no_row_of_a_small_split_twice(tiny_run):
+    from proxy_lm.train.inputs import open_inputs
+    from proxy_lm.train.validate import Validation
+
+    inputs = open_inputs(validate(RunSettings, {**tiny_run.settings("v"), "validation": {"max_bytes": 10**9}}, "test"), 1, verify=False)
+    validation = Validation(inputs, SingleProcess())  # type: ignore[arg-type]
+    valid = inputs.corpus.splits["valid"]
+    ids = {"raw": inputs.corpus.sizes, "gzip": inputs.views[0].lengths}
+    for name, rows in validation.rows.items():
+        assert rows == list(range(int((ids[name][valid.start : valid.stop] + 4).sum()) // 64))
+        assert validation.readers[name].read(rows).num_documents.sum() == len(valid)
+
+
 def totals_of(loss_nats: float):
     from proxy_lm.train.metrics import StepTotals
 

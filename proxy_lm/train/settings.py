@@ -111,7 +111,7 @@ class ValidationSettings(Settings):
     """Validate after so many steps; None: only at the end."""
 
     max_bytes: int = Field(default=65_536, ge=0)
-    """Ids of the valid split read per told view, rounded up to whole rows; 0 turns validation off."""
+    """Ids of the valid split read per told view, rounded up to whole rows, at most all of them; 0 turns validation off."""
 
 
 class LoggingSettings(Settings):

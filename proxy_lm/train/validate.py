@@ -29,12 +29,13 @@ class Validation:
         self.ranks = ranks
         self.readers: dict[str, RowReader] = {}
         self.rows: dict[str, list[int]] = {}
-        self.num_rows = -(-settings.validation.max_bytes // settings.row_length)
-        if self.num_rows == 0 or len(inputs.corpus.splits["valid"]) == 0:
+        most_rows = -(-settings.validation.max_bytes // settings.row_length)
+        if most_rows == 0 or len(inputs.corpus.splits["valid"]) == 0:
             return
         for name in self._told():
             mix = MixSettings() if name == "raw" else MixSettings(rate=Curve.constant(1.0), weights={name: 1.0})
-            rows_there = max(self.num_rows, self._rows_of_split(name))
+            rows_there = max(1, self._rows_of_split(name))
+            num_rows = min(most_rows, rows_there)  # a small split is told once and not again and again
             plan = Plan.for_corpus(
                 inputs.corpus,
                 inputs.views,
@@ -47,7 +48,7 @@ class Validation:
                 split="valid",
                 shuffle_rows=1,
             )
-            self.rows[name] = [number * rows_there // self.num_rows for number in range(self.num_rows)]
+            self.rows[name] = [number * rows_there // num_rows for number in range(num_rows)]
             self.readers[name] = RowReader(inputs.corpus, inputs.views, inputs.vocabulary, plan)
 
     def run(self, engine: Engine) -> dict[str, float | None]:
@@ -80,10 +81,10 @@ class Validation:
 
     def _batches(self, reader: RowReader, wanted: list[int]) -> list[Batch]:
         size, world = self.inputs.settings.rows_per_device, self.ranks.world_size
-        batches = []
-        for first in range(self.ranks.rank * size, _round_up(self.num_rows, size * world), size * world):
-            rows = [wanted[min(row, self.num_rows - 1)] for row in range(first, first + size)]
-            num_real = min(max(self.num_rows - first, 0), size)
+        batches, num_rows = [], len(wanted)
+        for first in range(self.ranks.rank * size, _round_up(num_rows, size * world), size * world):
+            rows = [wanted[min(row, num_rows - 1)] for row in range(first, first + size)]
+            num_real = min(max(num_rows - first, 0), size)
             batch = reader.read(rows)
             batches.append(batch if num_real == size else _padded(batch, reader, rows[:num_real]))
         return batches
