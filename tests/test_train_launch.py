@@ -233,6 +233,19 @@ def test_a_budget_is_one_of_three_and_becomes_steps():
             num_steps(settings_of(num_steps=None, **less), 10)
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas.1"),
+        ({"optimizer": {"betas": [0.9]}}, "optimizer.betas.1"),
+        ({"communication": {"timeout_seconds": 1e300}}, "communication.timeout_seconds"),
+    ],
+)
+def test_a_value_that_torch_would_refuse_is_refused_here(values, said):
+    with pytest.raises(RequestError, match=f"'{said}'"):
+        settings_of(**values)
+
+
 def test_a_view_is_not_called_raw():
     with pytest.raises(RequestError, match="a view cannot be called 'raw'"):
         settings_of(views={"raw": "gzip"})

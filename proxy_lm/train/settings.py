@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from proxy_lm.model.settings import ModelSettings
 from proxy_lm.train.schedule import ScheduleSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSettings(Settings):
@@ -29,7 +30,7 @@ class OptimizerSettings(Settings):
     learning_rate: float = Field(default=3e-4, gt=0)
     """Peak rate; the schedule scales it."""
 
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of the two moments."""
 
     eps: float = Field(default=1e-8, gt=0)
@@ -133,7 +134,7 @@ class LoggingSettings(Settings):
 class CommunicationSettings(Settings):
     """How ranks talk."""
 
-    timeout_seconds: float = Field(default=1800.0, gt=0)
+    timeout_seconds: float = Field(default=1800.0, gt=0, le=1e9)
     """A collective that takes longer is an error."""
 
     shared_memory_op: bool = False
