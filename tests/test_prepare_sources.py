@@ -152,6 +152,14 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     assert set(corpus.column("source")) == {name}
 
 
+def test_a_first_record_without_text_is_one_record_without_text(tmp_path: Path) -> None:
+    records: list[dict[str, object]] = [{"text": None, "repo": "r"}, *({"text": f"x = {number}"} for number in range(200))]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, records)))
+    corpus = make(tmp_path / "out", tmp_path / "d.jsonl", near_duplicates=None, max_bad_share=0.1)
+    assert corpus.num_documents == 200
+    assert drops(corpus) == {"record without text": 1}
+
+
 def test_json_base64_fields_and_lone_surrogates(tmp_path: Path) -> None:
     every = bytes(range(256))
     file = tmp_path / "d.jsonl"

@@ -162,9 +162,11 @@ class RecordReader:
 
 
 def guess_text_field(name: str, record: Mapping[str, Any]) -> str:
-    """The first of `content`, `text`, `code` that holds text. Raises `RequestError` with the names that are there instead."""
-    for field in TEXT_FIELDS:
-        if isinstance(record.get(field), str | bytes):
+    """The first of `content`, `text`, `code` that holds text, else the first that is there at all: a record may lack its text.
+
+    Raises `RequestError` with the names that are there instead."""
+    for field in (*(name for name in TEXT_FIELDS if isinstance(record.get(name), str | bytes)), *TEXT_FIELDS):
+        if field in record:
             return field
     raise RequestError(f"{name} has none of the text fields {', '.join(TEXT_FIELDS)}; it has: {_names(record)}. Name one with --text-field")
 
