@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -27,7 +28,8 @@ from proxy_lm.cli import main
 from proxy_lm.data import prepare as prepare_module
 from proxy_lm.data.corpus import Corpus, build_small
 from proxy_lm.data.prepare import PrepareSettings, prepare
-from proxy_lm.errors import RequestError
+from proxy_lm.data.select import _mapped
+from proxy_lm.errors import RequestError, WorkError
 
 
 def make(out: Path, *sources: object, num_workers: int = 1, force: bool = False, **options: Any) -> Corpus:
@@ -301,6 +303,24 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path: P
     again = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert again.returncode == 0, again.stderr
     assert "continuing the interrupted run" in again.stderr
+
+
+def test_a_disk_that_is_full_is_met_before_a_mapped_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write into a mapped hole of a full disk is SIGBUS, which nobody catches."""
+    held = _mapped(tmp_path / "held.npy", 1000)
+    file = tmp_path / "held.npy"
+    assert not held.any()
+    assert file.stat().st_blocks * 512 >= file.stat().st_size >= held.nbytes
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(WorkError, match="no space left while writing"):
+        make(tmp_path / "out", write_source(tmp_path / "src", 5))
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    assert make(tmp_path / "out", tmp_path / "src").num_documents
 
 
 def test_the_command_prints_every_drop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

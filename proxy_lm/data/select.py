@@ -6,6 +6,7 @@ Everything is decided by the documents' bytes, the seed and the order of the sou
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from compressors.files import atomic_writer
+from compressors.files import atomic_writer, disk_error
 from proxy_lm.data.decontaminate import Problems, load_problems
 from proxy_lm.data.dedup import NUM_VALUES, near_duplicates, signature
 from proxy_lm.data.pool import run_tasks
@@ -143,7 +144,7 @@ class _Examiner:
         problems: dict[int, int] = {}
         if self.near is not None and len(sample):
             file = self.spool.folder.parent / "signatures.npy"
-            signatures = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint32, shape=(len(sample), NUM_VALUES))
+            signatures = _mapped(file, len(sample))
         for first, path in self._files:
             with np.load(path) as stored:
                 indexes = stored["chosen"] + first
@@ -158,6 +159,17 @@ class _Examiner:
         copies = {int(sample[row]): int(sample[other]) for row, other in rows.items()}
         # A near copy of a problem goes as a copy, and the document it is like goes as the problem.
         return copies, {index: problem for index, problem in problems.items() if index not in copies}
+
+
+def _mapped(file: Path, num_rows: int) -> npt.NDArray[np.uint32]:
+    """Zeros in a file. Its place on the disk is taken now, where a full disk is an error; found while writing, it kills the process."""
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint32, shape=(num_rows, NUM_VALUES))
+    try:
+        with file.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+    except OSError as error:
+        raise disk_error(error, file) from error
+    return array
 
 
 def _prefix(sizes: npt.NDArray[np.int64], max_bytes: int) -> int:
