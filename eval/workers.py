@@ -26,7 +26,7 @@ from eval.bpb import EvaluationSettings, Job
 from eval.scorer import Scorer, reading_of
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import ProxyError, RequestError, WorkError
-from proxy_lm.progress import ProgressBar
+from proxy_lm.progress import ProgressBar, note
 from proxy_lm.train.launch import detect
 from proxy_lm.train.restore import LoadedModel, load_model
 from proxy_lm.train.settings import RunSettings
@@ -47,6 +47,9 @@ def run_workers(run: Path, settings: EvaluationSettings, *, num_workers: int, co
     todo = [block for block in blocks if block.index not in read_done(job.folder, blocks)] if world_size == 1 else blocks
     threads, num_workers = _threads(num_workers), min(num_workers, max(1, len(todo)))
     total_bytes = sum(block.num_bytes for block in todo)
+    if not todo:
+        note(f"{run}: scored already with these settings")
+        return job, opened, blocks
     with ProgressBar(f"bits per byte of {run.name}", total_bytes if world_size == 1 else None) as bar:
         if world_size > 1:
             _launched(job, opened, loaded, blocks, rank, world_size, bar)
@@ -75,8 +78,7 @@ def _ranks() -> tuple[int, int]:
 
 def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None, *, verify: bool) -> tuple[Job, Corpus, LoadedModel]:
     """Load the newest valid checkpoint of the run, and the corpus it was trained on; `verify` compares the digest of every byte of it."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if settings.device == "auto" else settings.device
-    loaded = load_model(run, device=device)
+    loaded = load_model(run, device=_device(settings.device))
     opened = Corpus.open(corpus or Path(loaded.settings.corpus), verify=verify)
     expected = loaded.manifest["state"]["identity"]["corpus"]
     if opened.digest != expected:
@@ -87,6 +89,17 @@ def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None, *, ve
     weights = next(entry["sha256"] for entry in loaded.manifest["files"] if entry["name"] == WEIGHTS_NAME)
     job = Job(run, opened.path, settings, view, loaded.step, weights, opened.digest)
     return job, opened, loaded
+
+
+def _device(name: str) -> torch.device:
+    """The device that the settings name. Raises `RequestError` where this machine has no such device."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        name = "cuda" if num_gpus else "cpu"
+    known = ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{index}" for index in range(num_gpus))]
+    if name not in known:
+        raise RequestError(f"device '{name}' is not here; this machine has: {', '.join(known)}")
+    return torch.device(name)
 
 
 def reading_view(settings: RunSettings) -> str:

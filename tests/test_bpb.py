@@ -232,16 +232,30 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
     for words, expected in [
         ([tmp_path / "none"], "is not a folder"),
         ([tmp_path, *small], "has no checkpoint"),
-        ([run], "longer than the rows of 64 ids"),
+        ([run, "--context-bytes", 65], "longer than the rows of 64 ids"),
         ([run, *small, "--split", "dev"], "unknown split 'dev'; the corpus has train, valid, test"),
         ([run, *small, "--split", "valid"], "has no bytes to measure"),
         ([run, *small, "--view", "spm"], "the run has no view 'spm'; it can be read as: raw"),
-        ([run, "--context-bytes", 32], "a stride of 512 bytes would skip"),
+        ([run, "--context-bytes", 32, "--stride-bytes", 33], "a stride of 33 bytes would skip"),
         ([run, *small, "--max-bytes", 0], "max_bytes"),
         ([run, *small, "--workers", 0], "at least 1"),
     ]:
         code, sentence = fails(capsys, *words)
         assert (code, expected in sentence) == (2, True), sentence
+    for device in ("tpu", "cuda:99"):
+        assert cli.main(["bpb", str(run), "--device", device]) == 2
+        assert f"device '{device}' is not here" in capsys.readouterr().err
+
+
+def test_a_window_that_is_not_given_fits_the_rows_of_the_run(tmp_path, capsys):
+    run = make_run(tmp_path / "run", make_corpus(tmp_path / "corpus"))
+    assert cli.main(["bpb", str(run), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["context_bytes"], result["stride_bytes"]) == (64, 32)
+    assert cli.main(["bpb", str(run), "--json"]) == 0
+    again = capsys.readouterr()
+    assert json.loads(again.out) == result
+    assert again.err == f"{run}: scored already with these settings\n"
 
 
 def test_another_corpus_and_a_damaged_checkpoint_are_refused(tmp_path, capsys):

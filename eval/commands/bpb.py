@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.config import validate
+from proxy_lm.config import read_yaml, validate
 from proxy_lm.errors import RequestError
 
 HELP = "bits per byte of a trained run on the raw bytes of a corpus split"
@@ -19,17 +19,24 @@ EXAMPLE = """  proxy-lm-eval bpb runs/nano --split test
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Only what is given here overrides the defaults of `EvaluationSettings`."""
-    parser.add_argument("run", type=Path, help="run folder, as training wrote it")
-    parser.add_argument("--split", help="split of the corpus (default: test)")
-    parser.add_argument("--context-bytes", type=int, help="no byte is predicted from more bytes than this (default: 1024)")
-    parser.add_argument("--stride-bytes", type=int, help="how far a window moves (default: 512)")
-    parser.add_argument("--max-bytes", type=int, help="measure only the first documents, up to so many bytes (default: all)")
-    parser.add_argument("--windows-per-batch", "--batch-size", type=int, help="windows in one forward pass (default: 16)")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, as training wrote it")
+    parser.add_argument("--split", metavar="NAME", help="split of the corpus (default: test)")
+    parser.add_argument(
+        "--context-bytes",
+        type=int,
+        metavar="N",
+        help="no byte is predicted from more bytes than this (default: 1024, or the row length of the run if that is less)",
+    )
+    parser.add_argument("--stride-bytes", type=int, metavar="N", help="how far a window moves (default: half the context)")
+    parser.add_argument("--max-bytes", type=int, metavar="N", help="measure only the first documents, up to so many bytes (default: all)")
+    parser.add_argument("--windows-per-batch", "--batch-size", type=int, metavar="N", help="windows in one forward pass (default: 16)")
     parser.add_argument("--score-end", action="store_true", default=None, help="charge the end of each document too")
-    parser.add_argument("--view", help="how the model reads: raw, or a view of the run (default: raw if it was told any raw bytes)")
-    parser.add_argument("--device", help="cpu, cuda or auto (default: auto)")
-    parser.add_argument("--corpus", type=Path, help="the corpus folder, if it is no longer where the run found it")
-    parser.add_argument("--workers", type=int, default=1, help="processes on this machine (default: 1)")
+    parser.add_argument(
+        "--view", metavar="NAME", help="how the model reads: raw, or a view of the run (default: raw if it was told any raw bytes)"
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or auto (default: auto)")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="the corpus folder, if it is no longer where the run found it")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on this machine (default: 1)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -38,13 +45,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     names = ("split", "context_bytes", "stride_bytes", "max_bytes", "windows_per_batch", "score_end", "view", "device")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = validate(EvaluationSettings, given, source="the options")
     if not args.run.is_dir():
         raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
+    context = given.setdefault("context_bytes", min(EvaluationSettings().context_bytes, _row_length(args.run)))
+    given.setdefault("stride_bytes", max(1, context // 2))
+    settings = validate(EvaluationSettings, given, source="the options")
     measured = evaluate(args.run, settings, num_workers=args.workers, corpus=args.corpus)
     if int(os.environ.get("RANK", "0")):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - of several ranks one prints, for as long as the process lives
     return measured.result
+
+
+def _row_length(run: Path) -> int:
+    """Ids in a row of the run, beyond which its model has seen no position; a large number where `run` is a checkpoint by itself."""
+    path = run / "config.yaml"
+    length = read_yaml(path).get("row_length") if path.exists() else None
+    return length if isinstance(length, int) else sys.maxsize
 
 
 def show(result: dict[str, Any]) -> None:
