@@ -62,8 +62,8 @@ def terminal(result: Mapping[str, Any]) -> None:
     console = Console()
     data = base64.b64decode(result["document_base64"])
     bar = "" if console.color_system else "|"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    headings = ["view", "kind", "alphabet", "symbols", "bytes a\nsymbol", "entropy\nbits", "bits a\nbyte", "moved by\ndeletion"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = ["view", "kind", "alphabet", "symbols", "bytes a\nsymbol", "entropy\nbits", "bits a\nbyte", "moved"]
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index < 2 else "right", no_wrap=index == 0)
     for view in result["views"]:

@@ -36,6 +36,8 @@ def train_view(
 ) -> dict[str, Any]:
     """Train, measure, save; returns the artifact as JSON. Raises `RequestError` when `out` holds another view and `force` is not set."""
     cls = registry.get(kind)
+    if not force:
+        _refuse_early(out, cls, options or {}, {"corpus_digest": corpus.digest, "split": split})
     trained_on, measured_on = split_range(corpus, split), split_range(corpus, held_out)
     started, cpu_started = time.perf_counter(), time.process_time()
     source = _Documents(corpus, trained_on, f"train {kind}")
@@ -68,6 +70,8 @@ def open_view(name: str) -> Compressor:
     folder = Path(name)
     if name not in registry.names() and (folder.is_dir() or "/" in name):
         return registry.load(folder)
+    if name not in registry.names():
+        raise RequestError(f"'{name}' is neither a folder nor a view; the views are: {', '.join(registry.names())}")
     if registry.get(name).needs_training:
         raise RequestError(f"view '{name}' needs training first: proxy-lm compressor train {name} --corpus DIR --out views/{name}")
     return registry.train(name, ())
@@ -105,6 +109,25 @@ def measure_view(
     distances = [distance_under_deletion(compressor, document, rate=rate, seed=seed) for document in documents[:num_stability_documents]]
     known = [distance for distance in distances if distance is not None]
     return {**found.report(), "distance_under_deletion": sum(known) / len(known) if known else None}
+
+
+def _refuse_early(out: Path, cls: type[Compressor], options: Mapping[str, Any], source: Mapping[str, str]) -> None:
+    """What is certain to end in another view is refused before minutes are spent on learning it."""
+    if not (out / registry.ARTIFACT_NAME).exists():
+        return
+    try:
+        artifact = registry.read_artifact(out)
+    except RequestError as error:  # it ends in "train the view anew", which is what the user is doing
+        raise RequestError(f"{error} with --force, or into another folder") from error
+    differences = [] if artifact["kind"] == cls.name else [f"the view '{artifact['kind']}' where this is '{cls.name}'"]
+    training = (artifact.get("measured") or {}).get("training")
+    if training and cls.needs_training and not differences:
+        defaults = {name: option.default for name, option in cls.options.items()}
+        old = {**{name: training.get(name) for name in source}, **defaults, **training.get("options", {})}
+        new = {**source, **defaults, **options}
+        differences = [f"a view of {name} {old.get(name)} where this is of {new[name]}" for name in new if old.get(name) != new[name]]
+    if differences:
+        raise RequestError(f"{out} holds {'; '.join(differences)}; choose another folder or say --force")
 
 
 def _refuse_another(out: Path, fingerprint: str, force: bool) -> None:

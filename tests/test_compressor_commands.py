@@ -66,6 +66,22 @@ def test_train_again_is_the_same_view_and_another_view_is_refused(call, corpus, 
     assert call(*words, "--option", "level=1", "--force")[0] == 0
 
 
+def test_another_view_is_refused_before_it_is_learned(call, corpus, tmp_path):
+    words = f"compressor train spm --corpus {corpus} --out {tmp_path / 'v'} --option".split()
+    assert call(*words, "alphabet_size=300")[0] == 0
+    code, _, notes = call(*words, "alphabet_size=290")
+    assert (code, notes.count("\n"), "alphabet_size 300 where this is of 290" in notes) == (2, 1, True)
+    code, _, notes = call(*words, "alphabet_size=300", "--split", "test")
+    assert (code, "split train where this is of test" in notes) == (2, True)
+    code, _, notes = call(*f"compressor train zstd --corpus {corpus} --out {tmp_path / 'v'}".split())
+    assert (code, "the view 'spm' where this is 'zstd'" in notes) == (2, True)
+    assert call(*words, "alphabet_size=300", "max_training_bytes=50_000_000")[0] == 0, "a default that is spelled out is the same view"
+    (tmp_path / "v" / "artifact.json").write_text("{")
+    code, _, notes = call(*words, "alphabet_size=300")
+    assert (code, "--force" in notes) == (2, True)
+    assert call(*words, "alphabet_size=300", "--force")[0] == 0
+
+
 def test_bench_measures_folders_and_kinds(call, corpus, tmp_path):
     call(*f"compressor train spm --corpus {corpus} --option alphabet_size=300 --out {tmp_path / 'spm'}".split())
     code, printed, _ = call(*f"compressor bench --corpus {corpus} identity doublebyte {tmp_path / 'spm'} --stability 3 --json".split())
@@ -87,6 +103,10 @@ def test_bench_measures_folders_and_kinds(call, corpus, tmp_path):
         ("compressor bench --corpus CORPUS ./nothing", "does not exist"),
         ("compressor bench --corpus CORPUS gzip --split tests", "no split 'tests'"),
         ("compressor bench --corpus nowhere gzip", "nowhere"),
+        ("compressor bench --corpus CORPUS nothing", "'nothing' is neither a folder nor a view"),
+        ("compressor bench --corpus CORPUS gzip --max-bytes 0", "--max-bytes 0"),
+        ("compressor bench --corpus CORPUS gzip --stability -1", "--stability -1"),
+        ("inspect FILE --show-bytes -1", "--show-bytes -1"),
         ("compressor train spn --corpus CORPUS --out x", "did you mean 'spm'"),
         ("compressor train spm --corpus CORPUS --out x --option alphabet_size", "NAME=VALUE"),
         ("compressor train spm --corpus CORPUS --out x --option alphabet_size=1e3", "must be a whole number"),

@@ -93,6 +93,8 @@ def _bench(args: argparse.Namespace) -> dict[str, Any]:
     from proxy_lm.progress import note
     from proxy_lm.view_training import first_documents, measure_view, open_view, split_range
 
+    if args.max_bytes < 1 or args.stability < 0:
+        raise RequestError(f"--max-bytes {args.max_bytes} and --stability {args.stability}: give at least 1 byte, and 0 documents or more")
     opened = [(name, open_view(name)) for name in args.views]
     corpus = Corpus.open(args.corpus)
     documents = first_documents(corpus, split_range(corpus, args.split), args.max_bytes)

@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = list(dict.fromkeys(args.view or _DEFAULT_VIEWS))
     if args.seed < 0:
         raise RequestError(f"--seed {args.seed} is negative; give 0 or more")
+    if args.show_bytes < 0:
+        raise RequestError(f"--show-bytes {args.show_bytes} is negative; give 0 or more")
     views = {name: open_view(name) for name in names}
     data, file_bytes = read_document(args.file, args.max_bytes)
     result = {

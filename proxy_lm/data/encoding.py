@@ -75,8 +75,10 @@ def encode_corpus(
     `verify_every` k decodes each k-th document again. `force` replaces what an encode of another corpus or compressor left in `out`.
     Raises `RequestError` for a folder that holds another view, and `WorkError` for a full disk or a worker that died: finished blocks stay.
     """
-    if num_workers < 1 or verify_every < 0:
-        raise RequestError(f"{num_workers} workers and verify_every {verify_every}: at least 1 worker and 0 (check none) are needed")
+    if num_workers < 1:
+        raise RequestError(f"{num_workers} workers encode nothing; give at least 1 worker")
+    if verify_every < 0:
+        raise RequestError(f"verify_every {verify_every} is negative; give k to decode each k-th document again, 0 for none")
     compressor = load(compressor_dir)
     artifact = read_artifact(compressor_dir)
     fingerprint = artifact["fingerprint"]
