@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+import proxy_lm
 from compressors.files import disk_error
 from proxy_lm.errors import ProxyError
 
@@ -41,6 +42,7 @@ def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] |
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in words if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog=program, description=f"{program}: see the README for the way through.")
+    parser.add_argument("--version", action="version", version=f"{program} {proxy_lm.__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules: dict[str, ModuleType] = {}
     for name, path in commands.items():
@@ -62,7 +64,7 @@ def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] |
         args, late = parser.parse_known_args(words)
         # argparse takes the settings of a command in one run only; those that follow an option arrive here.
         if any("=" not in word or word.startswith("-") for word in late) or (late and not hasattr(args, "overrides")):
-            parser.error(f"unrecognized arguments: {' '.join(late)}")
+            parsers.choices[args.command].error(f"unrecognized arguments: {' '.join(late)}")
         if late:
             args.overrides = [*args.overrides, *late]
     except SystemExit as stop:

@@ -40,8 +40,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """One YAML mapping, read with the safe loader. Raises `RequestError` for anything else."""
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"could not read the configuration {path}: {error}") from error
+    except OSError as error:
+        raise RequestError(f"could not read the configuration {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(f"could not read the configuration {path}: it is not UTF-8 text ({error})") from error
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:

@@ -75,6 +75,13 @@ def test_wrong_words_exit_2(program, words):
     assert program(lambda args: {})(*words) == 2
 
 
+def test_unknown_options_are_told_with_the_words_of_the_command(program, capsys):
+    program(lambda args: {})("do", "--unknown")
+    assert "usage: prog do" in capsys.readouterr().err
+    assert program(lambda args: {})("--version") == 0
+    assert capsys.readouterr().out.startswith("prog 0.")
+
+
 def test_interrupt_says_how_to_go_on(program, capsys):
     def run(args):
         raise KeyboardInterrupt

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def option(name: str, **how: Any) -> None:
         field = PrepareSettings.model_fields[name]
         text = " ".join((field.description or "").split()).replace("%", "%%")
+        text = text.replace("None:", "off:" if name == "near_duplicates" else "none:")
         parser.add_argument(
             "--" + name.replace("_", "-"), default=argparse.SUPPRESS, help=f"{text} (default: {_shown(field.default)})", **how
         )

@@ -22,11 +22,11 @@ from proxy_lm.train.launch import Launch, detect, is_first_rank
 from proxy_lm.train.settings import RunSettings
 
 EXAMPLES = """examples:
-  deepspeed --num_accelerators 2 --module proxy_lm.train configs/x.yaml optimizer.learning_rate=1e-3
-  deepspeed --hostfile hosts --module proxy_lm.train configs/x.yaml --deepspeed ds.json
-  torchrun --nproc-per-node 2 -m proxy_lm.train configs/x.yaml
-  srun --ntasks-per-node 8 python -m proxy_lm.train configs/x.yaml      (RANK and the rest are taken from Slurm)
-  python -m proxy_lm.train configs/x.yaml --dry-run --ranks 64          (parameters, memory, FLOPs, plan; writes nothing)
+  deepspeed --num_accelerators 2 --module proxy_lm.train configs/nano.yaml optimizer.learning_rate=1e-3
+  deepspeed --hostfile hosts --module proxy_lm.train configs/nano.yaml --deepspeed ds.json
+  torchrun --nproc-per-node 2 -m proxy_lm.train configs/nano.yaml
+  srun --ntasks-per-node 8 python -m proxy_lm.train configs/nano.yaml   (RANK and the rest are taken from Slurm)
+  python -m proxy_lm.train configs/nano.yaml --dry-run --ranks 4        (parameters, memory, FLOPs, plan; writes nothing)
 
 Run the same command again to continue a run. exit codes: 0 finished, 75 stopped by SIGTERM, SIGUSR1 or SIGINT and saved,
 1 the work failed, 2 the request was wrong."""
@@ -107,7 +107,7 @@ def parse(argv: Sequence[str]) -> Words:
     configs = [word for word in positional if "=" not in word]
     if len(configs) != 1:
         found = f"{len(configs)} are given: {', '.join(configs)}" if configs else "none is given"
-        raise RequestError(f"one configuration file is needed and {found}; for example: proxy_lm.train configs/x.yaml")
+        raise RequestError(f"one configuration file is needed and {found}; for example: proxy_lm.train configs/nano.yaml")
     overrides = [word for word in positional if "=" in word] + rest
     return Words(
         config=Path(configs[0]),

@@ -168,7 +168,10 @@ class Engine:
         try:
             self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
         except (ValueError, AssertionError, NotImplementedError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
-            raise RequestError(f"DeepSpeed {deepspeed.__version__} refuses its configuration: {_first_line(error)}") from error
+            raise RequestError(
+                f"DeepSpeed {deepspeed.__version__} refuses its configuration: {_first_line(error)} (precision {settings.precision}, "
+                f"ZeRO {settings.zero.stage}, on {ranks.device.type}); change the setting it speaks of"
+            ) from error
         self.module: nn.Module = self._engine.module
 
     def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor) -> Losses:
