@@ -5,7 +5,7 @@
 
 A command module has `HELP` (one line), `EXAMPLE`, `add_arguments(parser)`, `run(args) -> result` and `show(result)`. `run` reports progress
 on standard error and returns plain JSON; with `--json` that object is all there is on standard output, else `show` prints it for people.
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
-from types import ModuleType
+from types import FrameType, ModuleType
 
 import proxy_lm
 from compressors.files import disk_error
@@ -72,7 +73,20 @@ def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] |
     return _run_command(program, modules[args.command], args)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, taken like a Ctrl-C: whoever cleans up or saves after the one does after the other."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the second would interrupt the cleaning up
+    raise _Terminated
+
+
 def _run_command(program: str, module: ModuleType, args: argparse.Namespace) -> int:
+    before = signal.getsignal(signal.SIGTERM)
+    takes_signal = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if takes_signal:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         result = module.run(args)
         if args.json:
@@ -83,9 +97,10 @@ def _run_command(program: str, module: ModuleType, args: argparse.Namespace) -> 
     except ProxyError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted; the same command continues where it stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:
+        how, number = ("ended by SIGTERM", signal.SIGTERM) if isinstance(stop, _Terminated) else ("interrupted", signal.SIGINT)
+        print(f"{program}: {how}; what is finished is kept and the same command continues", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -94,6 +109,9 @@ def _run_command(program: str, module: ModuleType, args: argparse.Namespace) -> 
 
         print(f"{program}: {disk_error(error, Path(str(error.filename or '.')))}", file=sys.stderr)
         return 1
+    finally:
+        if takes_signal:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -45,7 +45,7 @@ class ProgressBar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
-        if kind is None:
+        if kind is None and self.total_bytes != 0:  # nothing was left to do
             note(f"{self.title}: {self._state()}")
 
     def advance(self, num_bytes: int, detail: str = "") -> None:

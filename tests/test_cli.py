@@ -1,7 +1,10 @@
 """The command line: exit codes, one sentence for an error, JSON alone on standard output."""
 
 import json
+import os
+import signal
 import sys
+import time
 import types
 
 import pytest
@@ -88,6 +91,23 @@ def test_interrupt_says_how_to_go_on(program, capsys):
 
     assert program(run)("do") == 130
     assert "continues" in capsys.readouterr().err
+
+
+def test_sigterm_cleans_up_and_says_how_to_go_on(program, capsys):
+    cleaned = []
+
+    def run(args):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # an impatient second one changes nothing
+            cleaned.append(True)
+
+    assert program(run)("do") == 128 + signal.SIGTERM
+    assert cleaned
+    assert capsys.readouterr().err == "prog: ended by SIGTERM; what is finished is kept and the same command continues\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("commands", ["proxy_lm.cli", "eval.cli"])
