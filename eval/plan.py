@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 from eval.bpb import EvaluationSettings
 from eval.budget import MatchSettings
 from proxy_lm.config import Settings, merge, validate
+from proxy_lm.data.corpus import SPLITS
 from proxy_lm.errors import RequestError
 from proxy_lm.train.settings import RunSettings
 
@@ -208,8 +209,15 @@ def _changed(key: str, old: Any, new: Any) -> list[str]:
 
 def check_arms(plan: ComparePlan) -> None:
     """Every arm's settings are valid before anything starts. Raises `RequestError` naming the arm and the setting."""
+    if plan.evaluation.split not in SPLITS:
+        raise RequestError(f"evaluation.split '{plan.evaluation.split}' is no split of a corpus; it has: {', '.join(SPLITS)}")
     for run in arm_runs(plan):
         settings = run.settings(Path("runs"), Path("corpus"), num_steps=1)
+        if not run.views and plan.evaluation.context_bytes > settings.row_length:  # found after the training, it would come hours late
+            raise RequestError(
+                f"arm '{run.folder_name}' is scored with evaluation.context_bytes={plan.evaluation.context_bytes}, longer than its rows of "
+                f"row_length={settings.row_length} ids; set evaluation.context_bytes to {settings.row_length} or less"
+            )
         share = settings.rows_per_device * plan.launch.num_ranks
         if plan.launch.arguments is None and settings.rows_per_step % share:
             raise RequestError(

@@ -166,8 +166,22 @@ def test_a_plan_that_cannot_be_is_refused_in_one_sentence(changes, match):
     ],
 )
 def test_an_arm_that_cannot_run_is_found_before_anything_starts(arms, match):
+    small = {"context_bytes": 64, "stride_bytes": 32}
     with pytest.raises(RequestError, match=match):
-        check_arms(plan(arms=arms))
+        check_arms(plan(arms=arms, evaluation=small))
+    check_arms(plan(evaluation=small))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "match"),
+    [
+        ({"split": "dev"}, "evaluation.split 'dev'.*train, valid, test"),
+        ({"context_bytes": 129}, "arm 'bytes'.*context_bytes=129.*128 or less"),
+    ],
+)
+def test_a_score_that_cannot_be_is_found_before_the_training(evaluation, match):
+    with pytest.raises(RequestError, match=match):
+        check_arms(plan(evaluation={"stride_bytes": 32, "context_bytes": 128, **evaluation}))
 
 
 def test_what_may_change_after_arms_ran():
