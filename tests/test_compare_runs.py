@@ -147,11 +147,11 @@ def check_finished_is_kept(place, plan):
 
 
 def check_another_plan_is_refused(place):
-    changed = write_plan(place, "changed.yaml", base={**PLAN["base"], "row_length": 32})
+    changed = write_plan(place, "changed.yaml", base={**PLAN["base"], "row_length": 128})
     process = start(place, changed, "--out", "killed")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "base.row_length: 64 -> 32" in out
+    assert "base.row_length: 64 -> 128" in out
 
 
 def check_the_report_comes_from_the_results_alone(place, plan):

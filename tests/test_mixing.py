@@ -37,7 +37,7 @@ def test_the_saved_form_is_the_written_form():
     [
         ({"rate": 1.5}, "1.5 is outside 0..1"),
         ({"rate": -0.1}, "-0.1 is outside 0..1"),
-        ({"rate": float("nan")}, "nan is outside 0..1"),
+        ({"rate": float("nan")}, "nan: Input should be a finite number"),
         ({"rate": "high"}, "a number from 0 to 1, or a list"),
         ({"rate": None}, "a number from 0 to 1, or a list"),
         ({"rate": True}, "a number from 0 to 1, or a list"),

@@ -144,8 +144,8 @@ class CommunicationSettings(Settings):
 class RunSettings(Settings):
     """Everything that makes a training run."""
 
-    name: str = Field(min_length=1)
-    """Name of the run."""
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run, also of its folder: letters, digits, '.', '_' and '-'."""
 
     out: str | None = None
     """Run folder; None means runs/<name>."""
