@@ -61,16 +61,7 @@ class Ours:
             board=None,
         )
         self.counters = Counters()
-        self.loader = Loader(
-            inputs.reader,
-            first_step=0,
-            num_steps=inputs.num_steps,
-            rows_per_device=shape.rows_per_device,
-            accumulation=shape.accumulation,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            prefetch=0,
-        )
+        self.loader = _loader(inputs, ranks)
 
     def step(self) -> float:
         """One step; its loss."""
@@ -99,17 +90,7 @@ class Bare:
         o = inputs.settings.optimizer
         groups = parameter_groups(self.model, o)
         self.optimizer = torch.optim.AdamW(groups, lr=o.learning_rate, betas=o.betas, eps=o.eps, fused=True)
-        shape = inputs.shape
-        loader = Loader(
-            inputs.reader,
-            first_step=0,
-            num_steps=inputs.num_steps,
-            rows_per_device=shape.rows_per_device,
-            accumulation=shape.accumulation,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            prefetch=0,
-        )
+        loader = _loader(inputs, ranks)
         self.steps = [[to_tensors(batch, ranks.device) for batch in batches] for batches in loader]
         self.done = 0
 
@@ -171,6 +152,20 @@ def measure(inputs: Inputs, ranks: Ranks, folder: Path, warmup: int) -> dict[str
         "num_steps": len(ratios),
         "last_losses": losses[-1],
     }
+
+
+def _loader(inputs: Inputs, ranks: Ranks) -> Loader:
+    """This rank's rows, read in the foreground; both loops get the same."""
+    return Loader(
+        inputs.reader,
+        first_step=0,
+        num_steps=inputs.num_steps,
+        rows_per_device=inputs.shape.rows_per_device,
+        accumulation=inputs.shape.accumulation,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        prefetch=0,
+    )
 
 
 def _model(inputs: Inputs) -> Decoder:
