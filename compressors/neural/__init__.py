@@ -1,0 +1,1 @@
+"""Neural views: arithmetic coding over a small byte model, cut into equal-info windows. See README.md; `table` is where to begin."""
