@@ -21,7 +21,7 @@ from typing import Any
 
 import compressors.registry as registry
 from compressors.files import read_json, write_json
-from eval import arms, intervals, ledger, plots, report, results
+from eval import intervals, ledger, plots, report, results
 from eval.bpb import Measured, evaluate
 from eval.budget import Rates, describe, solve
 from eval.plan import ArmRun, ComparePlan, arm_runs, check_arms, differences
@@ -33,6 +33,7 @@ from proxy_lm.data.prepare import PrepareSettings, prepare
 from proxy_lm.data.views import View
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import note
+from proxy_lm.train import child
 from proxy_lm.view_training import train_view
 
 _LIBRARIES = ("proxy-lm", "torch", "deepspeed", "numpy", "sentencepiece", "zstandard")
@@ -42,7 +43,7 @@ _PROBE_STEPS = 12
 def compare(plan: ComparePlan, out: Path, command: str) -> Results:
     """Everything. Raises `RequestError` before any work for a plan that cannot run or is not the one in `out`."""
     plots.require()
-    arms.require_deepspeed()
+    child.require_deepspeed()
     check_arms(plan)
     resolved = plan.model_dump(mode="json")
     with _alone_in(out):
@@ -135,8 +136,8 @@ def _pace(plan: ComparePlan, run: ArmRun, place: ledger.Place) -> float | None:
     path = folder / "pace.json"
     if not path.exists():
         settings = run.settings(place.out, place.corpus, _PROBE_STEPS).model_copy(update={"out": str(folder)})
-        outcome = arms.train_arm(settings, plan.launch, f"pace of {run.folder_name}")
-        pace = ledger.seconds_per_step(arms.read_metrics(folder))
+        outcome = child.train_run(settings, plan.launch, f"pace of {run.folder_name}")
+        pace = ledger.seconds_per_step(child.read_metrics(folder))
         if outcome.failure is not None or pace is None:
             raise RequestError(f"the pace of arm '{run.folder_name}' could not be measured: {outcome.failure}")
         write_json(path, {"seconds_per_step": pace})
@@ -147,7 +148,7 @@ def run_arm(plan: ComparePlan, run: ArmRun, place: ledger.Place, num_steps: int,
     """Train and score one arm. A failure is a result, not an exception."""
     settings = run.settings(place.out, place.corpus, num_steps)
     title = f"arm {run.folder_name}"
-    outcome = arms.train_arm(settings, plan.launch, title)
+    outcome = child.train_run(settings, plan.launch, title)
     spent = ledger.spent(settings)
     known = blank.model_copy(update={**spent, "wall_seconds": outcome.wall_seconds})
     if outcome.failure is not None:
@@ -159,7 +160,7 @@ def run_arm(plan: ComparePlan, run: ArmRun, place: ledger.Place, num_steps: int,
         note(f"{title}: could not be scored: {error}")
         return known.model_copy(update={"status": "failed", "failure": f"trained, but not scored: {error}"}), None
     score = measured.result
-    record = arms.finished_run(settings)
+    record = child.finished_run(settings)
     assert record is not None
     note(f"{title}: {score['bits_per_byte']:.4f} bits per byte")
     update = {

@@ -13,13 +13,13 @@ from typing import Any
 
 from compressors.files import read_json
 from compressors.registry import read_artifact
-from eval.arms import read_metrics
 from eval.budget import Rates
 from eval.plan import ArmRun
 from eval.results import CompressorCost, Point
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.views import View
 from proxy_lm.model.flops import num_parameters
+from proxy_lm.train.child import read_metrics
 from proxy_lm.train.inputs import open_inputs
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.view_training import ASSUMED_OPERATIONS_PER_SECOND

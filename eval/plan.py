@@ -25,6 +25,7 @@ from eval.budget import MatchSettings
 from proxy_lm.config import Settings, merge, validate
 from proxy_lm.data.corpus import SPLITS
 from proxy_lm.errors import RequestError
+from proxy_lm.train.child import LaunchSettings
 from proxy_lm.train.settings import RunSettings
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._]*\Z")
@@ -60,17 +61,8 @@ class ViewPlan(Settings):
     """Options of that compressor."""
 
 
-class LaunchSettings(Settings):
-    """How an arm is started: `deepspeed --num_accelerators num_ranks --module proxy_lm.train ...`."""
-
-    num_ranks: int = Field(default=1, ge=1)
-    """Ranks of every arm on this machine; with a hostfile, give `arguments`."""
-
-    threads_per_rank: int | None = Field(default=None, ge=1)
-    """OMP_NUM_THREADS of a rank; None: cores over ranks."""
-
-    arguments: list[str] | None = None
-    """Arguments of the DeepSpeed launcher in place of `--num_accelerators`: for example ['--hostfile', 'hosts', '--num_nodes', '4']."""
+class ArmLaunchSettings(LaunchSettings):
+    """How every arm is started, and how many processes score it."""
 
     evaluation_workers: int | None = Field(default=None, ge=1)
     """Processes that score; None: num_ranks on a CPU, 1 with an accelerator."""
@@ -109,7 +101,7 @@ class ComparePlan(Settings):
     baseline: str | None = None
     """The arm that the others are judged against; None: the first."""
 
-    launch: LaunchSettings = LaunchSettings()
+    launch: ArmLaunchSettings = ArmLaunchSettings()
     """How arms are started."""
 
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from eval import cli
-from eval.guard import main as guard_main
 from proxy_lm.data.corpus import build_small
+from proxy_lm.train.guard import main as guard_main
 
 PLAN = {
     "name": "tiny",
@@ -215,7 +215,9 @@ def test_the_guard_ends_with_its_parent(place, ending, code):
     reading, writing = os.pipe()
     script = "import signal, sys; signal.signal(15, lambda *_: None)\n" + outer
     guard = subprocess.Popen(
-        [sys.executable, "-m", "eval.guard", str(reading), sys.executable, "-c", script], pass_fds=[reading], start_new_session=True
+        [sys.executable, "-m", "proxy_lm.train.guard", str(reading), sys.executable, "-c", script],
+        pass_fds=[reading],
+        start_new_session=True,
     )
     os.close(reading)
     if ending != "by itself":

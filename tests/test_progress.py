@@ -2,15 +2,13 @@
 
 import pytest
 
-from eval.progress import StepProgress
-from proxy_lm.progress import ProgressBar
+from proxy_lm.progress import ProgressBar, StepProgress
 
 
 @pytest.fixture
 def often(monkeypatch):
     """A line at every call rather than every ten seconds."""
-    for module in ("proxy_lm.progress", "eval.progress"):
-        monkeypatch.setattr(f"{module}.PLAIN_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr("proxy_lm.progress.PLAIN_INTERVAL_SECONDS", 0.0)
 
 
 def test_bytes(often, capsys):

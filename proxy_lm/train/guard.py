@@ -1,6 +1,6 @@
 """Runs one command that must not outlive its parent, however the parent dies.
 
-    python -m eval.guard FD COMMAND...
+    python -m proxy_lm.train.guard FD COMMAND...
 
 FD is the reading end of a pipe whose writing end the parent holds. A byte on it asks the command to save and stop (SIGTERM, then SIGKILL
 after the grace period); its end means that the parent is gone, and the whole process group is killed at once. The launcher's own children

@@ -1,11 +1,13 @@
-"""Training one arm: the DeepSpeed launcher as a child, its progress told on standard error, its log kept.
+"""A training run as a child: the DeepSpeed launcher, its progress told on standard error, its log kept.
 
-    out/arms/<arm>/arm.yaml       the settings the launcher is given
-    out/arms/<arm>/train.log      everything the launcher and the ranks printed
-    out/arms/<arm>/seconds.json   wall seconds so far, over all starts
+    outcome = train_run(settings, LaunchSettings(num_ranks=2), "arm bytes")
 
-An arm is done when its `run.json` says that it reached its end with these settings. A killed comparison takes its ranks with it
-(`eval.guard`), and the next call continues from the newest valid checkpoint.
+    <run folder>/launch.yaml      the settings the launcher is given
+    <run folder>/train.log        everything the launcher and the ranks printed
+    <run folder>/seconds.json     wall seconds so far, over all starts
+
+A run is done when its `run.json` says that it reached its end with these settings. A parent that is killed takes the ranks with it
+(`proxy_lm.train.guard`), and the next call continues from the newest valid checkpoint.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from compressors.files import read_json, write_bytes, write_json
-from eval.plan import LaunchSettings
-from proxy_lm.config import dump_yaml
+from proxy_lm.config import Settings, dump_yaml
 from proxy_lm.errors import WorkError
-from proxy_lm.progress import note
+from proxy_lm.progress import StepProgress, note
 from proxy_lm.train.launch import free_port
 from proxy_lm.train.settings import RunSettings, changed_settings
 
@@ -34,22 +37,35 @@ _LOG_LINES = 12
 _POLL_SECONDS = 0.5
 
 
+class LaunchSettings(Settings):
+    """How a run is started: `deepspeed --num_accelerators num_ranks --module proxy_lm.train ...`."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    """Ranks of every run on this machine; with a hostfile, give `arguments`."""
+
+    threads_per_rank: int | None = Field(default=None, ge=1)
+    """OMP_NUM_THREADS of a rank; None: cores over ranks."""
+
+    arguments: list[str] | None = None
+    """Arguments of the DeepSpeed launcher in place of `--num_accelerators`: for example ['--hostfile', 'hosts', '--num_nodes', '4']."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How an arm ended. `failure` is None when it is done."""
+    """How a run ended. `failure` is None when it is done."""
 
     failure: str | None
     wall_seconds: float
 
 
-def train_arm(settings: RunSettings, launch: LaunchSettings, title: str) -> Outcome:
-    """Run or resume one arm to its end. Raises `KeyboardInterrupt` after the ranks have saved and stopped."""
+def train_run(settings: RunSettings, launch: LaunchSettings, title: str) -> Outcome:
+    """Run or resume one training run to its end. Raises `KeyboardInterrupt` after the ranks have saved and stopped."""
     folder = settings.folder
     earlier = _earlier_seconds(folder)
     if finished_run(settings) is not None:
         note(f"{title}: trained already, {settings.num_steps} steps")
         return Outcome(None, earlier)
-    write_bytes(folder / "arm.yaml", dump_yaml(settings).encode())
+    write_bytes(folder / "launch.yaml", dump_yaml(settings).encode())
     started = time.monotonic()
     code = _launch(settings, launch, title, lambda: _keep_time(folder, earlier + time.monotonic() - started))
     wall = earlier + time.monotonic() - started
@@ -76,7 +92,7 @@ def command_of(settings: RunSettings, launch: LaunchSettings, port: int) -> list
     """The launcher's command line."""
     ranks = launch.arguments if launch.arguments is not None else ["--num_accelerators", str(launch.num_ranks)]
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port), *ranks]
-    return [*launcher, "--module", "proxy_lm.train", str(settings.folder / "arm.yaml")]
+    return [*launcher, "--module", "proxy_lm.train", str(settings.folder / "launch.yaml")]
 
 
 def environment_of(launch: LaunchSettings) -> dict[str, str]:
@@ -105,7 +121,7 @@ def _launch(settings: RunSettings, launch: LaunchSettings, title: str, tick: Cal
     with (settings.folder / "train.log").open("ab") as log:
         log.write(f"\n== {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command[1:])}\n".encode())
         log.flush()
-        guarded = [sys.executable, "-m", "eval.guard", str(reading), *command]
+        guarded = [sys.executable, "-m", "proxy_lm.train.guard", str(reading), *command]
         process = subprocess.Popen(
             guarded,
             stdin=subprocess.DEVNULL,
@@ -130,8 +146,6 @@ def _launch(settings: RunSettings, launch: LaunchSettings, title: str, tick: Cal
 
 def _watch(process: subprocess.Popen[bytes], settings: RunSettings, title: str, tick: Callable[[], None]) -> None:
     """Tell the progress until the child ends."""
-    from eval.progress import StepProgress
-
     metrics = settings.folder / "metrics.jsonl"
     assert settings.num_steps is not None
     with StepProgress(title, settings.num_steps) as progress:
@@ -162,7 +176,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 def _earlier_seconds(folder: Path) -> float:
     path = folder / "seconds.json"
-    return float(read_json(path, "time of an arm")["wall_seconds"]) if path.exists() else 0.0
+    return float(read_json(path, "time of a run")["wall_seconds"]) if path.exists() else 0.0
 
 
 def _keep_time(folder: Path, seconds: float, *, now: bool = False) -> None:
@@ -184,7 +198,7 @@ def _tail(folder: Path) -> str:
 
 
 def _places(folder: Path) -> Sequence[tuple[str, str]]:
-    package = str(Path(__file__).resolve().parent.parent)
+    package = str(Path(__file__).resolve().parents[2])
     places = {str(folder.resolve().parent.parent): "OUT", sys.prefix: "PREFIX", package: ".", str(Path.home()): "~", str(Path.cwd()): "."}
     return sorted(((path, name) for path, name in places.items() if len(path) > 1), key=lambda item: -len(item[0]))
 
@@ -194,4 +208,4 @@ def require_deepspeed() -> None:
     import importlib.util
 
     if importlib.util.find_spec("deepspeed") is None:
-        raise WorkError("the arms are trained by DeepSpeed, which is not installed here; run: pip install proxy-lm")
+        raise WorkError("models are trained by DeepSpeed, which is not installed here; run: pip install proxy-lm")
