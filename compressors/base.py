@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from compressors.errors import NotRepresentableError
+from compressors.errors import DecodeError, NotRepresentableError
 from compressors.options import Option, take
 
 JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
@@ -42,6 +42,8 @@ class Compressor(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool]
     needs_training: ClassVar[bool] = False
+    in_threads: ClassVar[bool] = False
+    """`encode_batch` and `decode_batch` release the interpreter lock: a corpus is encoded by threads and not by processes."""
     options: ClassVar[Mapping[str, Option]] = {}
 
     @property
@@ -64,6 +66,10 @@ class Compressor(ABC):
     def encode_batch(self, documents: Sequence[bytes]) -> list[Symbols | None]:
         """Symbols of several documents; None where a document is not representable. Equal to one `encode` each."""
         return [self._encode_or_none(document) for document in documents]
+
+    def decode_batch(self, symbols: Sequence[Symbols], max_bytes: int = DEFAULT_MAX_DECODED_BYTES) -> list[bytes | None]:
+        """The bytes of several documents, each of at most `max_bytes`; None where `decode` raises `DecodeError`."""
+        return [self._decode_or_none(one, max_bytes) for one in symbols]
 
     def spans(self, data: bytes) -> Borders | None:
         """Borders in bytes, shape [num_symbols + 1], from 0 to len(data), never decreasing: symbol i stands for
@@ -96,6 +102,12 @@ class Compressor(ABC):
         try:
             return self.encode(document)
         except NotRepresentableError:
+            return None
+
+    def _decode_or_none(self, symbols: Symbols, max_bytes: int) -> bytes | None:
+        try:
+            return self.decode(symbols, max_bytes)
+        except DecodeError:
             return None
 
 
