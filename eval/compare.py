@@ -21,11 +21,12 @@ from typing import Any
 
 import compressors.registry as registry
 from compressors.files import read_json, write_json
-from eval import intervals, ledger, plots, report, results
+from eval import intervals, ledger, report, results
 from eval.bpb import Measured, evaluate
 from eval.budget import Rates, describe, solve
 from eval.plan import ArmRun, ComparePlan, arm_runs, check_arms, differences
 from eval.results import ArmResult, Results, Verdict
+from proxy_lm import plotting
 from proxy_lm.config import validate
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.encoding import encode_corpus
@@ -42,7 +43,7 @@ _PROBE_STEPS = 12
 
 def compare(plan: ComparePlan, out: Path, command: str) -> Results:
     """Everything. Raises `RequestError` before any work for a plan that cannot run or is not the one in `out`."""
-    plots.require()
+    plotting.require()
     child.require_deepspeed()
     check_arms(plan)
     resolved = plan.model_dump(mode="json")

@@ -2,64 +2,27 @@
 
     proxy-lm-eval compare PLAN --report-only
 
-`content` decides what is said and in which order; the two renderers only spell it, so that they cannot disagree.
+`content` decides what is said and in which order; `proxy_lm.report` spells it in both formats.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from compressors.files import write_bytes
+from eval import plots
 from eval.results import ArmResult, Results
-
-_UNITS = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text; the first column is left-aligned, the others right unless named in `left`."""
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    left: frozenset[int] = frozenset({0})
-    marks: Sequence[str] = ()
-    """One word a row: a verdict or a status, for colour. It also stands in the row as text."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with paragraphs, then a table, then preformatted text, then the plots."""
-
-    title: str
-    text: Sequence[str] = ()
-    table: Table | None = None
-    code: str | None = None
-    folded: bool = False
-    plots: bool = False
-
-
-@dataclass(frozen=True)
-class Content:
-    """A whole report."""
-
-    title: str
-    question: str
-    sections: Sequence[Section] = field(default_factory=list)
+from proxy_lm.report import Content, Section, Table, html, markdown, number, si
 
 
 def write(results: Results, folder: Path) -> None:
     """Write `report.md` and `report.html`."""
-    from eval.report_html import html
-
     report = content(results)
     write_bytes(folder / "report.md", markdown(report).encode())
-    write_bytes(folder / "report.html", html(results, report).encode())
+    write_bytes(folder / "report.html", html(report, [arm.name for arm in results.arms]).encode())
 
 
 def content(results: Results) -> Content:
@@ -69,7 +32,7 @@ def content(results: Results) -> Content:
         results.question,
         [
             Section("Result", _answers(results), main_table(results)),
-            Section("Curves", _curve_notes(results), plots=True),
+            Section("Curves", _curve_notes(results), figures=lambda: plots.draw_all(results.arms)),
             Section(
                 "Ledger",
                 ["What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."],
@@ -184,21 +147,6 @@ def label(arm: ArmResult, results: Results) -> str:
     return ", ".join(parts)
 
 
-def si(value: float | None) -> str:
-    """Three to four digits and a unit prefix: 1234567 is '1.235 M'."""
-    if value is None:
-        return "-"
-    if value == 0:
-        return "0"
-    power = min(len(_UNITS) - 1, max(0, int(math.log10(abs(value)) // 3)))
-    return f"{value / 1000**power:.4g} {_UNITS[power]}".rstrip()
-
-
-def number(value: float | None, digits: int) -> str:
-    """Fixed digits, or a dash."""
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
 def span(bounds: tuple[float, float] | None) -> str:
     """An interval."""
     return "-" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
@@ -306,25 +254,3 @@ def not_claimed(results: Results) -> list[str]:
 
 def _yaml(value: dict[str, Any]) -> str:
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
-
-
-def markdown(report: Content) -> str:
-    """The report as Markdown; the plots are in the HTML page."""
-    out = [f"# {report.title}", ""]
-    if report.question:
-        out += [report.question, ""]
-    for section in report.sections:
-        out += [f"## {section.title}", ""]
-        for paragraph in section.text:
-            out += [f"{paragraph}", ""]
-        if section.table is not None:
-            table = section.table
-            out.append("| " + " | ".join(table.columns) + " |")
-            out.append("|" + "|".join(":--" if i in table.left else "--:" for i in range(len(table.columns))) + "|")
-            out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
-            out.append("")
-        if section.plots:
-            out += ["The plots are in `report.html`.", ""]
-        if section.code is not None:
-            out += ["```", section.code.rstrip(), "```", ""]
-    return "\n".join(out)

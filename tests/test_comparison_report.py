@@ -17,6 +17,7 @@ from eval.intervals import Clusters, compare, interval
 from eval.plan import ComparePlan, arm_runs, check_arms, differences
 from proxy_lm.config import validate
 from proxy_lm.errors import RequestError
+from proxy_lm.report import si
 
 
 def rates(symbols=4096, flops=1_000_000, bytes_per_step=9000, seconds=None):
@@ -337,4 +338,4 @@ def test_the_same_results_give_the_same_report(found, tmp_path):
 
 
 def test_numbers_for_people():
-    assert [report.si(v) for v in (None, 0, 7, 1234, 1_234_567, 2.5e14)] == ["-", "0", "7", "1.234 k", "1.235 M", "250 T"]
+    assert [si(v) for v in (None, 0, 7, 1234, 1_234_567, 2.5e14)] == ["-", "0", "7", "1.234 k", "1.235 M", "250 T"]

@@ -31,14 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The results as JSON; with --dry-run what each arm would be given."""
-    from eval import plots, report, results
+    from eval import report, results
     from eval.plan import ComparePlan
+    from proxy_lm import plotting
     from proxy_lm.config import load
 
     plan = load(ComparePlan, args.plan, args.overrides)
     out = args.out or Path("runs") / plan.name
     if args.report_only:
-        plots.require()
+        plotting.require()
         found = results.load(out)
         report.write(found, out)
         return {"out": str(out), **found.model_dump(mode="json")}
@@ -74,7 +75,8 @@ def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.report import content, label, number, si
+    from eval.report import content, label
+    from proxy_lm.report import number, si
 
     colours = {"better": "green", "worse": "red", "failed": "red", "not run": "red"}
     table = Table(
