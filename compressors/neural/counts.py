@@ -1,0 +1,184 @@
+"""A model of the next byte that is counted, not trained: frequent strings and how each goes on. Integers only, seconds to make.
+
+    model = CountModel.train(documents)                       # 2^20 strings, from up to 2^25 random starts
+    model.after(prefixes), model.rows(stretches)              # see models.py
+
+The strings that at least a few of the starts begin with form a trie (`count_trie.py`); after a prefix the longest of its suffixes in the
+trie predicts, mixed with its own suffixes (`count_follow.py`). For whole prefixes the shares are those among the starts, so the counts of
+a window are the counts of windows that began as it did; for suffixes they are counted where the longer strings fail (the update
+exclusion of prediction by partial matching, Cleary and Witten 1984), with absolute discounts (Kneser and Ney 1995).
+
+Not promised: learning from the stretch itself. A document's own names are only known as far as other documents have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Final, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from compressors.base import JSON
+from compressors.errors import RequestError
+from compressors.files import sha256_bytes
+from compressors.neural import count_follow, count_trie
+from compressors.neural.count_trie import Report
+from compressors.neural.models import TOTAL, ByteModel, Frequencies, Prefixes
+from compressors.options import Option, take
+
+# For each document the places in it where windows start, int64, rising.
+Starts = Callable[[Sequence[bytes]], Sequence[npt.NDArray[np.int64]]]
+
+_FILE: Final = "counts.bin"
+_LEAST_COUNT: Final = 8
+_DISCOUNT: Final = 3, 4  # of a count, as a fraction
+
+
+@final
+class CountModel(ByteModel):
+    """Frequent strings with shares. Equal files, equal rows, everywhere."""
+
+    kind: ClassVar[str] = "counts"
+    integer: ClassVar[bool] = True
+    version: ClassVar[int] = 1
+    options: ClassVar[Mapping[str, Option]] = {
+        "max_nodes": Option(default=1 << 20, low=512, high=1 << 24, help="strings kept; 6 bytes each in the file"),
+        "num_starts": Option(default=1 << 25, low=1, high=1 << 30, help="random starts counted; 16 bytes of memory each"),
+        "depth": Option(default=63, low=1, high=count_trie.MAX_DEPTH, help="bytes of the longest string"),
+        "max_training_bytes": Option(default=1 << 28, low=1, high=1 << 31, help="documents are read up to this many bytes"),
+        "seed": Option(default=0, low=0, help="of the random starts"),
+    }
+
+    def __init__(
+        self,
+        labels: npt.NDArray[np.uint8],
+        first: npt.NDArray[np.uint32],
+        start_shares: npt.NDArray[np.uint16],
+        shares: npt.NDArray[np.uint16],
+    ) -> None:
+        """As in the file; `from_files` checks them."""
+        self._tree = labels, first
+        self._shares = start_shares, shares
+        self._links, self._depths = count_follow.suffix_links(labels, first)
+        self._data = _packed(labels, first, start_shares, shares)
+
+    @property
+    def num_nodes(self) -> int:
+        """Strings kept, the empty one included."""
+        return len(self._tree[0])
+
+    def after(self, prefixes: Prefixes) -> Frequencies:
+        rows = np.empty((len(prefixes), 256), np.uint16)
+        prefixes = np.ascontiguousarray(prefixes, np.uint8)
+        count_follow.rows_after(prefixes, *self._tree, self._links, self._depths, *self._shares, rows)
+        return rows
+
+    def rows(self, stretches: Sequence[bytes]) -> list[Frequencies]:
+        made = []
+        for stretch in stretches:
+            rows = np.empty((len(stretch), 256), np.uint16)
+            data = np.frombuffer(stretch, np.uint8)
+            count_follow.rows_along(data, *self._tree, self._links, self._depths, *self._shares, rows)
+            made.append(rows)
+        return made
+
+    def spec(self) -> dict[str, JSON]:
+        return {"kind": self.kind, "version": self.version, "num_nodes": self.num_nodes, "sha256": sha256_bytes(self._data)}
+
+    def files(self) -> dict[str, bytes]:
+        return {_FILE: self._data}
+
+    @classmethod
+    def from_files(cls, spec: Mapping[str, JSON], files: Mapping[str, bytes]) -> Self:
+        if spec.get("kind") != cls.kind or spec.get("version") != cls.version:
+            raise RequestError(
+                f"byte model {spec.get('kind')} version {spec.get('version')} is not counts version {cls.version}; train it anew"
+            )
+        if set(files) != {_FILE} or sha256_bytes(files[_FILE]) != spec.get("sha256"):
+            raise RequestError(f"a byte model of kind 'counts' holds {_FILE} alone, with the digest its spec records; train it anew")
+        return cls(*_unpacked(files[_FILE], spec.get("num_nodes")))
+
+    @classmethod
+    def train(cls, documents: Iterable[bytes], *, starts: Starts | None = None, report: Report | None = None, **options: Any) -> Self:
+        """Count. `starts` names the places where windows start (a view's own borders, say); without it they are drawn at random.
+        `report(done, total)` is called as levels of the trie are done. Raises `RequestError` for unknown options and no text."""
+        chosen = take("counts", cls.options, options)
+        text, offsets = _gathered(documents, chosen["max_training_bytes"])
+        places = _drawn(text, offsets, starts, chosen["num_starts"], chosen["seed"])
+        trie = count_trie.grow(text, places, min_count=_LEAST_COUNT, max_nodes=chosen["max_nodes"], depth=chosen["depth"], report=report)
+        links, _ = count_follow.suffix_links(trie.labels, trie.first)
+        hits, misses = np.zeros(len(trie.labels), np.int64), np.zeros(len(trie.labels), np.int64)
+        count_follow.count_surprises(text, offsets, trie.labels, trie.first, links, hits, misses)
+        parents = np.repeat(np.arange(len(trie.labels)), np.diff(trie.first).astype(np.int64))
+        met = misses + np.bincount(parents, hits[1:], len(hits)).astype(np.int64)
+        return cls(trie.labels, trie.first, _shares(trie.counts, trie.goes_on, parents), _shares(hits, met, parents))
+
+
+def _gathered(documents: Iterable[bytes], max_bytes: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The first documents up to `max_bytes`, the last one cut there: bytes and offsets [num_documents + 1]."""
+    kept, size = [], 0
+    for document in documents:
+        if document:
+            kept.append(document[: max_bytes - size])
+            size += len(kept[-1])
+        if size == max_bytes:
+            break
+    if not kept:
+        raise RequestError("there is no text to count: give at least one document that is not empty")
+    return np.frombuffer(b"".join(kept), np.uint8), np.cumsum([0, *map(len, kept)])
+
+
+def _drawn(
+    text: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64], starts: Starts | None, num_starts: int, seed: int
+) -> npt.NDArray[np.uint64]:
+    """Starts as `count_trie.grow` takes them: every place, or one in each of `num_starts` equal stretches, or those given."""
+    if starts is not None:
+        documents = [text[a:b].tobytes() for a, b in pairwise(offsets)]
+        places = np.concatenate([a + p for a, p in zip(offsets[:-1], starts(documents), strict=True)]).astype(np.int64)
+    elif num_starts >= len(text):
+        places = np.arange(len(text))
+    else:
+        edges = np.arange(num_starts + 1) * len(text) // num_starts
+        draws = np.random.Generator(np.random.Philox(key=[seed, 0])).integers(0, 1 << 32, num_starts, np.int64)
+        places = edges[:-1] + ((draws * np.diff(edges)) >> 32)
+    ends = offsets[1:][np.searchsorted(offsets[1:], places, "right")]
+    room = np.minimum(ends - places, 255)
+    packed: npt.NDArray[np.uint64] = (places << count_trie.ROOM_BITS | room).astype(np.uint64)
+    return packed
+
+
+def _shares(counts: npt.NDArray[np.int64], totals: npt.NDArray[np.int64], parents: npt.NDArray[np.int64]) -> npt.NDArray[np.uint16]:
+    """Of each node among its parent's: (count - discount) / total in 1/65536, rounded down; under 1."""
+    above, below = _DISCOUNT
+    numerators = np.maximum(counts[1:] * below - above, 0) * TOTAL
+    shares = numerators // np.maximum(totals[parents] * below, 1)
+    return np.concatenate([[0], np.minimum(shares, TOTAL - 1)]).astype(np.uint16)
+
+
+def _packed(
+    labels: npt.NDArray[np.uint8], first: npt.NDArray[np.uint32], start_shares: npt.NDArray[np.uint16], shares: npt.NDArray[np.uint16]
+) -> bytes:
+    children = np.diff(first.astype(np.int64)).astype("<u2")
+    return b"".join([labels.tobytes(), children.tobytes(), start_shares.astype("<u2").tobytes(), shares.astype("<u2").tobytes()])
+
+
+def _unpacked(
+    data: bytes, num_nodes: JSON
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint32], npt.NDArray[np.uint16], npt.NDArray[np.uint16]]:
+    if not isinstance(num_nodes, int) or num_nodes < 257 or len(data) != 7 * num_nodes:
+        raise RequestError(f"{_FILE} has {len(data)} bytes, which is not 7 for each of {num_nodes} strings; train the model anew")
+    labels = np.frombuffer(data, np.uint8, num_nodes)
+    numbers = np.frombuffer(data, "<u2", 3 * num_nodes, num_nodes).astype(np.uint16).reshape(3, num_nodes)
+    first = np.concatenate([[1], 1 + np.cumsum(numbers[0], dtype=np.int64)])
+    rising = np.diff(labels.astype(np.int64)) > 0
+    rising[first[first < num_nodes] - 1] = True  # the first child of a node need not follow its elder cousin
+    before = first[:-1] > np.arange(num_nodes)
+    if first[-1] != num_nodes or numbers[0][0] != 256 or not rising[1:].all() or not before.all():
+        raise RequestError(f"{_FILE} is no trie in breadth-first order with all 256 bytes; train the model anew")
+    parents = np.repeat(np.arange(num_nodes), numbers[0])
+    for shares in numbers[1:]:
+        if np.bincount(parents, shares[1:], num_nodes).max() > TOTAL:
+            raise RequestError(f"the shares in {_FILE} add up to more than all at some node; train the model anew")
+    return labels, first.astype(np.uint32), numbers[1], numbers[2]
