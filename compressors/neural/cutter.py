@@ -1,0 +1,224 @@
+"""Equal-info windows over a document by the exact rule "cells" (`divide.py` states it), for windows of up to 46 bits.
+
+    windows = cut(rows, data, bits=16, depth=4095)               # codes and where each window ends
+    window_bits(rows, data, windows.ends)                        # what the model itself holds each window to be worth
+
+A window is a node: `low`, its first cell, which is its code, and `cells`. A byte that has a share of the node's cells is consumed; one that
+has none, a node of one cell, the depth cap and the end of the document end the window. So the code says where its window ends, and no
+length, padding or end symbol is needed. Distributions come from the caller, who knows what the model has seen: with a reset, `cut` is
+stopped after `num_windows` windows and called again with fresh rows.
+
+The loops never build the 256 shares. Written with avail = (a << 16) + r, the cells before byte s are a * F[s] plus the sum of r * f >> 16
+over the bytes before it, where F is the running sum of frequencies: only r and f, of 16 bits, are multiplied 256 times, and `wide.py` has
+the same loop for 64 and 128 bits. What is left over, r minus the sum of all r * f >> 16, goes to the quarter-cell step (only if a = 0, else
+no share is zero) and to the most probable byte.
+
+Not promised: that a window holds no less than its bits. What is lost over the ideal is measured in README.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from compressors.neural.jit import compiled
+from compressors.neural.models import PRECISION_BITS, TOTAL, Frequencies
+
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+U64 = npt.NDArray[np.uint64]
+I64 = npt.NDArray[np.int64]
+
+NARROW_BITS: Final = 46
+MAX_DEPTH: Final = 65535
+DEFAULT_DEPTH: Final = 4095
+NO_LIMIT: Final = 1 << 62
+_LOW_MASK = TOTAL - 1
+_QUARTER = TOTAL // 4
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one stretch. `codes` uint8 [num_windows, bits / 8], most significant byte first; `ends` int64 [num_windows], rising."""
+
+    codes: U8
+    ends: I64
+
+
+def cut(rows: Frequencies, data: U8, *, bits: int, depth: int = DEFAULT_DEPTH) -> Windows:
+    """The windows of a whole document whose model is never reset. uint16 [n, 256] and uint8 [n]."""
+    state = start_state(bits)
+    codes, ends = np.empty(len(data), np.uint64), np.empty(len(data), np.int64)
+    if bits > NARROW_BITS:
+        from compressors.neural import wide
+
+        return wide.cut(rows, data, bits=bits, depth=depth)
+    num, _ = cut_some(rows, data, bits, depth, state, NO_LIMIT, codes, ends)
+    num += finish(state, len(data), codes[num:], ends[num:])
+    return Windows(code_bytes(codes[:num], bits), ends[:num])
+
+
+def code_bytes(codes: U64, bits: int) -> U8:
+    """uint64 [num_windows] -> uint8 [num_windows, bits / 8], most significant byte first."""
+    return codes.astype(">u8").view(np.uint8).reshape(-1, 8)[:, 8 - bits // 8 :]
+
+
+def code_numbers(code: U8) -> U64:
+    """The inverse: uint8 [num_windows, bytes up to 8] -> uint64 [num_windows]."""
+    padded = np.zeros((len(code), 8), np.uint8)
+    padded[:, 8 - code.shape[1] :] = code
+    return padded.view(">u8").reshape(-1).astype(np.uint64)
+
+
+def window_bits(rows: Frequencies, data: U8, ends: I64) -> npt.NDArray[np.float64]:
+    """The information content of each window by the model, in bits: minus log2 of the product of its bytes' frequencies."""
+    taken = rows[np.arange(len(data)), data].astype(np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(PRECISION_BITS - np.log2(taken))])
+    edges: npt.NDArray[np.float64] = sums[np.concatenate([[0], ends])]
+    return np.diff(edges)
+
+
+def start_state(bits: int) -> I64:
+    """The root: first cell, number of cells, bytes in the window. int64 [3]."""
+    return np.array([0, 1 << min(bits, NARROW_BITS), 0], np.int64)
+
+
+@compiled
+def share_of(row: U16, byte: int, rest: int, is_small: bool) -> tuple[int, int, int, int]:
+    """What byte `byte` and those before it get of `rest` cells, 0 to 65,535, and what multiplies the higher part of the cells: (cells before,
+    cells of the byte, frequency before, frequency of the byte). `is_small`: there is no higher part, so the quarter-cell step applies.
+    """
+    before = np.int64(0)
+    frequency_before = np.int64(0)
+    all_given = np.int64(0)
+    best = np.int64(0)
+    for s in range(byte):
+        f = np.int64(row[s])
+        before += (rest * f) >> PRECISION_BITS
+        frequency_before += f
+        best = max(best, (f << 8) + (255 - s))
+    own_frequency = np.int64(row[byte])
+    own = (rest * own_frequency) >> PRECISION_BITS
+    for s in range(byte, 256):
+        f = np.int64(row[s])
+        all_given += (rest * f) >> PRECISION_BITS
+        best = max(best, (f << 8) + (255 - s))
+    left = rest - before - all_given
+    most_probable = 255 - (best & 255)
+    if is_small and left > 0:
+        # Shares of a quarter cell or more that came to nothing get one cell each, in byte order, as long as there are any.
+        least = (_QUARTER + rest - 1) // rest  # rest * f >= a quarter
+        most = (TOTAL + rest - 1) // rest  # rest * f < 1
+        num_before = np.int64(0)
+        num_after = np.int64(0)
+        for s in range(byte):
+            f = np.int64(row[s])
+            num_before += (f >= least) & (f < most)
+        for s in range(byte, 256):
+            f = np.int64(row[s])
+            num_after += (f >= least) & (f < most)
+        if own_frequency >= least and own_frequency < most and num_before < left:
+            own += 1
+        before += min(num_before, left)
+        left -= min(num_before + num_after, left)
+    if most_probable < byte:
+        before += left
+    elif most_probable == byte:
+        own += left
+    return before, own, frequency_before, own_frequency
+
+
+@compiled
+def child(row: U16, byte: int, low: int, cells: int, is_root: bool) -> tuple[int, int]:
+    """First cell and number of cells of the node that `byte` leads to; 0 cells where it cannot follow."""
+    avail = cells - 256 if is_root else cells - 1
+    high = avail >> PRECISION_BITS
+    before, own, frequency_before, frequency = share_of(row, byte, avail & _LOW_MASK, high == 0)
+    before += high * frequency_before
+    own += high * frequency
+    if is_root:
+        return before + byte, own + 1
+    return low + 1 + before, own
+
+
+@compiled
+def cut_some(
+    rows: Frequencies, data: U8, bits: int, depth: int, state: I64, num_windows: int, codes: U64, ends: I64
+) -> tuple[int, int]:
+    """Cut until `num_windows` windows are full or the rows are used up: (windows cut, bytes consumed). The unfinished window stays in
+    `state`; byte i of `data` is distributed as `rows[i]`, and ends are counted from its start."""
+    low, cells, length = state[0], state[1], state[2]
+    whole = np.int64(1) << bits
+    done = 0
+    i = 0
+    while i < len(rows):
+        byte = np.int64(data[i])
+        next_low, next_cells = np.int64(0), np.int64(0)
+        if cells > 1 and length < depth:
+            next_low, next_cells = child(rows[i], byte, low, cells, length == 0)
+        if next_cells > 0:
+            low, cells = next_low, next_cells
+            length += 1
+            i += 1
+            continue
+        codes[done] = np.uint64(low)
+        ends[done] = i
+        done += 1
+        low, cells, length = np.int64(0), whole, np.int64(0)
+        if done == num_windows:
+            break
+    state[0], state[1], state[2] = low, cells, length
+    return done, i
+
+
+def finish(state: I64, end: int, codes: U64, ends: I64) -> int:
+    """The window that the end of the document cuts short, if it has begun: how many windows that is, 0 or 1."""
+    if state[2] == 0:
+        return 0
+    codes[0], ends[0] = np.uint64(state[0]), end
+    return 1
+
+
+@compiled
+def is_over(code: int, cells: int, low: int, length: int, depth: int) -> bool:
+    """The decoder's side of the same: nothing follows in this window. A code within a node of the deepest kind is that node's."""
+    return length > 0 and (code == low or cells == 1 or length == depth)
+
+
+@compiled
+def next_byte(row: U16, code: int, state: I64) -> int:
+    """The byte whose cells hold `code`, which lies in the node of `state` and is not its own; `state` becomes that byte's node."""
+    is_root = state[2] == 0
+    avail = state[1] - 256 if is_root else state[1] - 1
+    first = np.int64(0) if is_root else state[0] + 1
+    least = np.int64(1) if is_root else np.int64(0)
+    left = avail
+    best = 0
+    for s in range(256):
+        left -= (avail >> PRECISION_BITS) * np.int64(row[s]) + (((avail & _LOW_MASK) * np.int64(row[s])) >> PRECISION_BITS)
+        if row[s] > row[best]:
+            best = s
+    num_quarters = left if avail < TOTAL else np.int64(0)
+    if num_quarters > 0:
+        num_eligible = np.int64(0)
+        for s in range(256):
+            x = avail * np.int64(row[s])
+            num_eligible += (x >= _QUARTER) & (x < TOTAL)
+        num_quarters = min(num_quarters, num_eligible)
+        left -= num_quarters
+    for s in range(256):
+        size = least + (avail >> PRECISION_BITS) * np.int64(row[s]) + (((avail & _LOW_MASK) * np.int64(row[s])) >> PRECISION_BITS)
+        if num_quarters > 0 and size == least and avail * np.int64(row[s]) >= _QUARTER:
+            size += 1
+            num_quarters -= 1
+        if s == best:
+            size += left
+        if code < first + size:
+            state[0], state[1] = first, size
+            state[2] += 1
+            return s
+        first += size
+    return -1  # not reached: the children's cells are all but the node's own
