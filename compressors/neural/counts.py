@@ -69,6 +69,11 @@ class CountModel(ByteModel):
         """Strings kept, the empty one included."""
         return len(self._tree[0])
 
+    @property
+    def context_bytes(self) -> int:
+        """One more than the longest string: with so many bytes it is plain that the whole prefix is not in the trie."""
+        return int(self._depths.max()) + 1
+
     def after(self, prefixes: Prefixes) -> Frequencies:
         rows = np.empty((len(prefixes), 256), np.uint16)
         prefixes = np.ascontiguousarray(prefixes, np.uint8)

@@ -57,6 +57,12 @@ class ByteModel(ABC):
         """For each stretch of n bytes uint16 [n, 256]: row t is the distribution of byte t given bytes 0..t-1, with a reset before byte 0.
         Row t of an integer model equals `after` of the first t bytes."""
 
+    @property
+    def context_bytes(self) -> int | None:
+        """How far the model looks back, where that is bounded: the row after any prefix of more bytes is the row after its last
+        `context_bytes`. None where the whole prefix counts."""
+        return None
+
     @abstractmethod
     def spec(self) -> dict[str, JSON]:
         """What fixes the rows, digests of the files included. Plain JSON with `kind` and `version`."""

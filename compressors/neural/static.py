@@ -42,6 +42,10 @@ class StaticModel(ByteModel):
     def rows(self, stretches: Sequence[bytes]) -> list[Frequencies]:
         return [np.broadcast_to(self._row, (len(stretch), 256)) for stretch in stretches]
 
+    @property
+    def context_bytes(self) -> int:
+        return 0
+
     def spec(self) -> dict[str, JSON]:
         return {"kind": self.kind, "version": self.version, "frequencies": self._row.tolist()}
 
