@@ -46,17 +46,23 @@ def digest_of(value: Any) -> str:
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under `path` only when the block ends without an error. Disk errors become `WorkError`."""
+def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A binary file that appears under `path` only when the block ends without an error. Disk errors become `WorkError`.
+
+    A `durable` file is on the disk when the block has ended. Any other outlives this process and not a loss of power: it is for files
+    that are made again when their digest does not fit.
+    """
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:

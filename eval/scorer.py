@@ -26,7 +26,7 @@ import torch
 from compressors.base import Compressor
 from compressors.errors import NotRepresentableError
 from eval.windows import NUM_OPENING_IDS, Window, check, cut, whole
-from proxy_lm.data.encoding import comes_back
+from proxy_lm.data.parts import comes_back
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, ViewRange, Vocabulary
 

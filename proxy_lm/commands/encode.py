@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--view", type=Path, required=True, metavar="DIR", help="the compressor's folder; the symbols are written beside it"
     )
     parser.add_argument(
-        "--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="processes; the result is the same for any number"
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="processes or threads; the result is the same for any number",
     )
     parser.add_argument("--verify-every", type=int, default=1, metavar="K", help="decode each K-th document again: 1 all (default), 0 none")
     parser.add_argument("--force", action="store_true", help="replace symbols of another corpus or compressor in the same folder")
@@ -26,10 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Encode, and return the manifest with the two rates people ask for."""
+    from compressors.registry import get, read_artifact
     from proxy_lm.data.corpus import Corpus
     from proxy_lm.data.encoding import encode_corpus
 
-    corpus = Corpus.open(args.corpus)
+    # Digests release the interpreter lock: a large corpus is checked while the compressor's library is imported.
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(Corpus.open, args.corpus)
+        get(read_artifact(args.view)["kind"])
+        corpus = opening.result()
     manifest = encode_corpus(corpus, args.view, args.view, num_workers=args.workers, verify_every=args.verify_every, force=args.force)
     told_bytes = manifest["num_bytes"] - manifest["raw_only_bytes"]
     return {

@@ -11,6 +11,7 @@ Not promised: that `documents.parquet` has the same bytes under another pyarrow.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,11 @@ class Corpus:
     def document(self, index: int) -> bytes:
         """The bytes of one document, as they were found."""
         return self._raw[self.offsets[index] : self.offsets[index + 1]].tobytes()
+
+    def documents(self, some: range) -> list[bytes]:
+        """The bytes of several documents that stand together; faster than one by one."""
+        raw = self._raw.data
+        return [bytes(raw[first:end]) for first, end in itertools.pairwise(self.offsets[some.start : some.stop + 1].tolist())]
 
     def slice(self, index: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Bytes start..stop of one document, shape [stop - start], a read-only view of the mapped file."""

@@ -1,21 +1,16 @@
 """Encode a corpus under a compressor: `proxy-lm encode --corpus corpus --view views/spm`.
 
-The corpus is cut into blocks of about 4 MB at borders that depend on the corpus alone. Processes encode blocks and write each as one
-file, whole or absent, under `encode.parts/`; the same command after a kill keeps the finished ones. Then the parts are joined in order, so
-the result is the same for any number of workers, and the manifest is written last. Until the join is done the symbols need twice their
-space.
-
-Each document of a compressor that promises exactness is decoded again (all, or each k-th): one that does not come back is marked raw
-only, like one that the compressor refuses, and counted by reason. Not promised: that an inexact view decodes; its rate is measured.
+The corpus is cut into blocks of about 4 MB at borders that depend on the corpus alone. Processes (threads, for a compressor that says so)
+encode blocks and write each as one file, whole or absent, under `encode.parts/` (see `proxy_lm.data.parts`); the same command after a kill
+keeps the finished ones. The parts are joined in order as they come, so the result is the same for any number of workers, and the manifest
+is written last. Until then the symbols need twice their space.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import fcntl
-import hashlib
 import itertools
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -23,30 +18,26 @@ import shutil
 import signal
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from compressors.base import Compressor, Symbols
-from compressors.errors import DecodeError, NotRepresentableError, ProxyError
-from compressors.files import atomic_writer, canonical_json, disk_error, read_json, sha256_bytes, write_json
+from compressors.base import Compressor
+from compressors.files import atomic_writer, disk_error, read_json, sha256_bytes, write_json
 from compressors.registry import load, read_artifact, save
 from proxy_lm.data.corpus import Corpus
+from proxy_lm.data.parts import NUM_EXAMPLES, Joiner, Part, encode_block
 from proxy_lm.data.view_files import FILES, INDEX, MANIFEST, RAW_ONLY, SCHEMA, SYMBOLS, read_manifest, symbol_type, view_digest
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.progress import ProgressBar, note
 
 BLOCK_BYTES: Final = 4 << 20
 PARTS: Final = "encode.parts"
-NOT_REPRESENTABLE: Final = "not_representable"
-ROUND_TRIP_DIFFERS: Final = "round_trip_differs"
-_NUM_EXAMPLES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -92,8 +83,8 @@ def encode_corpus(
         job = _Job(corpus.path, out, out / PARTS, corpus.digest, verify_every if verify_round_trip else 0)
         _open_parts(job, fingerprint, force)
         began = time.monotonic()
-        _encode_blocks(job, corpus, compressor, num_workers)
-        manifest = _join(job, corpus, compressor, fingerprint, time.monotonic() - began, num_workers)
+        joined = _encode_and_join(job, corpus, compressor, num_workers)
+        manifest = _finish(job, corpus, compressor, fingerprint, joined, time.monotonic() - began, num_workers)
         shutil.rmtree(job.parts)
     return manifest
 
@@ -170,32 +161,73 @@ def _part_path(parts: Path, documents: range) -> Path:
     return parts / f"{documents.start:012d}-{documents.stop:012d}.part"
 
 
-def _encode_blocks(job: _Job, corpus: Corpus, compressor: Compressor, num_workers: int) -> None:
+def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, num_workers: int) -> Joiner:
+    """Make the parts that are missing, and join all in order as they come. The joined file waits among the parts, whole or absent."""
     blocks = blocks_of(corpus)
-    todo = [documents for documents in blocks if _read_part(_part_path(job.parts, documents)) is None]
-    if len(todo) < len(blocks):
-        note(f"encode: {len(blocks) - len(todo)} of {len(blocks)} blocks are there from an earlier run")
-    total_bytes = sum(_num_bytes(corpus, documents) for documents in todo)
-    with ProgressBar(f"encode {compressor.name}", total_bytes) as bar:
-        if num_workers == 1 or len(todo) <= 1:
-            for documents in todo:
-                _encode_block(job, corpus, compressor, documents)
+    missing = [documents for documents in blocks if _read_part(job, compressor, documents) is None]
+    if len(missing) < len(blocks):
+        note(f"encode: {len(blocks) - len(missing)} of {len(blocks)} blocks are there from an earlier run")
+    total_bytes = sum(_num_bytes(corpus, documents) for documents in missing)
+    with (
+        atomic_writer(job.parts / SYMBOLS) as file,
+        ProgressBar(f"encode {compressor.name}", total_bytes) as bar,
+        _made(job, corpus, compressor, missing, num_workers) as made,
+    ):
+        joiner = Joiner(file)
+        left = set(missing)
+        for documents in blocks:
+            part = next(made) if documents in left else None
+            part = part or _read_part(job, compressor, documents)
+            if part is None:
+                path = _part_path(job.parts, documents)
+                raise WorkError(f"{path} vanished or was damaged while the parts were joined; run the same command again")
+            joiner.add(part)
+            if documents in left:
                 bar.advance(_num_bytes(corpus, documents))
-            return
+    return joiner
+
+
+def _read_part(job: _Job, compressor: Compressor, documents: range) -> Part | None:
+    return Part.read(_part_path(job.parts, documents), len(documents), compressor.alphabet_size)
+
+
+@contextmanager
+def _made(job: _Job, corpus: Corpus, compressor: Compressor, missing: list[range], num_workers: int) -> Iterator[Iterator[Part | None]]:
+    """Parts of the missing blocks in order, each written before it is told; None where another process holds it."""
+    num_workers = min(num_workers, len(missing))
+    if num_workers <= 1:
+        yield (_encode_block(job, corpus, compressor, documents) for documents in missing)
+        return
+    pool: concurrent.futures.Executor
+    if compressor.in_threads:
+        pool = concurrent.futures.ThreadPoolExecutor(num_workers)
+        told = _in_order(pool, lambda documents: _encode_block(job, corpus, compressor, documents), missing, 2 * num_workers)
+    else:
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(num_workers, len(todo)), context, _start_worker, (job,)) as pool:
-            futures = {pool.submit(_work, documents): documents for documents in todo}
-            try:
-                for future in concurrent.futures.as_completed(futures):
-                    future.result()
-                    bar.advance(_num_bytes(corpus, futures[future]))
-            except concurrent.futures.process.BrokenProcessPool as error:
-                raise WorkError(
-                    "an encoding process died (killed, or out of memory); the finished blocks are kept: "
-                    "run the same command again, with fewer --workers if memory is short"
-                ) from error
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (job,))
+        told = _in_order(pool, _work, missing, len(missing))
+    try:
+        yield told
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise WorkError(
+            "an encoding process died (killed, or out of memory); the finished blocks are kept: "
+            "run the same command again, with fewer --workers if memory is short"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _in_order(
+    pool: concurrent.futures.Executor, make: Callable[[range], Part | None], missing: list[range], num_ahead: int
+) -> Iterator[Part | None]:
+    """What `make` returns for each block. At most `num_ahead` results wait, so that memory is bounded."""
+    waiting: deque[concurrent.futures.Future[Part | None]] = deque()
+    for documents in missing:
+        waiting.append(pool.submit(make, documents))
+        if len(waiting) == num_ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _num_bytes(corpus: Corpus, documents: range) -> int:
@@ -228,116 +260,21 @@ def _work(documents: range) -> None:
     _encode_block(*_worker, documents)
 
 
-def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, documents: range) -> None:
-    """One part: a line of JSON, then int64 lengths (-1: raw only), then the symbols."""
-    began = time.process_time()
-    data = [corpus.document(index) for index in documents]
-    try:
-        encoded = compressor.encode_batch(data)
-    except ProxyError:
-        raise
-    except Exception as error:  # whatever a stranger's compressor raises, the user learns whose it is and where
-        what = f"{type(error).__name__}: {error}"
-        raise WorkError(f"view '{compressor.name}' failed in documents {documents.start}..{documents.stop - 1} ({what})") from error
-    assert len(encoded) == len(data)
-    checked = exact = 0
-    reasons: dict[int, str] = {}
-    for index, document, symbols in zip(documents, data, encoded, strict=True):
-        if symbols is None:
-            reasons[index] = NOT_REPRESENTABLE
-        elif symbols.size and int(symbols.max()) >= compressor.alphabet_size:
-            raise WorkError(
-                f"view '{compressor.name}' emitted the symbol {int(symbols.max())} for document {index}, and its alphabet ends at "
-                f"{compressor.alphabet_size - 1}; the compressor is wrong and nothing was kept"
-            )
-        elif job.verify_every and index % job.verify_every == 0:
-            checked += 1
-            same = comes_back(compressor, document, symbols)
-            exact += same
-            if compressor.exact and not same:
-                reasons[index] = ROUND_TRIP_DIFFERS
-    kept = [None if index in reasons else symbols for index, symbols in zip(documents, encoded, strict=True)]
-    lengths = np.array([-1 if symbols is None else symbols.size for symbols in kept], dtype="<i8")
-    flat = np.concatenate([np.zeros(0, np.uint32), *(symbols for symbols in kept if symbols is not None)])
-    body = lengths.tobytes() + flat.astype(symbol_type(compressor.alphabet_size)).tobytes()
-    header = {
-        "num_documents": len(documents),
-        "body_sha256": sha256_bytes(body),
-        "round_trips_checked": checked,
-        "round_trips_exact": exact,
-        "raw_only": {str(index): reason for index, reason in sorted(reasons.items())},
-        "examples": _why(compressor, corpus, reasons),
-        "cpu_seconds": time.process_time() - began,
-    }
-    with atomic_writer(_part_path(job.parts, documents)) as file:
-        file.write(canonical_json(header) + b"\n" + body)
+def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, documents: range) -> Part:
+    part = encode_block(compressor, corpus, documents, job.verify_every)
+    part.write(_part_path(job.parts, documents))
+    return part
 
 
-def comes_back(compressor: Compressor, document: bytes, symbols: Symbols) -> bool:
-    """Whether symbols decode to the document, byte for byte."""
-    try:
-        return compressor.decode(symbols, max_bytes=max(len(document), 1)) == document
-    except DecodeError:
-        return False
-
-
-def _why(compressor: Compressor, corpus: Corpus, reasons: dict[int, str]) -> list[str]:
-    """The first few refusals in the compressor's own words."""
-    said = []
-    for index, reason in list(reasons.items())[:_NUM_EXAMPLES]:
-        try:
-            compressor.encode(corpus.document(index))
-            said.append(f"document {index}: {reason}")
-        except NotRepresentableError as error:
-            said.append(f"document {index}: {error}")
-    return said
-
-
-def _read_part(path: Path) -> tuple[dict[str, Any], bytes] | None:
-    """Header and body of a finished part; None where there is none, or a damaged one."""
-    try:
-        line, _, body = path.read_bytes().partition(b"\n")
-        header = json.loads(line)
-    except (FileNotFoundError, ValueError):
-        return None
-    except OSError as error:
-        raise disk_error(error, path) from error
-    if not isinstance(header, dict) or header.get("body_sha256") != sha256_bytes(body):
-        return None
-    return header, body
-
-
-def _join(job: _Job, corpus: Corpus, compressor: Compressor, fingerprint: str, wall_seconds: float, num_workers: int) -> dict[str, Any]:
-    """Concatenate the parts, then write the manifest."""
-    kind = symbol_type(compressor.alphabet_size)
-    lengths: list[npt.NDArray[np.int64]] = []
-    totals: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    examples: list[str] = []
-    cpu_seconds = 0.0
-    files: dict[str, dict[str, Any]] = {}
-    digest = hashlib.sha256()
-    with atomic_writer(job.artifact / SYMBOLS) as file:
-        for documents in blocks_of(corpus):
-            path = _part_path(job.parts, documents)
-            part = _read_part(path)
-            if part is None:
-                raise WorkError(f"{path} vanished or was damaged while the parts were joined; run the same command again")
-            header, body = part
-            split = 8 * len(documents)
-            lengths.append(np.frombuffer(body[:split], dtype="<i8"))
-            file.write(memoryview(body)[split:])
-            digest.update(memoryview(body)[split:])
-            totals["bytes"] += len(body) - split
-            totals["checked"] += header["round_trips_checked"]
-            totals["exact"] += header["round_trips_exact"]
-            reasons.update(header["raw_only"].values())
-            examples += header["examples"]
-            cpu_seconds += header["cpu_seconds"]
-    files[SYMBOLS] = {"size_bytes": totals["bytes"], "sha256": digest.hexdigest()}
-    length = np.concatenate([np.zeros(0, np.int64), *lengths])
-    raw_only = np.flatnonzero(length < 0)
-    offsets = np.concatenate([[0], np.cumsum(np.maximum(length, 0))])
+def _finish(
+    job: _Job, corpus: Corpus, compressor: Compressor, fingerprint: str, joined: Joiner, wall_seconds: float, num_workers: int
+) -> dict[str, Any]:
+    """Move the joined symbols to their place, write the two indices and, last, the manifest."""
+    os.replace(job.parts / SYMBOLS, job.artifact / SYMBOLS)
+    totals = joined.totals
+    files: dict[str, dict[str, Any]] = {SYMBOLS: {"size_bytes": joined.size_bytes, "sha256": joined.sha256}}
+    raw_only = np.flatnonzero(joined.lengths < 0)
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(joined.lengths, 0))])
     for name, array in ((INDEX, offsets), (RAW_ONLY, raw_only)):
         data = array.astype("<i8").tobytes()
         with atomic_writer(job.artifact / name) as file:
@@ -350,17 +287,17 @@ def _join(job: _Job, corpus: Corpus, compressor: Compressor, fingerprint: str, w
         "kind": compressor.name,
         "exact": compressor.exact,
         "alphabet_size": compressor.alphabet_size,
-        "symbol_bytes": kind.itemsize,
+        "symbol_bytes": symbol_type(compressor.alphabet_size).itemsize,
         "num_documents": corpus.num_documents,
         "num_bytes": int(corpus.offsets[-1]),
         "num_symbols": int(offsets[-1]),
         "num_raw_only": int(raw_only.size),
         "raw_only_bytes": int(corpus.sizes[raw_only].sum()),
-        "raw_only_reasons": dict(sorted(reasons.items())),
-        "raw_only_examples": examples[:_NUM_EXAMPLES],
-        "num_round_trips_checked": totals["checked"],
-        "num_round_trips_exact": totals["exact"],
-        "encode_cpu_seconds": cpu_seconds,
+        "raw_only_reasons": dict(sorted(totals.reasons.items())),
+        "raw_only_examples": totals.examples[:NUM_EXAMPLES],
+        "num_round_trips_checked": totals.checked,
+        "num_round_trips_exact": totals.exact,
+        "encode_cpu_seconds": totals.cpu_seconds,
         "encode_wall_seconds": wall_seconds,
         "encode_workers": num_workers,
         "files": {name: files[name] for name in FILES},
