@@ -51,7 +51,8 @@ class Dictionary:
         """Nodes of a trie in BFS order, siblings by label; node 0 is the root (label 0, parent 0).
 
         labels uint8 [num_nodes], parents uint32 [num_nodes], codes uint32 [num_nodes] (`NO_CODE` where a node has none; nodes may share
-        one), decode_nodes uint32 [num_codes]: the node whose string a code decodes to. Raises `RequestError` for anything else."""
+        one), decode_nodes uint32 [num_codes]: the node whose string a code decodes to. A node whose code decodes to a prefix of its string
+        gives the bytes after it back to the greedy parse, which is exact. Raises `RequestError` for anything else."""
         self.labels = _frozen(labels, np.uint8, "labels")
         self.parents = _frozen(parents, np.uint32, "parents")
         self.codes = _frozen(codes, np.uint32, "codes")
@@ -62,8 +63,8 @@ class Dictionary:
         self.lengths: Offsets = self.depths[self.decode_nodes].astype(np.int64)
         self.lengths.flags.writeable = False
         self.is_prefix_closed = bool((self.codes[1:] != NO_CODE).all())
-        coded = np.flatnonzero(self.codes != NO_CODE)
-        self.is_exact = bool((self.decode_nodes[self.codes[coded]] == coded).all())
+        self.gives_back, self.is_exact = _gives_back(self.parents, self.codes, self.decode_nodes, self.depths)
+        self.gives_back.flags.writeable = False
         if int(self.lengths.sum()) > MAX_TEXT_BYTES:
             raise RequestError(f"a dictionary's strings have at most {MAX_TEXT_BYTES} bytes together; got {int(self.lengths.sum())}")
 
@@ -137,10 +138,13 @@ class Dictionary:
         """A function of one chunk's (data, offsets, dtype) that gives (codes, offsets of codes)."""
         if parse not in ("greedy", "fewest"):
             raise RequestError(f"unknown parse '{parse}'; known: greedy, fewest")
+        if parse == "fewest" and self.gives_back.any():
+            raise RequestError("parse 'fewest' needs a dictionary whose codes decode to the strings that have them; choose 'greedy'")
         from compressors.neural.walk import Walker  # brings numba: 0.5 s that a command without documents does not pay
 
         if self._walker is None:
-            self._walker = Walker(self.labels, self.parents, self.codes, self.depths, closed=self.is_prefix_closed)
+            closed = self.is_prefix_closed and not self.gives_back.any()
+            self._walker = Walker(self.labels, self.parents, self.codes, self.depths, self.gives_back, closed=closed)
         return self._walker.greedy if parse == "greedy" else self._walker.fewest
 
     _walker: Any = None
@@ -191,6 +195,19 @@ class Dictionary:
             left = nodes != 0
             nodes, ends = nodes[left], ends[left]
         return text
+
+
+def _gives_back(parents: U32, codes: U32, decode_nodes: U32, depths: Bytes) -> tuple[Bytes, bool]:
+    """Bytes between each node and the node its code decodes to, where that is above it, else 0: uint8 [num_nodes]. And whether every code
+    decodes to its node or to one above it."""
+    nodes = np.flatnonzero(codes != NO_CODE)
+    wanted = decode_nodes[codes[nodes]].astype(np.int64)
+    above = nodes.copy()
+    while len(deeper := np.flatnonzero(depths[above] > depths[wanted])):
+        above[deeper] = parents[above[deeper]]
+    back = np.zeros(len(codes), dtype=np.uint8)
+    back[nodes] = np.where(above == wanted, depths[nodes] - depths[above], 0)
+    return back, bool((above == wanted).all())
 
 
 def _frozen(array: Array, dtype: type, name: str) -> Array:

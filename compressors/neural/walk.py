@@ -125,8 +125,9 @@ class Walker:
     """The double arrays of one dictionary and the parses over them. Each parse takes one chunk: documents
     data[offsets[n]:offsets[n + 1]], the type of the codes, and gives their codes side by side with offsets."""
 
-    def __init__(self, labels: Array, parents: Array, codes: Array, depths: Array, *, closed: bool) -> None:
-        """Arrays of `Dictionary`, checked; `closed`: every node but the root has a code."""
+    def __init__(self, labels: Array, parents: Array, codes: Array, depths: Array, gives_back: Array, *, closed: bool) -> None:
+        """Arrays of `Dictionary`, checked; `closed`: every node but the root has a code, and none gives bytes back."""
+        self._gives_back = gives_back
         self._labels, self._parents, self._codes, self._depths, self._closed = labels, parents, codes, depths, closed
         first_children = np.searchsorted(parents[1:], np.arange(len(parents) + 1, dtype=np.uint32)) + 1
         self._bases, self._slots = place(labels, parents, first_children)
@@ -144,8 +145,8 @@ class Walker:
 
     @cached_property
     def _greedy_units(self) -> Array:
-        """Above each base: bytes to the nearest node upwards with a code, and that node's code."""
-        codes, back = self._codes.astype(np.uint64), np.zeros(len(self._codes), dtype=np.uint64)
+        """Above each base: the code of the nearest node upwards that has one, and the bytes after what it decodes to."""
+        codes, back = self._codes.astype(np.uint64), self._gives_back.astype(np.uint64)
         for node in np.flatnonzero(codes == NO_CODE)[1:]:
             parent = self._parents[node]
             codes[node], back[node] = codes[parent], back[parent] + np.uint64(1)
