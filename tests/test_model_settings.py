@@ -12,10 +12,11 @@ from proxy_lm.errors import RequestError
 from proxy_lm.model.flops import num_parameters, training_flops_per_symbol
 from proxy_lm.model.settings import PRESETS, ModelSettings
 
-# Millions of body parameters: the small ones by design, the last five as the paper's released configurations give them.
+# Millions of body parameters: 0.5b to 14b as the paper's released configurations give them, the others by design.
 BODY_MILLIONS = {
     "nano": 0.5, "micro": 3, "mini": 12, "40m": 40, "125m": 125, "350m": 350,
     "0.5b": 470, "1.5b": 1342, "4b": 3926, "7b": 6980, "14b": 14260,
+    "0.7m": 0.65, "3m": 3.15, "41m": 41,
 }  # fmt: skip
 
 

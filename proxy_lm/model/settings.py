@@ -29,7 +29,7 @@ class Shape(NamedTuple):
     rope_theta: float
 
 
-# The last five are the paper's sizes (arXiv 2602.04289, released configurations): head width 128, one key head per query head, theta 1e5.
+# 0.5b to 14b are the paper's sizes (arXiv 2602.04289, released configurations): head width 128, one key head per query head, theta 1e5.
 # nano to mini are made for one processor core: few, wide blocks, since small matrices waste its arithmetic (measured in README.md).
 PRESETS: Final[Mapping[str, Shape]] = MappingProxyType(
     {
@@ -44,6 +44,11 @@ PRESETS: Final[Mapping[str, Shape]] = MappingProxyType(
         "4b": Shape(width=3072, depth=32, num_heads=24, num_kv_heads=24, hidden=9216, rope_theta=100_000.0),
         "7b": Shape(width=4096, depth=32, num_heads=32, num_kv_heads=32, hidden=12288, rope_theta=100_000.0),
         "14b": Shape(width=5120, depth=40, num_heads=40, num_kv_heads=40, hidden=16384, rope_theta=100_000.0),
+        # Byte models of neural views (`compressor train neural`): 0.7 million parameters for a processor core; 256 wide, 3 blocks and 4
+        # heads as in arXiv 2404.03626; 41 million as in arXiv 2602.04289.
+        "0.7m": Shape(width=128, depth=3, num_heads=4, num_kv_heads=4, hidden=352, rope_theta=10_000.0),
+        "3m": Shape(width=256, depth=3, num_heads=4, num_kv_heads=4, hidden=1024, rope_theta=10_000.0),
+        "41m": Shape(width=512, depth=12, num_heads=8, num_kv_heads=8, hidden=1536, rope_theta=10_000.0),
     }
 )
 
