@@ -1,4 +1,5 @@
-"""`proxy-lm compressor train|bench|list`: make views, measure them, see what there is. The work is in `proxy_lm.view_training`."""
+"""`proxy-lm compressor train|bench|list|...`: make views, measure them, see what there is. The work is in `proxy_lm.view_training`;
+`analyse`, `probe` and `replicate` are in `proxy_lm.commands.analyse`."""
 
 from __future__ import annotations
 
@@ -8,17 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from proxy_lm.commands import analyse
 from proxy_lm.errors import ProxyError, RequestError
 
 HELP = "train a compressor on a corpus, measure compressors, list those there are"
-EXAMPLE = """  proxy-lm compressor list
+EXAMPLE = f"""  proxy-lm compressor list
   proxy-lm compressor train spm --corpus corpus --option alphabet_size=8192 --out views/spm
-  proxy-lm compressor bench --corpus corpus gzip zstd views/spm"""
+  proxy-lm compressor bench --corpus corpus gzip zstd views/spm
+{analyse.EXAMPLE}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the three subcommands."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="train|bench|list")
+    """Options of the subcommands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="train|bench|list|analyse")
     raw = argparse.RawDescriptionHelpFormatter
     train = actions.add_parser(
         "train",
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser(
         "list", help="the views there are, plug-ins included", formatter_class=raw, epilog="example:\n  proxy-lm compressor list"
     )
-    for action in (train, bench, listing):
+    for action in (train, bench, listing, *analyse.add_parsers(actions)):
         action.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on standard output, nothing else"
         )
@@ -63,6 +66,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {"action": "train", **_train(args)}
     if args.action == "bench":
         return {"action": "bench", **_bench(args)}
+    if args.action in analyse.ACTIONS:
+        return {"action": args.action, **analyse.run(args)}
     return {"action": "list", "views": _list()}
 
 
@@ -72,6 +77,8 @@ def show(result: dict[str, Any]) -> None:
         _show_train(result)
     elif result["action"] == "bench":
         _show_bench(result)
+    elif result["action"] in analyse.ACTIONS:
+        analyse.show(result)
     else:
         _show_list(result["views"])
 

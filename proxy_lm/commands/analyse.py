@@ -1,0 +1,96 @@
+"""`proxy-lm compressor analyse|probe|replicate`: what views do to text, whether a model can learn them, how they compare with what was
+published. The work is in `proxy_lm.analysis`; `proxy_lm.commands.compressor` hands these subcommands over."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Final
+
+ACTIONS: Final = ("analyse",)
+EXAMPLE: Final = "  proxy-lm compressor analyse gzip views/spm views/table --corpus corpus --out analyses"
+
+
+def add_parsers(actions: Any) -> list[argparse.ArgumentParser]:
+    """The subcommands' own options; the caller adds `--json`."""
+    analyse = actions.add_parser(
+        "analyse",
+        help="density, stability, re-synchronisation, uniformity, transparency and collisions of views, with plots",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Measures views on documents of a corpus and writes DIR/results.json, report.md and report.html with plots.\n"
+            "Killed and run again it continues; another view adds its own part."
+        ),
+        epilog=f"example:\n{EXAMPLE}",
+    )
+    analyse.add_argument("views", nargs="*", metavar="FOLDER|KIND", help="artifact folders, or kinds that need no training")
+    _common(analyse)
+    analyse.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="of density, stability, resynchronisation, uniformity, transparency, collisions (default: all)",
+    )
+    analyse.add_argument(
+        "--model",
+        type=Path,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="byte-model folders: loss by position after a reset",
+    )
+    return [analyse]
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the prepared corpus")
+    parser.add_argument("--split", default="test", help="documents to look at (default: test)")
+    parser.add_argument("--max-bytes", type=int, default=4_000_000, metavar="N", help="whole documents up to this size (default: 4 MB)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every draw (default: 0)")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The subcommand's results as JSON."""
+    return _analyse(args)
+
+
+def show(result: dict[str, Any]) -> None:
+    """The overview, and where the rest is."""
+    from proxy_lm.analysis.view_report import overview, print_table
+
+    if result["views"]:
+        print_table(overview(result))
+    print(f"{result['out']}: results.json, report.md, report.html")
+
+
+def _analyse(args: argparse.Namespace) -> dict[str, Any]:
+    from proxy_lm import plotting
+    from proxy_lm.analysis.study import ANALYSES, Study, analyse
+    from proxy_lm.data.corpus import Corpus
+    from proxy_lm.errors import RequestError
+
+    if not args.views and not args.model:
+        raise RequestError("nothing to analyse; name at least one view (a folder or a kind), or a byte model with --model")
+    plotting.require()
+    _check(args)
+    study = Study(
+        corpus=Corpus.open(args.corpus),
+        split=args.split,
+        max_bytes=args.max_bytes,
+        views=args.views,
+        models=args.model,
+        only=tuple(args.only or ANALYSES),
+        seed=args.seed,
+    )
+    return {"out": str(args.out), **analyse(study, args.out)}
+
+
+def _check(args: argparse.Namespace) -> None:
+    from proxy_lm.errors import RequestError
+
+    if args.out.exists() and not args.out.is_dir():
+        raise RequestError(f"--out {args.out} is a file; name a folder for the results")
+    if not 0 <= args.seed < 2**63:
+        raise RequestError(f"--seed {args.seed} is not a whole number from 0 to 2^63 - 1")
