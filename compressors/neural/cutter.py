@@ -1,11 +1,10 @@
-"""Equal-info windows over a document by the exact rule "cells" (`divide.py` states it), for windows of up to 46 bits.
+"""The loops of equal-info windows by the exact rule "cells" (`divide.py` states it), for windows of up to 46 bits.
 
-    windows = cut(rows, data, bits=16, depth=4095)               # codes and where each window ends
-    window_bits(rows, data, windows.ends)                        # what the model itself holds each window to be worth
+Called by `windows.py` (text to codes) and `lockstep.py` (codes to text); `wide.py` has the same functions for 64 and 128 bits.
 
 A window is a node: `low`, its first cell, which is its code, and `cells`. A byte that has a share of the node's cells is consumed; one that
 has none, a node of one cell, the depth cap and the end of the document end the window. So the code says where its window ends, and no
-length, padding or end symbol is needed. Distributions come from the caller, who knows what the model has seen: with a reset, `cut` is
+length, padding or end symbol is needed. Distributions come from the caller, who knows what the model has seen: with a reset, `cut_some` is
 stopped after `num_windows` windows and called again with fresh rows.
 
 The loops never build the 256 shares. Written with avail = (a << 16) + r, the cells before byte s are a * F[s] plus the sum of r * f >> 16
@@ -18,8 +17,7 @@ Not promised: that a window holds no less than its bits. What is lost over the i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,33 +30,12 @@ U16 = npt.NDArray[np.uint16]
 U64 = npt.NDArray[np.uint64]
 I64 = npt.NDArray[np.int64]
 
+# In compiled loops both are 64 bits.
+Whole: TypeAlias = "int | np.int64"
+
 NARROW_BITS: Final = 46
-MAX_DEPTH: Final = 65535
-DEFAULT_DEPTH: Final = 4095
-NO_LIMIT: Final = 1 << 62
 _LOW_MASK = TOTAL - 1
 _QUARTER = TOTAL // 4
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows of one stretch. `codes` uint8 [num_windows, bits / 8], most significant byte first; `ends` int64 [num_windows], rising."""
-
-    codes: U8
-    ends: I64
-
-
-def cut(rows: Frequencies, data: U8, *, bits: int, depth: int = DEFAULT_DEPTH) -> Windows:
-    """The windows of a whole document whose model is never reset. uint16 [n, 256] and uint8 [n]."""
-    state = start_state(bits)
-    codes, ends = np.empty(len(data), np.uint64), np.empty(len(data), np.int64)
-    if bits > NARROW_BITS:
-        from compressors.neural import wide
-
-        return wide.cut(rows, data, bits=bits, depth=depth)
-    num, _ = cut_some(rows, data, bits, depth, state, NO_LIMIT, codes, ends)
-    num += finish(state, len(data), codes[num:], ends[num:])
-    return Windows(code_bytes(codes[:num], bits), ends[:num])
 
 
 def code_bytes(codes: U64, bits: int) -> U8:
@@ -73,24 +50,21 @@ def code_numbers(code: U8) -> U64:
     return padded.view(">u8").reshape(-1).astype(np.uint64)
 
 
-def window_bits(rows: Frequencies, data: U8, ends: I64) -> npt.NDArray[np.float64]:
-    """The information content of each window by the model, in bits: minus log2 of the product of its bytes' frequencies."""
-    taken = rows[np.arange(len(data)), data].astype(np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(PRECISION_BITS - np.log2(taken))])
-    edges: npt.NDArray[np.float64] = sums[np.concatenate([[0], ends])]
-    return np.diff(edges)
+def start_states(num: int, bits: int) -> I64:
+    """Roots: first cell, number of cells, bytes in the window. int64 [num, 3]."""
+    return np.tile(np.array([0, 1 << bits, 0], np.int64), (num, 1))
 
 
-def start_state(bits: int) -> I64:
-    """The root: first cell, number of cells, bytes in the window. int64 [3]."""
-    return np.array([0, 1 << min(bits, NARROW_BITS), 0], np.int64)
+def room(num: int) -> U64:
+    """Room for the codes of `num` windows."""
+    return np.empty(num, np.uint64)
 
 
 @compiled
-def share_of(row: U16, byte: int, rest: int, is_small: bool) -> tuple[int, int, int, int]:
-    """What byte `byte` and those before it get of `rest` cells, 0 to 65,535, and what multiplies the higher part of the cells: (cells before,
-    cells of the byte, frequency before, frequency of the byte). `is_small`: there is no higher part, so the quarter-cell step applies.
-    """
+def share_of(row: U16, byte: Whole, rest: Whole, is_small: bool) -> tuple[Whole, Whole, Whole, Whole]:
+    """What byte `byte` and those before it get of `rest` cells, 0 to 65,535, and what multiplies the higher part of the cells:
+    (cells before, cells of the byte, frequency before, frequency of the byte). `is_small`: there is no higher part, so the quarter-cell
+    step applies."""
     before = np.int64(0)
     frequency_before = np.int64(0)
     all_given = np.int64(0)
@@ -132,7 +106,7 @@ def share_of(row: U16, byte: int, rest: int, is_small: bool) -> tuple[int, int, 
 
 
 @compiled
-def child(row: U16, byte: int, low: int, cells: int, is_root: bool) -> tuple[int, int]:
+def child(row: U16, byte: Whole, low: Whole, cells: Whole, is_root: bool) -> tuple[Whole, Whole]:
     """First cell and number of cells of the node that `byte` leads to; 0 cells where it cannot follow."""
     avail = cells - 256 if is_root else cells - 1
     high = avail >> PRECISION_BITS
@@ -145,9 +119,7 @@ def child(row: U16, byte: int, low: int, cells: int, is_root: bool) -> tuple[int
 
 
 @compiled
-def cut_some(
-    rows: Frequencies, data: U8, bits: int, depth: int, state: I64, num_windows: int, codes: U64, ends: I64
-) -> tuple[int, int]:
+def cut_some(rows: Frequencies, data: U8, bits: int, depth: int, state: I64, num_windows: int, codes: U64, ends: I64) -> tuple[int, int]:
     """Cut until `num_windows` windows are full or the rows are used up: (windows cut, bytes consumed). The unfinished window stays in
     `state`; byte i of `data` is distributed as `rows[i]`, and ends are counted from its start."""
     low, cells, length = state[0], state[1], state[2]
@@ -156,11 +128,12 @@ def cut_some(
     i = 0
     while i < len(rows):
         byte = np.int64(data[i])
-        next_low, next_cells = np.int64(0), np.int64(0)
+        next_low: Whole = np.int64(0)
+        next_cells: Whole = np.int64(0)
         if cells > 1 and length < depth:
             next_low, next_cells = child(rows[i], byte, low, cells, length == 0)
         if next_cells > 0:
-            low, cells = next_low, next_cells
+            low, cells = np.int64(next_low), np.int64(next_cells)
             length += 1
             i += 1
             continue
@@ -183,14 +156,19 @@ def finish(state: I64, end: int, codes: U64, ends: I64) -> int:
 
 
 @compiled
-def is_over(code: int, cells: int, low: int, length: int, depth: int) -> bool:
-    """The decoder's side of the same: nothing follows in this window. A code within a node of the deepest kind is that node's."""
-    return length > 0 and (code == low or cells == 1 or length == depth)
+def settle(codes: U64, bits: int, depth: int, state: I64, index: int, end: int) -> int:
+    """The decoder's side of the same: from window `index` on the first, before `end`, in which something follows; `state` becomes the root
+    for each new window. A code inside a node that has no children is that node's."""
+    while index < end and state[2] > 0 and (codes[index] == np.uint64(state[0]) or state[1] == 1 or state[2] == depth):
+        state[0], state[1], state[2] = 0, np.int64(1) << bits, 0
+        index += 1
+    return index
 
 
 @compiled
-def next_byte(row: U16, code: int, state: I64) -> int:
-    """The byte whose cells hold `code`, which lies in the node of `state` and is not its own; `state` becomes that byte's node."""
+def next_byte(row: U16, codes: U64, index: int, bits: int, state: I64) -> int:
+    """The byte whose cells hold code `index`, which lies in the node of `state` and is not its own; `state` becomes that byte's node."""
+    code = np.int64(codes[index])
     is_root = state[2] == 0
     avail = state[1] - 256 if is_root else state[1] - 1
     first = np.int64(0) if is_root else state[0] + 1

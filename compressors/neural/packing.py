@@ -3,9 +3,9 @@
     symbols = pack(code, symbol_bits)                 # uint8 [n] -> uint32 symbols, first bits most significant
     code = unpack_windows(view, symbols, symbol_bits, window_bytes)
 
-With 16 bits an odd code gets one byte of zeros. Windows of 3 or 5 bytes then straddle symbols, as in arXiv 2404.03626, section 3.3 (b = 24),
-and the number of symbols alone tells whether the last byte is filling: w windows of k bytes (k odd, 3 or more) have w * k bytes or one more,
-and only one of the two is a multiple of k.
+With 16 bits an odd code gets one byte of zeros. Windows of 3 or 5 bytes then straddle symbols, as those of 24 bits do in arXiv 2404.03626,
+and the number of symbols alone tells whether the last byte is filling: w windows of k bytes (k odd, 3 or more) have w * k bytes or one
+more, and only one of the two is a multiple of k.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from compressors.base import Symbols
+from compressors.base import Borders, Symbols
 from compressors.errors import DecodeError
 
 U8 = npt.NDArray[np.uint8]
@@ -47,9 +47,9 @@ def unpack_windows(view: str, symbols: Symbols, symbol_bits: int, window_bytes: 
     return code[: len(code) - over].reshape(-1, window_bytes)
 
 
-def symbols_before(num_windows: int, symbol_bits: int, window_bytes: int) -> npt.NDArray[np.int64]:
-    """How many symbols are wholly read once 0, 1, ... windows are known: int64 [num_windows + 1]; a symbol counts when its first bits
-    are needed, so a straddling one belongs to the window that it completes or begins before."""
-    ends = np.arange(num_windows + 1, dtype=np.int64) * window_bytes
-    per_symbol = symbol_bits // 8
-    return (ends + per_symbol - 1) // per_symbol
+def borders(ends: npt.NDArray[np.int64], symbol_bits: int, window_bytes: int) -> Borders:
+    """Which bytes each symbol stands for, where window i ends at byte `ends[i]`: the symbol that completes a window stands for all of it,
+    the others for nothing, because no byte is sure before."""
+    num_symbols = (len(ends) * window_bytes * 8 + symbol_bits - 1) // symbol_bits
+    whole = np.arange(num_symbols + 1, dtype=np.int64) * (symbol_bits // 8) // window_bytes
+    return np.concatenate([np.zeros(1, np.int64), ends])[whole]

@@ -4,13 +4,13 @@
     code = encode(starts, sizes)                      # uint8 [num_bytes], most significant byte first
     decoder = RangeDecoder(code); decoder.next(row)   # the byte of the next row, and so on
 
-The interval is `low` and `size`, 64 bits each; whenever `size` is below 2^32 a word of 32 bits leaves. A carry out of `low` runs back through
-the words already written, which are still in memory. `finish` takes the number in the interval that has the fewest bits: its length is at
-most the information content plus one bit, and the truncation of `size >> 16` costs at most 2^-15 bits a byte, far less on average.
-Subbotin's and Martin's range coder, in other words, with 32-bit words.
+The interval is `low` and `size`, 64 bits each; whenever `size` is below 2^32 a word of 32 bits leaves. A carry out of `low` runs back
+through the words already written, which are still in memory. The code ends with the number in the interval that has the fewest bits: its
+length is at most the information content plus one bit, and the truncation of `size >> 16` costs at most 2^-15 bits a byte, far less on
+average. It is the range coder of Martin (1979) with words for digits.
 
-Not promised: an end. The decoder reads zeros past the code's end and never stops by itself; how many bytes there are is told by whoever made
-the code (`length_intervals`).
+Not promised: an end. The decoder reads zeros past the code's end and never stops by itself; how many bytes there are is told by whoever
+made the code (`length_intervals`).
 """
 
 from __future__ import annotations
@@ -84,20 +84,20 @@ class RangeDecoder:
         """`code` is uint8 [num_bytes]; zeros follow it for ever."""
         words = np.zeros((len(code) + 3) // 4 * 4 + 8, np.uint8)
         words[: len(code)] = code
-        self._words = words.view(">u4").astype(np.uint32)
-        self._state = np.empty(3, np.uint64)
-        _begin(self._words, self._state)
+        self.words = words.view(">u4").astype(np.uint32)
+        self.state = np.empty(3, np.uint64)
+        _begin(self.words, self.state)
 
     def next(self, row: npt.NDArray[np.uint16]) -> int:
         """The next byte, distributed as `row`, uint16 [256]."""
-        return int(next_byte(row, self._words, self._state))
+        return int(next_byte(row, self.words, self.state))
 
     def length(self) -> int:
         """A length that `length_intervals` told."""
-        high = int(_next_bits(_CLASS_BITS, self._words, self._state))
+        high = int(_next_bits(_CLASS_BITS, self.words, self.state))
         length = 1 << high
         for place, bits in _parts(high):
-            length |= int(_next_bits(bits, self._words, self._state)) << place
+            length |= int(_next_bits(bits, self.words, self.state)) << place
         return length
 
 
@@ -191,7 +191,7 @@ def next_byte(row: npt.NDArray[np.uint16], words: U32, state: U64) -> int:
 
 
 @compiled
-def _next_bits(num_bits: int, words: U32, state: U64) -> int:
+def _next_bits(num_bits: int, words: U32, state: U64) -> np.int64:
     unit = state[1] >> _SHIFT
     target = np.int64(min(state[0] // unit, _LAST_TARGET))
     value = target >> (PRECISION_BITS - num_bits)
@@ -200,7 +200,7 @@ def _next_bits(num_bits: int, words: U32, state: U64) -> int:
 
 
 @compiled
-def _narrow(start: int, size: int, words: U32, state: U64) -> None:
+def _narrow(start: np.int64, size: np.int64, words: U32, state: U64) -> None:
     unit = state[1] >> _SHIFT
     state[0] -= unit * np.uint64(start)
     state[1] = unit * np.uint64(size)

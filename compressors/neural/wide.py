@@ -1,7 +1,5 @@
 """The rule "cells" for windows of 64 and 128 bits: the loops of `cutter.py` on numbers of two 64-bit halves.
 
-    windows = cut(rows, data, bits=128, depth=4095)
-
 A state is uint64 [5]: first cell (high, low half), number of cells (high, low half), bytes in the window. The root's 2^bits cells have no
 place in it and need none: what a root divides is 2^bits - 256.
 """
@@ -11,9 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from compressors.neural.cutter import NO_LIMIT, U8, U16, U64, I64, Windows, share_of
+from compressors.neural.cutter import I64, U8, U16, U64, Whole, share_of
 from compressors.neural.jit import compiled
 from compressors.neural.models import PRECISION_BITS, TOTAL, Frequencies
 
@@ -30,15 +27,6 @@ _ALL = np.uint64((1 << 64) - 1)
 _ROOT_LOW = np.uint64((1 << 64) - 256)
 
 
-def cut(rows: Frequencies, data: U8, *, bits: int, depth: int) -> Windows:
-    """The windows of a whole document whose model is never reset, as `cutter.cut`."""
-    state = start_state()
-    codes, ends = np.empty((len(data), 2), np.uint64), np.empty(len(data), np.int64)
-    num, _ = cut_some(rows, data, bits, depth, state, NO_LIMIT, codes, ends)
-    num += finish(state, len(data), codes[num:], ends[num:])
-    return Windows(code_bytes(codes[:num], bits), ends[:num])
-
-
 def code_bytes(codes: U64, bits: int) -> U8:
     """uint64 [num_windows, 2] -> uint8 [num_windows, bits / 8], most significant byte first."""
     return np.ascontiguousarray(codes).astype(">u8").view(np.uint8).reshape(-1, 16)[:, 16 - bits // 8 :]
@@ -51,9 +39,15 @@ def code_numbers(code: U8) -> U64:
     return padded.view(">u8").reshape(-1, 2).astype(np.uint64)
 
 
-def start_state() -> U64:
-    """The root."""
-    return np.zeros(5, np.uint64)
+def start_states(num: int, bits: int) -> U64:
+    """Roots, uint64 [num, 5]; all zero, whatever the bits."""
+    assert bits in (64, MAX_BITS)
+    return np.zeros((num, 5), np.uint64)
+
+
+def room(num: int) -> U64:
+    """Room for the codes of `num` windows."""
+    return np.empty((num, 2), np.uint64)
 
 
 @compiled
@@ -72,7 +66,7 @@ def _times(high: np.uint64, low: np.uint64, factor: np.uint64) -> tuple[np.uint6
 
 @compiled
 def _is_less(a_high: np.uint64, a_low: np.uint64, b_high: np.uint64, b_low: np.uint64) -> bool:
-    return a_high < b_high or (a_high == b_high and a_low < b_low)
+    return bool(a_high < b_high or (a_high == b_high and a_low < b_low))
 
 
 @compiled
@@ -84,7 +78,7 @@ def _available(state: U64, bits: int) -> tuple[np.uint64, np.uint64]:
 
 
 @compiled
-def _enter(row: U16, byte: int, bits: int, state: U64) -> bool:
+def _enter(row: U16, byte: Whole, bits: int, state: U64) -> bool:
     """Make `state` the node that `byte` leads to; False, and nothing changed, where it has no cell."""
     is_root = state[4] == _ZERO
     avail_high, avail_low = _available(state, bits)
@@ -106,13 +100,11 @@ def _enter(row: U16, byte: int, bits: int, state: U64) -> bool:
 @compiled
 def _is_last(state: U64, depth: int) -> bool:
     """No byte can follow: one cell, or the depth cap."""
-    return state[4] > _ZERO and ((state[2] == _ZERO and state[3] == _ONE) or state[4] == np.uint64(depth))
+    return bool(state[4] > _ZERO and ((state[2] == _ZERO and state[3] == _ONE) or state[4] == np.uint64(depth)))
 
 
 @compiled
-def cut_some(
-    rows: Frequencies, data: U8, bits: int, depth: int, state: U64, num_windows: int, codes: U64, ends: I64
-) -> tuple[int, int]:
+def cut_some(rows: Frequencies, data: U8, bits: int, depth: int, state: U64, num_windows: int, codes: U64, ends: I64) -> tuple[int, int]:
     """As `cutter.cut_some`; `codes` is uint64 [n, 2]."""
     done = 0
     i = 0
@@ -138,14 +130,19 @@ def finish(state: U64, end: int, codes: U64, ends: I64) -> int:
 
 
 @compiled
-def is_over(code: U64, state: U64, depth: int) -> bool:
-    """As `cutter.is_over`; `code` is uint64 [2]."""
-    return state[4] > _ZERO and ((code[0] == state[0] and code[1] == state[1]) or _is_last(state, depth))
+def settle(codes: U64, bits: int, depth: int, state: U64, index: int, end: int) -> int:
+    """As `cutter.settle`."""
+    while index < end and state[4] > _ZERO:
+        if not ((codes[index, 0] == state[0] and codes[index, 1] == state[1]) or _is_last(state, depth)):
+            break
+        state[:] = _ZERO
+        index += 1
+    return index
 
 
 @compiled
-def next_byte(row: U16, code: U64, bits: int, state: U64) -> int:
-    """As `cutter.next_byte`: bisects the bytes for the last whose cells begin at `code` or before."""
+def next_byte(row: U16, codes: U64, index: int, bits: int, state: U64) -> int:
+    """As `cutter.next_byte`: bisects the bytes for the last whose cells begin at code `index` or before."""
     is_root = state[4] == _ZERO
     avail_high, avail_low = _available(state, bits)
     high, low = avail_high >> _SHIFT, (avail_low >> _SHIFT) | (avail_high << _REST)
@@ -158,7 +155,7 @@ def next_byte(row: U16, code: U64, bits: int, state: U64) -> int:
         first_high, first_low = _times(high, low, np.uint64(frequency_before))
         first_high, first_low = _plus(first_high, first_low, _ZERO, np.uint64(before + (middle if is_root else 1)))
         first_high, first_low = _plus(state[0], state[1], first_high, first_low)
-        if _is_less(code[0], code[1], first_high, first_low):
+        if _is_less(codes[index, 0], codes[index, 1], first_high, first_low):
             most = middle - 1
         else:
             least = middle
