@@ -175,8 +175,8 @@ def test_a_window_by_eye():
     # The root divides 65,280. Another byte's share, 65280 / 65536, is more than a quarter: one cell, and one that the root gives to all. So
     # 'a' begins at 2 * 97 and has what 255 * 2 cells leave over, 65,026.
     assert cutter.child(model.rows([b"a"])[0][0], 97, 0, 65536, True) == (194, 65026)
-    # It keeps cell 194. Of 65,025 'a' gets 65025 * 65281 >> 16 = 64,771, and the 254 that are left go to the first 254 other bytes. 'b' comes
-    # after 97 of them and 'a'.
+    # It keeps cell 194. Of 65,025 'a' gets 65025 * 65281 >> 16 = 64,771, and the 254 that are left go to the first 254 other bytes. 'b'
+    # comes after 97 of them and 'a'.
     assert numbers(found) == [(194 + 1 + 97 + 64771, 2)]
 
 

@@ -66,9 +66,9 @@ def decode_windows(model: ByteModel, codes: Sequence[U8], *, bits: int, depth: i
     return _decode(model, _Windows(codes, bits, depth, reset), len(codes), max_bytes)
 
 
-def decode_ranges(model: ByteModel, codes: Sequence[U8], lengths: Sequence[int] | None, *, max_bytes: int) -> list[bytes | None]:
-    """The text of each range code, uint8 [num_bytes], which begins with its length unless `lengths` are given."""
-    return _decode(model, _Ranges(codes, lengths), len(codes), max_bytes)
+def decode_ranges(model: ByteModel, codes: Sequence[U8], *, max_bytes: int) -> list[bytes | None]:
+    """The text of each range code, uint8 [num_bytes], which begins with its length and is not empty."""
+    return _decode(model, _Ranges(codes), len(codes), max_bytes)
 
 
 def _decode(model: ByteModel, reader: _Reader, num: int, max_bytes: int) -> list[bytes | None]:
@@ -121,10 +121,9 @@ class _Windows(_Reader):
 
 
 class _Ranges(_Reader):
-    def __init__(self, codes: Sequence[U8], lengths: Sequence[int] | None) -> None:
+    def __init__(self, codes: Sequence[U8]) -> None:
         decoders = [range_coder.RangeDecoder(code) for code in codes]
-        told = lengths if lengths is not None else [decoder.length() for decoder in decoders]
-        self._lengths = np.array(told, np.int64)
+        self._lengths = np.array([decoder.length() for decoder in decoders], np.int64)
         self._words = np.concatenate([np.empty(0, np.uint32), *(decoder.words for decoder in decoders)])
         self._edges = np.cumsum([0, *(len(decoder.words) for decoder in decoders)])
         self._states = np.array([decoder.state for decoder in decoders], np.uint64).reshape(-1, 3)

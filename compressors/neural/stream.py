@@ -149,7 +149,7 @@ class Stream(Compressor):
             raise RequestError(f"view '{cls.name}' has version {cls.version}; this artifact is of {spec.get('version')}: train it anew")
         known: dict[str, Any] = {"bits": 16, "reset": 0, "depth": windows.DEFAULT_DEPTH} if spec.get("coder") == "arithmetic" else {}
         keys = ["coder", "symbol_bits", "verify", *(["bits", "reset", "depth"] if not known else [])]
-        chosen = {key: spec.get(key) for key in keys}
+        chosen: dict[str, Any] = {key: spec.get(key) for key in keys}
         return cls(model=model_of(cls.name, spec, files), **known, **chosen)
 
     @classmethod
