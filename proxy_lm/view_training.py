@@ -33,11 +33,13 @@ def train_view(
     held_out: str = "valid",
     options: Mapping[str, Any] | None = None,
     force: bool = False,
+    byte_model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train, measure, save; returns the artifact as JSON. Raises `RequestError` when `out` holds another view and `force` is not set."""
+    """Train, measure, save; returns the artifact as JSON. `byte_model` is what was measured of a model trained for this view: it is kept,
+    and its cost is part of the view's. Raises `RequestError` when `out` holds another view and `force` is not set."""
     cls = registry.get(kind)
     if not force:
-        _refuse_early(out, cls, options or {}, {"corpus_digest": corpus.digest, "split": split})
+        refuse_early(out, cls, options or {}, {"corpus_digest": corpus.digest, "split": split})
     trained_on, measured_on = split_range(corpus, split), split_range(corpus, held_out)
     started, cpu_started = time.perf_counter(), time.process_time()
     source = _Documents(corpus, trained_on, f"train {kind}")
@@ -47,6 +49,7 @@ def train_view(
     if cls.needs_training:
         note(f"train {kind}: {compressor.alphabet_size} symbols after {seconds:.1f} s")
     proof = measure(compressor, first_documents(corpus, measured_on, MAX_HELD_OUT_BYTES))
+    model_cost = byte_model["training"] if byte_model else {"cpu_seconds": 0.0, "flops": 0.0}
     measured = {
         "training": {
             "corpus_digest": corpus.digest,
@@ -55,11 +58,12 @@ def train_view(
             "source_bytes": source.num_bytes,
             "num_documents": source.num_documents,
             "seconds": seconds,
-            "cpu_seconds": cpu_seconds,
-            "estimated_flops": cpu_seconds * ASSUMED_OPERATIONS_PER_SECOND,
+            "cpu_seconds": cpu_seconds + model_cost["cpu_seconds"],
+            "estimated_flops": cpu_seconds * ASSUMED_OPERATIONS_PER_SECOND + model_cost["flops"],
             "assumed_operations_per_second": ASSUMED_OPERATIONS_PER_SECOND,
         },
         "held_out": {"split": held_out, **proof.report()},
+        **({"byte_model": dict(byte_model)} if byte_model else {}),
     }
     registry.save(compressor, out, measured)
     return {"folder": str(out), **registry.read_artifact(out)}
@@ -111,7 +115,7 @@ def measure_view(
     return {**found.report(), "distance_under_deletion": sum(known) / len(known) if known else None}
 
 
-def _refuse_early(out: Path, cls: type[Compressor], options: Mapping[str, Any], source: Mapping[str, str]) -> None:
+def refuse_early(out: Path, cls: type[Compressor], options: Mapping[str, Any], source: Mapping[str, str]) -> None:
     """What is certain to end in another view is refused before minutes are spent on learning it."""
     if not (out / registry.ARTIFACT_NAME).exists():
         return

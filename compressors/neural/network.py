@@ -314,7 +314,8 @@ class _Kept:
 
     def after(self, prefixes: list[bytes]) -> Frequencies:
         """Frequencies after prefixes of one length."""
-        return self.frequencies[self._nodes(prefixes)]
+        nodes = self._nodes(prefixes)  # which may make the arrays anew
+        return self.frequencies[nodes]
 
     def _nodes(self, prefixes: list[bytes]) -> npt.NDArray[np.int64]:
         missing = list(dict.fromkeys(prefix for prefix in prefixes if prefix not in self.node_of))

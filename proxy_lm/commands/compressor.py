@@ -1,5 +1,5 @@
 """`proxy-lm compressor train|bench|list|...`: make views, measure them, see what there is. The work is in `proxy_lm.view_training`;
-`analyse`, `probe` and `replicate` are in `proxy_lm.commands.analyse`."""
+`analyse`, `probe` and `replicate` are in `proxy_lm.commands.analyse`, `train neural` is in `proxy_lm.neural_training`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,43 @@ EXAMPLE = f"""  proxy-lm compressor list
   proxy-lm compressor bench --corpus corpus gzip zstd views/spm
 {analyse.EXAMPLE}"""
 
+TRAIN_EXAMPLE = """  proxy-lm compressor train spm --corpus corpus --option alphabet_size=8192 --out views/spm
+  proxy-lm compressor train neural --model counts --corpus corpus --out views/neural
+  proxy-lm compressor train neural --model transformer --preset 0.7m --corpus corpus --out views/neural07 --set num_steps=5000"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommands."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="train|bench|list|analyse")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="train|bench|list|analyse|probe")
     raw = argparse.RawDescriptionHelpFormatter
     train = actions.add_parser(
         "train",
         help="fit a view to a corpus and write its artifact folder",
         formatter_class=raw,
-        epilog="example:\n  proxy-lm compressor train spm --corpus corpus --option alphabet_size=8192 --out views/spm",
+        epilog=f"examples:\n{TRAIN_EXAMPLE}",
     )
-    train.add_argument("kind", metavar="KIND", help="name of a view; see `proxy-lm compressor list`")
+    train.add_argument("kind", metavar="KIND", help="name of a view (see `proxy-lm compressor list`), or neural: a byte model and its view")
     train.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the prepared corpus")
     train.add_argument("--split", default="train", help="documents to learn from (default: train)")
     train.add_argument("--held-out", default="valid", metavar="SPLIT", help="documents to measure on (default: valid)")
     train.add_argument("--option", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="options of the view")
     train.add_argument("--out", type=Path, required=True, metavar="DIR", help="the artifact folder")
     train.add_argument("--force", action="store_true", help="replace another view in the same folder")
+    neural = train.add_argument_group("neural", "train a byte model into DIR/model, then the view of it; killed and run again it continues")
+    neural.add_argument(
+        "--model", choices=("counts", "transformer"), help="counts: seconds; transformer: minutes to hours (default: counts)"
+    )
+    neural.add_argument("--preset", choices=("0.7m", "3m", "41m"), help="size of the transformer (default: 0.7m, for a CPU)")
+    neural.add_argument("--view", metavar="KIND", help="the view made of it: table, stream, segments (default: table)")
+    neural.add_argument(
+        "--set",
+        dest="settings",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings of the byte model's training: those of proxy_lm.train, crops.lengths, crops.num_bytes, launch.num_ranks",
+    )
     bench = actions.add_parser(
         "bench",
         help="measure views on documents of a corpus",
@@ -88,10 +107,35 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     from proxy_lm.data.corpus import Corpus
     from proxy_lm.view_training import train_view
 
-    registry.get(args.kind)  # a misspelled name is told before a large corpus is checked
     options = dict(_option(text) for text in args.option)
+    if args.kind == "neural":
+        return _train_neural(args, options)
+    given = [name for name, value in (("model", args.model), ("preset", args.preset), ("view", args.view), ("set", args.settings)) if value]
+    if given:
+        raise RequestError(f"--{given[0]} is for `compressor train neural` and this is '{args.kind}'; leave it out")
+    registry.get(args.kind)  # a misspelled name is told before a large corpus is checked
     corpus = Corpus.open(args.corpus)
     return train_view(args.kind, corpus, args.out, split=args.split, held_out=args.held_out, options=options, force=args.force)
+
+
+def _train_neural(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    from proxy_lm.data.corpus import Corpus
+    from proxy_lm.neural_training import check_request, train_neural
+
+    model, view = args.model or "counts", args.view or "table"
+    check_request(model, args.preset, view, options, args.settings)
+    return train_neural(
+        Corpus.open(args.corpus),
+        args.out,
+        model=model,
+        preset=args.preset,
+        view=view,
+        options=options,
+        settings=args.settings,
+        split=args.split,
+        held_out=args.held_out,
+        force=args.force,
+    )
 
 
 def _bench(args: argparse.Namespace) -> dict[str, Any]:
@@ -154,6 +198,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _show_train(result: dict[str, Any]) -> None:
     held_out, training = result["measured"]["held_out"], result["measured"]["training"]
+    if "byte_model" in result:
+        _show_byte_model(result["byte_model"])
     print(f"{result['folder']}: view '{result['kind']}', {result['alphabet_size']} symbols, fingerprint {result['fingerprint'][:16]}")
     if training["source_bytes"]:
         print(f"learned from {training['source_bytes'] / 1e6:.1f} MB of split {training['split']} in {training['seconds']:.1f} s")
@@ -165,6 +211,14 @@ def _show_train(result: dict[str, Any]) -> None:
         f"round trips: {held_out['num_exact']} of {held_out['num_round_trips']} documents came back exactly; "
         f"{held_out['num_raw_only']} refused, to be used raw"
     )
+
+
+def _show_byte_model(model: dict[str, Any]) -> None:
+    training, bits = model["training"], model["reset_loss"].get("bits_per_byte")
+    print(f"byte model '{model['kind']}': {training['source_bytes'] / 1e6:.1f} MB seen in {training['seconds']:.1f} s")
+    if bits:
+        told = "  ".join(f"{at}: {bits[at]:.2f}" for at in (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 31))
+        print(f"bits for the byte at each position after a reset, split {model['reset_loss']['split']}: {told}")
 
 
 def _show_bench(result: dict[str, Any]) -> None:
