@@ -41,7 +41,9 @@ _BUILT_IN: Final[Mapping[str, str]] = {
     "dibit": "compressors.fixed_rate:Dibit",
     "bit": "compressors.fixed_rate:Bit",
     "as-bytes": "compressors.as_bytes:AsBytes",
+    "segments": "compressors.neural.segments:Segments",
     "stream": "compressors.neural.stream:Stream",
+    "phrases": "compressors.neural.phrases:Phrases",
 }
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _MADE_WITH: Final = ("proxy-lm", "numpy", "zstandard", "sentencepiece", "tokenizers")
