@@ -44,6 +44,8 @@ class Compressor(ABC):
     needs_training: ClassVar[bool] = False
     in_threads: ClassVar[bool] = False
     """`encode_batch` and `decode_batch` release the interpreter lock: a corpus is encoded by threads and not by processes."""
+    reports_progress: ClassVar[bool] = False
+    """`train` takes minutes and a keyword `report`, a function of (done, total) that it calls now and then."""
     options: ClassVar[Mapping[str, Option]] = {}
 
     @property

@@ -7,7 +7,7 @@ compressor.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from compressors.base import Compressor
 from compressors.measure import Measurement, measure
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
-from proxy_lm.progress import ProgressBar, note
+from proxy_lm.progress import PLAIN_INTERVAL_SECONDS, ProgressBar, note
 
 MAX_HELD_OUT_BYTES: Final = 4_000_000
 # The ledger counts in operations and a compressor counts in seconds. One simple operation a nanosecond and core is the assumption; it is
@@ -43,7 +43,8 @@ def train_view(
     trained_on, measured_on = split_range(corpus, split), split_range(corpus, held_out)
     started, cpu_started = time.perf_counter(), time.process_time()
     source = _Documents(corpus, trained_on, f"train {kind}")
-    compressor = registry.train(kind, source, **(options or {}))
+    progress: dict[str, Any] = {"report": _reporter(f"train {kind}")} if cls.reports_progress else {}
+    compressor = registry.train(kind, source, **(options or {}), **progress)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     _refuse_another(out, registry.fingerprint(compressor), force)
     if cls.needs_training:
@@ -143,6 +144,19 @@ def _refuse_another(out: Path, fingerprint: str, force: bool) -> None:
         raise RequestError(
             f"{out} holds a view with fingerprint {old} and this one has {fingerprint}; choose another folder or say --force"
         )
+
+
+def _reporter(title: str) -> Callable[[int, int], None]:
+    """A line every few seconds, for a view that learns for minutes after the reading."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PLAIN_INTERVAL_SECONDS:
+            last = time.monotonic()
+            note(f"{title}: {done} of {total}")
+
+    return report
 
 
 class _Documents:

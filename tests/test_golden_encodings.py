@@ -38,6 +38,8 @@ VIEWS = {
     "nibble": {},
     "dibit": {},
     "bit": {},
+    "phrases": {"alphabet_size": 330},
+    "phrases-greedy-words": {"alphabet_size": 330, "parse": "greedy", "borders": "words"},
     "as-bytes-spm-gray": {"inner": "spm", "alphabet_size": 340, "gray": True},
 }
 
