@@ -1,17 +1,17 @@
-"""A byte trie laid out as an xor double array, so that one step of a walk is one load: child of `unit` over `byte` lies at
-`base(unit) ^ byte`, and it is a child when the label kept there is `byte`.
+"""A byte trie laid out as an xor double array, so that one step of a walk is one load: the child of a unit over `byte` lies at
+`base ^ byte`, and it is a child when the label kept there is `byte`.
 
-    slots = place(labels, parents, first_children)      # where each node lies; uint32 [num_nodes]
+    bases, slots = place(labels, parents, first_children)      # where each node's family and each node lie
+    units = units_of(labels, bases, slots, back, codes)        # uint64 [num_slots]
 
-The low half of a unit is `base << 9 | 256 | label`; what the high half holds is the walker's matter (walk.py, fewest.py). An empty slot
-is 0 and never a child. The root has base 0, so that its 256 children are slots 0 to 255 in order, and a node without children has base
-`LEAF_BASE`, which belongs to no family: slot `LEAF_BASE ^ byte` carries the label of another byte, so that every step from a leaf misses
-without a test. Source of the idea: J. Aoe, "An efficient digital search algorithm by using a double-array structure" (1989), with xor for
-plus, as darts-clone has it.
+A unit is, from the top: base (24 bits), bytes to give back or depth (8), code (24), label (8). The root has base 0, so that its 256 children
+are slots 0 to 255 in order. A node without children has base `LEAF_BASE`, which belongs to no family: slot `LEAF_BASE ^ byte` carries the
+label of another byte, so that every step from a leaf misses without a test. For the same reason an empty slot carries the label that would
+be right under a base of its block that no family has. Source of the idea: J. Aoe, "An efficient digital search algorithm by using a
+double-array structure" (1989), with xor for plus and filled holes, as darts-clone has them.
 
 Families of likely nodes (many descendants) are placed first and lie together, which keeps the hot part of the array small. The layout is
-derived when a dictionary is loaded (a few milliseconds at 65,536 nodes) and is not part of any artifact. Not promised: the same layout in
-another version.
+derived when a dictionary first walks and is not part of any artifact. Not promised: the same layout in another version.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import numpy.typing as npt
 
 from compressors.neural.jit import compiled
 
-LABEL_BITS: Final = 9
-LABEL_MASK: Final = 511
-LABEL_FLAG: Final = 256
+LABEL = np.uint64(255)
+CODE_SHIFT = np.uint64(8)
+BACK_SHIFT = np.uint64(32)
+BACK = np.uint64(255)
+BASE_SHIFT = np.uint64(40)
 LEAF_BASE: Final = 1
-# A base has to fit the 23 bits above the label. Nodes fill more than half of the slots, which is asserted where units are made.
-MAX_NUM_SLOTS: Final = 1 << 23
+MAX_NUM_SLOTS: Final = 1 << 24
 
 _OPEN_BLOCKS = 16
 _MAX_FAILURES = 12
@@ -141,11 +142,15 @@ def place(labels: npt.NDArray[np.uint8], parents: U32, first_children: npt.NDArr
     return found
 
 
-def units_of(labels: npt.NDArray[np.uint8], bases: U32, slots: U32, above: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The double array, uint64 [num_slots], with `above` (uint64 [num_nodes], below 2^32) in the high halves."""
+def units_of(labels: npt.NDArray[np.uint8], bases: U32, slots: U32, back: Array, codes: Array) -> npt.NDArray[np.uint64]:
+    """The double array, uint64 [num_slots], with `back` (below 256) and `codes` (below 2^24), one of each a node, in their places."""
     num_slots = (int(slots.max()) | 255) + 1
-    assert max(num_slots, int(bases.max()) + 1) <= MAX_NUM_SLOTS, "the dictionary's limit of nodes keeps bases in 23 bits"
-    units = np.zeros(num_slots, dtype=np.uint64)
-    low = (bases.astype(np.uint64) << np.uint64(LABEL_BITS)) | np.uint64(LABEL_FLAG) | labels.astype(np.uint64)
-    units[slots[1:]] = (low | (above << np.uint64(32)))[1:]
+    assert num_slots <= MAX_NUM_SLOTS, "a dictionary has too few nodes to need as many slots"
+    is_base = np.zeros(num_slots, dtype=np.bool_)
+    is_base[bases] = True  # LEAF_BASE among them
+    free = np.argmin(is_base.reshape(-1, 256), axis=1).astype(np.uint64)  # a block with a hole has more slots than families
+    holes = np.arange(256, dtype=np.uint64)[None, :] ^ free[:, None]
+    units = ((np.uint64(LEAF_BASE) << BASE_SHIFT) | holes).reshape(-1)
+    low = (codes.astype(np.uint64) << CODE_SHIFT) | labels.astype(np.uint64)
+    units[slots[1:]] = ((bases.astype(np.uint64) << BASE_SHIFT) | (back.astype(np.uint64) << BACK_SHIFT) | low)[1:]
     return units

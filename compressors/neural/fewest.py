@@ -20,18 +20,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from compressors.neural.double_array import LABEL_FLAG, LABEL_MASK
+from compressors.neural.double_array import BACK as DEPTH
+from compressors.neural.double_array import BACK_SHIFT as DEPTH_SHIFT
+from compressors.neural.double_array import BASE_SHIFT, LABEL
 from compressors.neural.jit import compiled
 
 Array = npt.NDArray[Any]
-_LABEL = np.uint64(LABEL_MASK)
-_FLAG = np.uint64(LABEL_FLAG)
-_LOW = np.uint64(0xFFFFFFFF)
-_BASE_SHIFT = np.uint64(9)
-_DEPTH_SHIFT = np.uint64(32)
-_DEPTH = np.uint64(255)
-_CODE_SHIFT = np.uint64(40)
-SLOT_BITS: Final = 23
+_ZERO = np.uint64(0)
+SLOT_BITS: Final = 24
 _SLOT_MASK = np.uint32((1 << SLOT_BITS) - 1)
 _SLOT_SHIFT = np.uint32(SLOT_BITS)
 _RING = 256  # longer than any string
@@ -45,8 +41,8 @@ def failures(labels: Array, parents: Array, slots: Array, units: Array, root: in
         byte = np.uint64(labels[node])
         state = fails[slots[parents[node]]]
         while True:
-            slot = ((units[state] & _LOW) >> _BASE_SHIFT) ^ byte
-            if ((units[slot] ^ byte) & _LABEL) == _FLAG:
+            slot = (units[state] >> BASE_SHIFT) ^ byte
+            if ((units[slot] ^ byte) & LABEL) == _ZERO:
                 break
             state = fails[state]
         fails[slots[node]] = slot
@@ -76,15 +72,15 @@ def flexible(data: Array, offsets: Array, order: Array, out: Array, counts: Arra
         while at < end or state != root:
             if at < end:
                 byte = np.uint64(data[at])
-                slot = ((unit & _LOW) >> _BASE_SHIFT) ^ byte
+                slot = (unit >> BASE_SHIFT) ^ byte
                 child = units[slot]
-                if ((child ^ byte) & _LABEL) == _FLAG:
+                if ((child ^ byte) & LABEL) == _ZERO:
                     state, unit = np.uint32(slot), child
                     at += 1
                     continue
             suffix = fails[state]
-            if at - np.int64((units[suffix] >> _DEPTH_SHIFT) & _DEPTH) > reach:
-                start = at - np.int64((unit >> _DEPTH_SHIFT) & _DEPTH)
+            if at - np.int64((units[suffix] >> DEPTH_SHIFT) & DEPTH) > reach:
+                start = at - np.int64((unit >> DEPTH_SHIFT) & DEPTH)
                 out[wrote] = reached | (np.uint32(reach - start) << _SLOT_SHIFT)
                 wrote += 1
                 reach, reached = at, state
@@ -97,7 +93,7 @@ def flexible(data: Array, offsets: Array, order: Array, out: Array, counts: Arra
             slot = np.uint64(out[i + 1] & _SLOT_MASK)
             for _ in range(out[i + 1] >> _SLOT_SHIFT):
                 slot = np.uint64(up[slot])
-            out[i] = units[slot] >> _CODE_SHIFT
+            out[i] = np.uint32(units[slot])
 
 
 @compiled
@@ -114,15 +110,15 @@ def by_ends(
         for at in range(offsets[n], offsets[n + 1]):
             byte = np.uint64(data[at])
             while True:
-                slot = ((units[state] & _LOW) >> _BASE_SHIFT) ^ byte
-                if ((units[slot] ^ byte) & _LABEL) == _FLAG:
+                slot = (units[state] >> BASE_SHIFT) ^ byte
+                if ((units[slot] ^ byte) & LABEL) == _ZERO:
                     break
                 state = fails[state]
             state = np.uint32(slot)
             match = state if has_code[state] else links[state]
             best, cost = match, np.int64(1) << 62
             while match != root:
-                length = np.int64((units[match] >> _DEPTH_SHIFT) & _DEPTH)
+                length = np.int64((units[match] >> DEPTH_SHIFT) & DEPTH)
                 here = costs[(at + 1 - length) & 255]
                 if here < cost:
                     best, cost = match, here
@@ -134,8 +130,8 @@ def by_ends(
         while at > first:
             unit = units[out[at - 1]]
             wrote -= 1
-            out[wrote] = unit >> _CODE_SHIFT
-            at -= np.int64((unit >> _DEPTH_SHIFT) & _DEPTH)
+            out[wrote] = np.uint32(unit)
+            at -= np.int64((unit >> DEPTH_SHIFT) & DEPTH)
         counts[n] = last - wrote
         for i in range(counts[n]):
             out[first + i] = out[wrote + i]
