@@ -41,6 +41,8 @@ _BUILT_IN: Final[Mapping[str, str]] = {
     "dibit": "compressors.fixed_rate:Dibit",
     "bit": "compressors.fixed_rate:Bit",
     "as-bytes": "compressors.as_bytes:AsBytes",
+    "table": "compressors.neural.table:Table",
+    "table-paper": "compressors.neural.table:TablePaper",
     "segments": "compressors.neural.segments:Segments",
     "stream": "compressors.neural.stream:Stream",
     "phrases": "compressors.neural.phrases:Phrases",

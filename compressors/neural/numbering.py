@@ -48,7 +48,7 @@ class Strings:
 def number_cells(trie: Trie, num_cells: int, alphabet_size: int | None) -> Strings:
     """Rule `cells`: a node's code is its first cell. Cells that a node at the depth limit could not give away decode to that node."""
     if alphabet_size is not None:
-        return _numbered(trie, _largest(trie, trie.second, alphabet_size), trie.first)
+        return numbered(trie.labels, trie.parents, _largest(trie, trie.second, alphabet_size), trie.first)
     codes = trie.first.astype(np.uint32)
     codes[0] = NO_CODE
     starts = np.zeros(num_cells, np.int64)
@@ -60,7 +60,7 @@ def number_cells(trie: Trie, num_cells: int, alphabet_size: int | None) -> Strin
 
 def number_most_probable(trie: Trie, alphabet_size: int) -> Strings:
     """Rule `top`: the most probable strings and all bytes, in lexicographic order."""
-    return _numbered(trie, _largest(trie, trie.first, alphabet_size), _lexicographic(trie.parents))
+    return numbered(trie.labels, trie.parents, _largest(trie, trie.first, alphabet_size), _lexicographic(trie.parents))
 
 
 def number_owners(trie: Trie, bits: int, alphabet_size: int | None) -> Strings:
@@ -74,7 +74,7 @@ def number_owners(trie: Trie, bits: int, alphabet_size: int | None) -> Strings:
     poor = 1 + np.flatnonzero(num_owned[1:257] == 0)
     codes[poor] = (1 << bits) + np.arange(len(poor))
     if alphabet_size is not None:
-        return _numbered(trie, _largest(trie, num_owned, alphabet_size), codes)
+        return numbered(trie.labels, trie.parents, _largest(trie, num_owned, alphabet_size), codes)
     decode_nodes = np.concatenate([owners, poor]).astype(np.uint32)
     return Strings(labels=trie.labels, parents=trie.parents, codes=codes.astype(np.uint32), decode_nodes=decode_nodes)
 
@@ -111,19 +111,19 @@ def _largest(trie: Trie, weights: Cells, wanted: int) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _numbered(trie: Trie, coded: npt.NDArray[np.bool_], order: Cells) -> Strings:
-    """The part of a trie that leads to its coded nodes, these numbered by rising `order`."""
+def numbered(labels: npt.NDArray[np.uint8], parents: Nodes, coded: npt.NDArray[np.bool_], order: Cells) -> Strings:
+    """The part of a trie that leads to its coded nodes, these numbered by rising `order`. All shapes [num_nodes]."""
     needed = coded.copy()
     needed[0] = True
-    _mark_ancestors(needed, trie.parents)
+    _mark_ancestors(needed, parents)
     place = np.cumsum(needed) - 1
     nodes = np.flatnonzero(coded)
     nodes = nodes[np.argsort(order[nodes], kind="stable")]
     codes = np.full(int(needed.sum()), NO_CODE, np.uint32)
     codes[place[nodes]] = np.arange(len(nodes), dtype=np.uint32)
     return Strings(
-        labels=trie.labels[needed],
-        parents=place[trie.parents[needed]].astype(np.uint32),
+        labels=labels[needed],
+        parents=place[parents[needed]].astype(np.uint32),
         codes=codes,
         decode_nodes=place[nodes].astype(np.uint32),
     )

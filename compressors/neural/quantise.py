@@ -76,13 +76,13 @@ def quantise_rows(logits: Logits, weights: Counts, out: Frequencies) -> None:
         for byte in range(256):
             # Two roundings, as written: a fused multiply-add would round once.
             step = min((logits[row, best] - logits[row, byte]) * STEPS_PER_NAT, LARGEST_STEP * 1.0)
-            scaled[byte] = weights[min(LARGEST_STEP, np.int64(step + 0.5))]
+            scaled[byte] = weights[min(LARGEST_STEP, int(step + 0.5))]
             total += scaled[byte]
         factor = ((TOTAL - 256) << 32) // total
-        num_left = np.int64(TOTAL)
+        num_left = TOTAL
         for byte in range(256):
             scaled[byte] = 1 + ((scaled[byte] * factor) >> 32)
-            num_left -= scaled[byte]
+            num_left -= int(scaled[byte])
         _finish(scaled, num_left, out[row])
 
 
@@ -106,7 +106,8 @@ def quantise_slowly(logits: npt.NDArray[Any]) -> Frequencies:
     factors = ((TOTAL - 256) << 32) // weights.sum(axis=1, keepdims=True)
     frequencies = 1 + ((weights * factors) >> 32)
     frequencies[np.arange(len(rows)), frequencies.argmax(axis=1)] += TOTAL - frequencies.sum(axis=1)
-    return frequencies.astype(np.uint16)
+    made: Frequencies = frequencies.astype(np.uint16)
+    return made
 
 
 def from_counts(counts: npt.NDArray[np.int64]) -> Frequencies:

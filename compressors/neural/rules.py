@@ -127,7 +127,7 @@ def first_code(start: int, width: int, unit: int) -> int:
     """The start of the largest dyadic interval inside [start, start + width), the leftmost of that size, in cells of `unit` units (a power
     of two). At least one whole cell must lie inside."""
     end = start + width
-    size = np.int64(unit)
+    size = unit
     while ((start + 2 * size - 1) & -(2 * size)) + 2 * size <= end:
         size *= 2
     return ((start + size - 1) & -size) // unit
