@@ -166,7 +166,7 @@ def settle(codes: U64, bits: int, depth: int, state: I64, index: int, end: int) 
 
 
 @compiled
-def next_byte(row: U16, codes: U64, index: int, bits: int, state: I64) -> int:
+def next_byte(row: U16, codes: U64, index: Whole, bits: int, state: I64) -> int:
     """The byte whose cells hold code `index`, which lies in the node of `state` and is not its own; `state` becomes that byte's node."""
     code = np.int64(codes[index])
     is_root = state[2] == 0

@@ -6,7 +6,7 @@
 Each document is a bounded computation for any codes: a window's node loses at least one cell a byte, and a range code says its length,
 which is checked against its size. A document over `max_bytes` gives None.
 
-Not promised: speed for one document. A model whose `context_bytes` is None sees the whole prefix again for every byte.
+Not promised: speed for one document. A model without a `reader` whose `context_bytes` is None sees the whole prefix for every byte.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressors.neural import cutter, range_coder, wide
+from compressors.neural import count_decode, cutter, range_coder, wide
+from compressors.neural.counts import CountModel
 from compressors.neural.jit import compiled
 from compressors.neural.models import ByteModel, Frequencies
 from compressors.neural.windows import kernel_of
@@ -63,11 +64,15 @@ class _Reader(ABC):
 
 def decode_windows(model: ByteModel, codes: Sequence[U8], *, bits: int, depth: int, reset: int, max_bytes: int) -> list[bytes | None]:
     """The text of each sequence of windows, uint8 [num_windows, bits / 8]; every sequence has one."""
+    if isinstance(model, CountModel):
+        return count_decode.decode_windows(model, codes, bits=bits, depth=depth, reset=reset, max_bytes=max_bytes)
     return _decode(model, _Windows(codes, bits, depth, reset), len(codes), max_bytes)
 
 
 def decode_ranges(model: ByteModel, codes: Sequence[U8], *, max_bytes: int) -> list[bytes | None]:
     """The text of each range code, uint8 [num_bytes], which begins with its length and is not empty."""
+    if isinstance(model, CountModel):
+        return count_decode.decode_ranges(model, codes, max_bytes=max_bytes)
     return _decode(model, _Ranges(codes), len(codes), max_bytes)
 
 

@@ -141,7 +141,7 @@ def settle(codes: U64, bits: int, depth: int, state: U64, index: int, end: int) 
 
 
 @compiled
-def next_byte(row: U16, codes: U64, index: int, bits: int, state: U64) -> int:
+def next_byte(row: U16, codes: U64, index: Whole, bits: int, state: U64) -> int:
     """As `cutter.next_byte`: bisects the bytes for the last whose cells begin at code `index` or before."""
     is_root = state[4] == _ZERO
     avail_high, avail_low = _available(state, bits)
