@@ -122,6 +122,7 @@ class Dictionary:
         """Codes of documents data[offsets[n]:offsets[n + 1]] side by side, uint16 where num_codes fits it and uint32 otherwise, and their
         offsets. data uint8 [num_bytes], offsets int64 [num_documents + 1] from 0 to num_bytes."""
         _check_flat(data, offsets)
+        data = _read_only(data)
         sizes = np.diff(offsets)
         kernel = self._kernel(parse)
         dtype = np.uint16 if self.num_codes <= 1 << 16 else np.uint32
@@ -160,41 +161,46 @@ class Dictionary:
     def decode_flat(self, codes: Array, offsets: Offsets, *, max_bytes: int, num_threads: int = 1) -> tuple[Bytes, Offsets]:
         """Documents codes[offsets[n]:offsets[n + 1]] decoded side by side, and their offsets. Raises `DecodeError` for values that are no
         code and for more than `max_bytes` bytes in all, before the bytes are made."""
-        codes = checked("dictionary", codes, self.num_codes)
+        if codes.dtype not in (np.uint16, np.uint32) or (len(codes) and int(codes.max()) >= self.num_codes):
+            codes = checked("dictionary", codes, self.num_codes)
         _check_flat(codes, offsets)
-        borders = self.borders(codes)
-        check_size("dictionary", int(borders[-1]), max_bytes)
-        from compressors.neural.walk import spell
+        from compressors.neural.spelling import sizes_of, spell  # numba, as above
 
-        data = np.empty(int(borders[-1]), dtype=np.uint8)
+        codes = _read_only(codes)
+        ends = _offsets(sizes_of(codes, offsets, self._lengths))
+        check_size("dictionary", int(ends[-1]), max_bytes)
+        data = np.empty(int(ends[-1]), dtype=np.uint8)
 
         def spelled(first: int, last: int) -> None:
-            start, end = offsets[first], offsets[last]
-            spell(codes[start:end], self._starts, self._text, data[borders[start] : borders[end]])
+            spell(codes[offsets[first] : offsets[last]], self._starts, self._text, data[ends[first] : ends[last]])
 
-        _over_chunks(spelled, np.diff(borders[offsets]), num_threads)
-        return data, borders[offsets]
+        _over_chunks(spelled, np.diff(ends), num_threads)
+        return data, ends
 
     def borders(self, codes: Symbols) -> Borders:
         """Where each code's string starts in the decoded document, and the end: int64 [num_codes_given + 1]."""
         return _offsets(self.lengths[codes])
 
     @cached_property
-    def _starts(self) -> Offsets:
-        return _offsets(self.lengths)
+    def _lengths(self) -> Bytes:
+        return _read_only(self.lengths.astype(np.uint8))
+
+    @cached_property
+    def _starts(self) -> U32:
+        return _read_only(_offsets(self.lengths).astype(np.uint32))
 
     @cached_property
     def _text(self) -> Bytes:
-        """All strings by code, one after the other."""
-        text = np.empty(int(self._starts[-1]), dtype=np.uint8)
-        nodes, ends = self.decode_nodes.astype(np.int64), self._starts[1:].copy()
+        """All strings by code, one after the other, and 16 bytes to spare."""
+        text = np.zeros(int(self._starts[-1]) + 16, dtype=np.uint8)
+        nodes, ends = self.decode_nodes.astype(np.int64), self._starts[1:].astype(np.int64)
         while len(nodes):
             ends -= 1
             text[ends] = self.labels[nodes]
             nodes = self.parents[nodes].astype(np.int64)
             left = nodes != 0
             nodes, ends = nodes[left], ends[left]
-        return text
+        return _read_only(text)
 
 
 def _gives_back(parents: U32, codes: U32, decode_nodes: U32, depths: Bytes) -> tuple[Bytes, bool]:
@@ -246,6 +252,13 @@ def _checked_depths(labels: Bytes, parents: U32, codes: U32, decode_nodes: U32) 
             return depths
         start, end = end, int(np.searchsorted(parents, np.uint32(end)))  # the children of the level before
     raise RequestError(f"a dictionary's strings have at most {MAX_STRING_BYTES} bytes; these are longer")
+
+
+def _read_only(array: Array) -> Array:
+    """A view that compiled loops always see under one type."""
+    array = array.view()
+    array.flags.writeable = False
+    return array
 
 
 def _check_flat(array: Array, offsets: Offsets) -> None:

@@ -163,16 +163,6 @@ def pack(found: Array, offsets: Array, counts: Array, packed: Array) -> None:
             place += 1
 
 
-@compiled
-def spell(codes: Array, starts: Array, text: Array, out: Array) -> None:
-    """The strings text[starts[code]:starts[code + 1]] one after the other into `out`, which they fill."""
-    place = 0
-    for code in codes:
-        for i in range(starts[code], starts[code + 1]):
-            out[place] = text[i]
-            place += 1
-
-
 class Walker:
     """The double arrays of one dictionary and the parses over them. Each parse takes one chunk: documents
     data[offsets[n]:offsets[n + 1]], the type of the codes, and gives their codes side by side with offsets."""
