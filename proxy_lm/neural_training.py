@@ -67,6 +67,8 @@ def train_neural(
     Raises `RequestError` before any training for what cannot be, and `WorkError` where training fails."""
     check_request(model, preset, view, options or {}, settings)
     wanted = {**(options or {}), "model": str(out / MODEL_FOLDER)}
+    if model == "transformer" and "verify" in registry.get(view).options:
+        wanted.setdefault("verify", True)  # a network is not in whole numbers: what it streams is exact where it was decoded
     texts = {"corpus_digest": corpus.digest, "split": split}
     if not force:
         refuse_early(out, registry.get(view), wanted, texts)

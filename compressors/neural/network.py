@@ -48,8 +48,9 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16"
 # One product of 1 to 3 rows takes another path through the library than the same rows among others.
 _MIN_ROWS: Final = 4
 _MAX_STEP_ROWS: Final = 2048
-_MAX_KEPT_BYTES: Final = 2 << 30
-_POSITIONS_PER_BATCH: Final = {"cpu": 1 << 13, "cuda": 1 << 18}
+# Set aside at once, used as prefixes come: 20,000 prefixes of 41 million parameters, all of a table of 20 bits with 0.7 million.
+_MAX_KEPT_BYTES: Final = 3 << 30
+_POSITIONS_PER_BATCH: Final = {"cpu": 1 << 11, "cuda": 1 << 18}
 
 Weights = Mapping[str, npt.NDArray[np.float32]]
 
@@ -75,8 +76,8 @@ class NetworkShape:
 
     @property
     def kept_bytes(self) -> int:
-        """Keys and values of one position in float64."""
-        return self.depth * 2 * self.num_kv_heads * self.head_width * 8
+        """Memory of one prefix that is kept: keys and values of a position in float64, frequencies, and its name."""
+        return self.depth * 2 * self.num_kv_heads * self.head_width * 8 + 256 * 2 + 256
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every weight; a matrix is [out, in], `embedding` has a row a byte, then BEGIN and BYTES_FOLLOW."""
@@ -126,13 +127,12 @@ class NetworkModel(ByteModel):
         prefixes = prefixes[:, _chunk_start(prefixes.shape[1], self.shape.context_bytes) :]
         num, depth = prefixes.shape
         out = np.empty((num, 256), dtype=np.uint16)
-        step = max(_MIN_ROWS, min(_MAX_STEP_ROWS, _MAX_KEPT_BYTES // (self.shape.kept_bytes * (depth + 2))))
         with self._lock, torch.inference_mode():
+            if self._kept is None:
+                self._kept = _Kept(_Decoder(self.shape, self._weights, "cpu", torch.float64))
+            step = max(_MIN_ROWS, min(_MAX_STEP_ROWS, self._kept.num_most // (depth + 3)))
             for first in range(0, num, step):
-                part = prefixes[first : first + step]
-                if self._kept is None or self._kept.would_pass(len(part) * (depth + 2), _MAX_KEPT_BYTES):
-                    self._kept = _Kept(_Decoder(self.shape, self._weights, "cpu", torch.float64))
-                out[first : first + step] = self._kept.after([row.tobytes() for row in part])
+                out[first : first + step] = self._kept.after([row.tobytes() for row in prefixes[first : first + step]])
         return out
 
     def rows(self, stretches: Sequence[bytes]) -> list[Frequencies]:
@@ -297,25 +297,29 @@ class _Kept:
 
     def __init__(self, decoder: _Decoder) -> None:
         self.decoder = decoder
-        self.num_nodes = 0
-        self.node_of: dict[bytes, int] = {}
         shape = decoder.shape
-        room = (shape.depth, 1024, shape.num_kv_heads, shape.head_width)
+        self.num_most = max(_MAX_KEPT_BYTES // shape.kept_bytes, 4 * _MIN_ROWS * (shape.context_bytes + 3))
+        # Memory that is never written to is never taken from the machine.
+        room = (shape.depth, self.num_most, shape.num_kv_heads, shape.head_width)
         self.keys, self.values = torch.empty(room, dtype=decoder.dtype), torch.empty(room, dtype=decoder.dtype)
-        self.parents = np.zeros(1024, dtype=np.int64)
-        self.frequencies = np.empty((1024, 256), dtype=np.uint16)
-        self._add(np.zeros(1, np.int64), np.array([BEGIN]), 0)
-        self._add(np.zeros(1, np.int64), np.array([BYTES_FOLLOW]), 1)
-        self.node_of[b""] = 1
-
-    def would_pass(self, num_more: int, max_bytes: int) -> bool:
-        """Whether so many more prefixes may need more than `max_bytes`. An empty trie takes any number."""
-        return self.num_nodes > 2 and (self.num_nodes + num_more) * self.decoder.shape.kept_bytes > max_bytes
+        self.parents = np.zeros(self.num_most, dtype=np.int64)
+        self.frequencies = np.empty((self.num_most, 256), dtype=np.uint16)
+        self._begin()
 
     def after(self, prefixes: list[bytes]) -> Frequencies:
         """Frequencies after prefixes of one length."""
-        nodes = self._nodes(prefixes)  # which may make the arrays anew
-        return self.frequencies[nodes]
+        known = all(prefix[:-1] in self.node_of for prefix in prefixes)
+        most_new = len(prefixes) if known else len(prefixes) * (len(prefixes[0]) + 1)
+        if self.num_nodes + most_new + _MIN_ROWS > self.num_most:
+            self._begin()
+        return self.frequencies[self._nodes(prefixes)]
+
+    def _begin(self) -> None:
+        self.num_nodes = 0
+        self.node_of: dict[bytes, int] = {}
+        self._add(np.zeros(1, np.int64), np.array([BEGIN]), 0)
+        self._add(np.zeros(1, np.int64), np.array([BYTES_FOLLOW]), 1)
+        self.node_of[b""] = 1
 
     def _nodes(self, prefixes: list[bytes]) -> npt.NDArray[np.int64]:
         missing = list(dict.fromkeys(prefix for prefix in prefixes if prefix not in self.node_of))
@@ -330,7 +334,6 @@ class _Kept:
         """Nodes at `position` under their parents, each one position through the network."""
         num = len(parents)
         padded = max(num, _MIN_ROWS)
-        self._make_room(self.num_nodes + padded)
         nodes = np.arange(self.num_nodes, self.num_nodes + padded)
         self.parents[nodes] = np.resize(parents, padded)
         path = np.empty((padded, position + 1), dtype=np.int64)
@@ -349,17 +352,6 @@ class _Kept:
             x_ND = self.decoder.rest(x_ND, (share_NKGT @ v_NKTE).reshape(padded, -1), block)
         self.frequencies[span] = quantise(self.decoder.output(x_ND).numpy())
         self.num_nodes += num
-
-    def _make_room(self, num_nodes: int) -> None:
-        room = self.keys.shape[1]
-        if num_nodes <= room:
-            return
-        more = max(num_nodes, room + room // 2) - room
-        self.keys, self.values = (
-            torch.cat([kept, torch.empty_like(kept[:, :1]).expand(-1, more, -1, -1)], 1) for kept in (self.keys, self.values)
-        )
-        self.parents = np.concatenate([self.parents, np.zeros(more, np.int64)])
-        self.frequencies = np.concatenate([self.frequencies, np.empty((more, 256), np.uint16)])
 
 
 @dataclass(frozen=True)
