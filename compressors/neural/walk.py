@@ -20,11 +20,21 @@ import numpy.typing as npt
 
 from compressors.neural.dictionary_file import NO_CODE
 from compressors.neural.double_array import BACK, BACK_SHIFT, BASE_SHIFT, CODE_SHIFT, LABEL, place, units_of
-from compressors.neural.fewest import by_ends, failures, flexible, shorter_matches
+from compressors.neural.fewest import (
+    by_ends,
+    failures,
+    finish_flexible,
+    finish_states,
+    matches_of,
+    resolve,
+    run_flexible,
+    run_states,
+)
 from compressors.neural.jit import compiled
 
 Array = npt.NDArray[Any]
 NUM_LANES: Final = 6
+CLOSED, OPEN, FLEXIBLE, STATES = range(4)
 _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 # A document's last bytes are parsed alone: with few steps left, a round over all lanes would cost more than it does.
@@ -120,11 +130,12 @@ def _finish(data: Array, units: Array, out: Array, at: Any, end: Any, wrote: Any
 
 
 @compiled
-def walk(data: Array, offsets: Array, order: Array, out: Array, counts: Array, units: Array, closed: bool) -> None:
-    """Parse documents `order`, the empty ones last (offsets int64 [num_documents + 1] into data). The units of document n's codes go to
-    out[offsets[n] + n:] and their number to counts[n]; out has one place for each byte and each document."""
-    at, end = np.zeros(NUM_LANES, dtype=np.uint64), np.zeros(NUM_LANES, dtype=np.uint64)
-    wrote, state = np.zeros(NUM_LANES, dtype=np.uint64), np.zeros(NUM_LANES, dtype=np.uint64)
+def walk(data: Array, offsets: Array, order: Array, out: Array, counts: Array, rule: int, units: Array, falls: Array) -> None:
+    """Walk documents `order`, the empty ones last (offsets int64 [num_documents + 1] into data). What is found of document n goes to
+    out[offsets[n] + n:] and, but for STATES, its number to counts[n]; out has one place for each byte and each document."""
+    at, end, wrote = np.zeros(NUM_LANES, dtype=np.uint64), np.zeros(NUM_LANES, dtype=np.uint64), np.zeros(NUM_LANES, dtype=np.uint64)
+    state, reach = np.zeros(NUM_LANES, dtype=np.uint64), np.zeros(NUM_LANES, dtype=np.uint64)
+    reached = np.zeros(NUM_LANES, dtype=np.uint64)
     document = np.full(NUM_LANES, -1)
     num_taken, num_running = 0, 0
     while True:
@@ -134,19 +145,36 @@ def walk(data: Array, offsets: Array, order: Array, out: Array, counts: Array, u
                 num_taken += 1
                 num_running += 1
                 document[lane] = n
-                at[lane], end[lane], wrote[lane] = offsets[n] + 1, offsets[n + 1], offsets[n] + n
-                state[lane] = units[np.uint64(data[offsets[n]])]
+                at[lane], end[lane], wrote[lane], reach[lane] = offsets[n], offsets[n + 1], offsets[n] + n, offsets[n]
+                state[lane] = reached[lane] = units[np.uint64(units.size - 1)]
+                if rule <= OPEN:  # the root's unit is for automatons
+                    state[lane] = units[np.uint64(data[offsets[n]])]
+                    at[lane] += _ONE
+                if rule == STATES:
+                    wrote[lane] = n
         alone = num_running < NUM_LANES
         if not alone:
             num_steps = np.min(end - at)
-            if closed:
+            if rule == CLOSED:
                 _run_closed(data, units, out, num_steps, at, wrote, state)
-            else:
+            elif rule == OPEN:
                 _run_open(data, units, out, num_steps, at, wrote, state)
+            elif rule == FLEXIBLE:
+                run_flexible(data, units, falls, out, num_steps, at, wrote, state, reach, reached)
+            else:
+                run_states(data, units, falls, out, num_steps, at, wrote, state)
         for lane in range(NUM_LANES):
             n = document[lane]
             if n >= 0 and (alone or at[lane] + np.uint64(_TAIL_BYTES) >= end[lane]):
-                counts[n] = np.int64(_finish(data, units, out, at[lane], end[lane], wrote[lane], state[lane])) - offsets[n] - n
+                first = np.uint64(offsets[n] + n)
+                if rule <= OPEN:
+                    counts[n] = _finish(data, units, out, at[lane], end[lane], wrote[lane], state[lane]) - first
+                elif rule == FLEXIBLE:
+                    place = wrote[lane]
+                    last = finish_flexible(data, units, falls, out, at[lane], end[lane], place, state[lane], reach[lane], reached[lane])
+                    counts[n] = last - first - _ONE
+                else:
+                    finish_states(data, units, falls, out, at[lane], end[lane], wrote[lane], state[lane])
                 document[lane] = -1
                 num_running -= 1
         if num_running == 0 and (num_taken == order.size or offsets[order[num_taken]] == offsets[order[num_taken] + 1]):
@@ -176,18 +204,28 @@ class Walker:
 
     def greedy(self, data: Array, offsets: Array, dtype: type) -> tuple[Array, Array]:
         """The longest string with a code at each place."""
-        return _chunk(data, offsets, dtype, lambda *at: walk(data, *at, self._greedy_units, self._closed))
+        rule = CLOSED if self._closed else OPEN
+        return _chunk(offsets, dtype, lambda *at: walk(data, offsets, *at, rule, self._greedy_units, self._greedy_units))
 
     def fewest(self, data: Array, offsets: Array, dtype: type) -> tuple[Array, Array]:
         """The fewest symbols."""
-        units, fails, third, has_code = self._suffixes
+        units, falls, up, codes, matches = self._automaton
         if self._closed:
-            return _chunk(data, offsets, dtype, lambda *at: flexible(data, *at, units, fails, third))
-        return _chunk(data, offsets, dtype, lambda *at: by_ends(data, *at, units, fails, third, has_code))
+
+            def parse(order: Array, out: Array, counts: Array) -> None:
+                walk(data, offsets, order, out, counts, FLEXIBLE, units, falls)
+                resolve(offsets, out, counts, up, codes)
+        else:
+
+            def parse(order: Array, out: Array, counts: Array) -> None:
+                walk(data, offsets, order, out, counts, STATES, units, falls)
+                by_ends(offsets, out, counts, matches)
+
+        return _chunk(offsets, dtype, parse)
 
     @cached_property
     def _greedy_units(self) -> Array:
-        """Above each base: the code of the nearest node upwards that has one, and the bytes after what it decodes to."""
+        """Units with the code of the nearest node upwards that has one, and the bytes after what it decodes to."""
         codes, back = self._codes.copy(), self._gives_back.copy()
         for node in np.flatnonzero(codes == NO_CODE)[1:]:
             parent = self._parents[node]
@@ -196,30 +234,31 @@ class Walker:
         return units_of(self._labels, self._bases, self._slots, back, codes)
 
     @cached_property
-    def _suffixes(self) -> tuple[Array, Array, Array, Array]:
-        """(units with depth and code above each base, the root's last; failure slots; parent slots, or slots of shorter matches; which slots
-        have codes)."""
-        units = units_of(self._labels, self._bases, self._slots, self._depths, np.where(self._codes == NO_CODE, 0, self._codes))
-        units = np.append(units, np.uint64(0))
+    def _automaton(self) -> tuple[Array, Array, Array, Array, Array]:
+        """(units with depth and own slot, the root's last; the unit of each slot's longest proper suffix; for flexible parsing each slot's
+        parent and its code, moved up by 8 bits; in general each slot's matches)."""
+        units = np.append(units_of(self._labels, self._bases, self._slots, self._depths, self._slots), np.uint64(0))
         root = len(units) - 1
+        units[root] = np.uint64(root << 8)
         fails = failures(self._labels, self._parents, self._slots, units, root)
-        has_code = np.zeros(len(units), dtype=np.bool_)
-        has_code[self._slots[1:]] = self._codes[1:] != NO_CODE
-        if not self._closed:
-            return units, fails, shorter_matches(self._slots, fails, has_code, root), has_code
-        up = np.full(len(units), root, dtype=np.uint32)
-        up[self._slots[257:]] = self._slots[self._parents[257:]]
-        return units, fails, up, has_code
+        up, codes = np.full(len(units), root, dtype=np.uint32), np.zeros(len(units), dtype=np.uint32)
+        matches = np.zeros(0, dtype=np.uint64)
+        if self._closed:
+            up[self._slots[257:]] = self._slots[self._parents[257:]]
+            codes[self._slots[1:]] = self._codes[1:] << 8
+        else:
+            matches = matches_of(self._slots, self._depths, self._codes, fails, NO_CODE)
+        return units, units[fails], up, codes, matches
 
 
-def _chunk(data: Array, offsets: Array, dtype: type, parse: Callable[[Array, Array, Array, Array], None]) -> tuple[Array, Array]:
-    """Scratch for one chunk, the parse (offsets, order, out, counts), and its codes packed."""
+def _chunk(offsets: Array, dtype: type, parse: Callable[[Array, Array, Array], None]) -> tuple[Array, Array]:
+    """Scratch for one chunk, the parse (order of documents, out, counts), and its codes packed."""
     sizes = np.diff(offsets)
-    found = np.empty(len(data) + len(sizes) + 1, dtype=np.uint32)
+    found = np.empty(int(offsets[-1]) + len(sizes) + 1, dtype=np.uint32)
     counts = np.zeros(len(sizes), dtype=np.int64)
-    parse(offsets, np.argsort(-sizes, kind="stable"), found, counts)
+    parse(np.argsort(-sizes, kind="stable"), found, counts)
     ends = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(counts, out=ends[1:])
-    packed = np.empty(int(ends[-1]), dtype=dtype)
+    packed: Array = np.empty(int(ends[-1]), dtype=dtype)
     pack(found, offsets, counts, packed)
     return packed, ends
