@@ -88,16 +88,17 @@ class WindowTable(Compressor):
         return self.dictionary.decode(self._as_codes(symbols), max_bytes)
 
     def decode_batch(self, symbols: Sequence[Symbols], max_bytes: int = DEFAULT_MAX_DECODED_BYTES) -> list[bytes | None]:
-        """As `decode`, all documents in one pass where they are good."""
+        """As `decode`, all documents in one pass where they are good: checks a document would cost more than decoding it."""
+        if any(one.dtype != np.uint32 or one.ndim != 1 or one.size % self._per_code for one in symbols):
+            return super().decode_batch(symbols, max_bytes)
+        offsets = _offsets([one.size // self._per_code for one in symbols])
         try:
-            codes = [self._as_codes(one) for one in symbols]
+            codes = self._as_codes(np.concatenate([np.zeros(0, np.uint32), *symbols]))
+            data, ends = self.dictionary.decode_flat(codes, offsets, max_bytes=max_bytes * len(symbols))
         except DecodeError:
             return super().decode_batch(symbols, max_bytes)
-        if any(int(self.dictionary.lengths[one].sum()) > max_bytes for one in codes):
+        if np.diff(ends).max(initial=0) > max_bytes:
             return super().decode_batch(symbols, max_bytes)
-        offsets = _offsets([len(one) for one in codes])
-        joined = np.concatenate([*codes, np.zeros(0, np.uint32)])
-        data, ends = self.dictionary.decode_flat(joined, offsets, max_bytes=max_bytes * max(1, len(codes)))
         text, cuts = data.tobytes(), ends.tolist()
         return [text[start:end] for start, end in pairwise(cuts)]
 
