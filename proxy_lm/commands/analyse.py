@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-ACTIONS: Final = ("analyse", "probe")
+ACTIONS: Final = ("analyse", "probe", "replicate")
 EXAMPLE: Final = "  proxy-lm compressor analyse gzip views/spm views/table --corpus corpus --out analyses"
 _PROBE_EXAMPLE: Final = """  proxy-lm compressor probe views/table gzip --corpus corpus --out probes
   proxy-lm compressor probe views/table --corpus corpus --out probes-large --set document_bytes=1024 num_documents=1000000 \\
@@ -43,7 +43,7 @@ def add_parsers(actions: Any) -> list[argparse.ArgumentParser]:
         metavar="DIR",
         help="byte-model folders: loss by position after a reset",
     )
-    return [analyse, _add_probe(actions)]
+    return [analyse, _add_probe(actions), _add_replicate(actions)]
 
 
 def _add_probe(actions: Any) -> argparse.ArgumentParser:
@@ -77,6 +77,30 @@ def _add_probe(actions: Any) -> argparse.ArgumentParser:
     return probe
 
 
+def _add_replicate(actions: Any) -> argparse.ArgumentParser:
+    replicate: argparse.ArgumentParser = actions.add_parser(
+        "replicate",
+        help="the compressors of arXiv 2404.03626 on this corpus: the paper's numbers beside ours",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=(
+            "Measures the paper's settings (rows A1 to A10, A21 and A30) on a split and writes DIR/results.json, report.md and\n"
+            "report.html: its number, ours, what differs and why. Without --model the byte model is counted from the train split.\n"
+            "Some minutes on one core with counts; a network evaluates every byte several times. Killed and run again it continues."
+        ),
+        epilog="example:\n  proxy-lm compressor replicate --corpus corpus --out replication",
+    )
+    replicate.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the prepared corpus")
+    replicate.add_argument("--model", type=Path, metavar="DIR", help="folder of a byte model (default: counts of the train split)")
+    replicate.add_argument("--split", default="test", help="documents to tell (default: test)")
+    replicate.add_argument("--max-bytes", type=int, default=2_000_000, metavar="N", help="whole documents up to this size (default: 2 MB)")
+    replicate.add_argument(
+        "--max-training-bytes", type=int, default=50_000_000, metavar="N", help="bytes that are counted (default: 50 MB)"
+    )
+    replicate.add_argument("--rows", nargs="+", default=[], metavar="ROW", help="rows to measure, such as A5 A7 (default: all)")
+    replicate.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the models and the results")
+    return replicate
+
+
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the prepared corpus")
     parser.add_argument("--split", default="test", help="documents to look at (default: test)")
@@ -87,17 +111,21 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The subcommand's results as JSON."""
-    return {"analyse": _analyse, "probe": _probe}[args.action](args)
+    return {"analyse": _analyse, "probe": _probe, "replicate": _replicate}[args.action](args)
 
 
 def show(result: dict[str, Any]) -> None:
     """The overview, and where the rest is."""
-    from proxy_lm.analysis import probe_report
+    from proxy_lm.analysis import probe_report, replicate_report
     from proxy_lm.analysis.view_report import overview, print_table
 
     if result["action"] == "probe":
         for line in probe_report.lines(result):
             print(line)
+    elif result["action"] == "replicate":
+        print_table(replicate_report.table(result))
+        for check in result["checks"]:
+            print(f"{'holds' if check['holds'] else 'DOES NOT HOLD'}: {check['check']} ({check['detail']})")
     elif result["views"]:
         print_table(overview(result))
     print(f"{result['out']}: results.json, report.md, report.html")
@@ -140,6 +168,24 @@ def _probe(args: argparse.Namespace) -> dict[str, Any]:
     corpus = Corpus.open(args.corpus)
     tasks = [task for task in TASKS if task in args.tasks]
     return {"out": str(args.out), **probe(corpus, args.views, args.out, settings, tasks=tasks, split=args.split, held_out=args.held_out)}
+
+
+def _replicate(args: argparse.Namespace) -> dict[str, Any]:
+    from proxy_lm import plotting
+    from proxy_lm.analysis.replicate import Replication, replicate
+    from proxy_lm.data.corpus import Corpus
+
+    plotting.require()
+    _check_out(args.out)
+    request = Replication(
+        corpus=Corpus.open(args.corpus),
+        model=args.model,
+        split=args.split,
+        max_bytes=args.max_bytes,
+        max_training_bytes=args.max_training_bytes,
+        rows=args.rows,
+    )
+    return {"out": str(args.out), **replicate(request, args.out)}
 
 
 def _check(args: argparse.Namespace) -> None:

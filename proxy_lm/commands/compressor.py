@@ -25,7 +25,7 @@ TRAIN_EXAMPLE = """  proxy-lm compressor train spm --corpus corpus --option alph
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommands."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="train|bench|list|analyse|probe")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="train|bench|list|analyse|probe|replicate")
     raw = argparse.RawDescriptionHelpFormatter
     train = actions.add_parser(
         "train",
