@@ -143,10 +143,12 @@ class WindowTable(Compressor):
 
         rule, parse, keep = chosen["rule"], chosen.get("parse", "greedy"), chosen.get("keep", "probable")
         _check_choices(cls, chosen)
-        used = keep == "used" and chosen["alphabet_size"] is not None
+        used = keep == "used"
         within = {"bits": chosen["bits"], "rule": rule, "depth": chosen["depth"]}
         build.check(**within, alphabet_size=chosen["alphabet_size"])
         text = list(_first(documents, chosen["max_training_bytes"]))
+        if used and not any(text):
+            raise RequestError(f"view '{cls.name}' with keep=used needs documents that are not empty: it keeps what their parse uses")
         model = _model(text, chosen["model"], chosen["depth"])
         strings = build.build(model, **within, alphabet_size=None if used else chosen["alphabet_size"])
         dictionary = Dictionary(labels=strings.labels, parents=strings.parents, codes=strings.codes, decode_nodes=strings.decode_nodes)
@@ -269,6 +271,8 @@ def _check_choices(cls: type[WindowTable], chosen: Mapping[str, Any]) -> None:
         )
     if chosen["symbol_bits"] == 8 and rule == "canonical" and size is None:
         raise RequestError("rule 'canonical' has a few codes more than 2^bits; choose alphabet_size=65536 with symbol_bits=8")
+    if chosen.get("keep") == "used" and size is None:
+        raise RequestError("option keep=used chooses among 2^bits strings: give alphabet_size, and more bits than it needs")
     if chosen.get("parse") == "fewest" and rule == "delay":
         raise RequestError("rule 'delay' is defined by its own parse; choose parse=greedy")
     if chosen.get("keep") == "used" and rule == "delay":
