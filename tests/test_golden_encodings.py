@@ -40,6 +40,11 @@ VIEWS = {
     "bit": {},
     "phrases": {"alphabet_size": 330},
     "phrases-greedy-words": {"alphabet_size": 330, "parse": "greedy", "borders": "words"},
+    "table": {"bits": 10},
+    "table-top": {"rule": "top", "bits": 14, "alphabet_size": 400, "keep": "used", "parse": "fewest"},
+    "table-bytes": {"bits": 17, "alphabet_size": 600, "symbol_bits": 8, "rule": "canonical"},
+    "table-delay": {"rule": "delay", "alphabet_size": 65536, "depth": 3},
+    "table-paper": {"alphabet_size": 65536, "depth": 3},
     "as-bytes-spm-gray": {"inner": "spm", "alphabet_size": 340, "gray": True},
 }
 
@@ -84,7 +89,7 @@ def test_symbols_are_as_recorded(golden, name, tmp_path, request):
     assert view.spec() == artifact["spec"]
     assert compressors.fingerprint(view) == artifact["fingerprint"]
     for key, symbols in recorded.items():
-        if symbols is not None:
+        if symbols is not None and view.exact:
             assert view.decode(np.array(symbols, dtype=np.uint32)) == DOCUMENTS[key]
     version = {"zlib": zlib.ZLIB_RUNTIME_VERSION, "zstd": ZSTD_VERSION}
     other = [key for key, here in version.items() if artifact["spec"].get(key, here) != here]

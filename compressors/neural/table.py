@@ -17,10 +17,10 @@ Not promised: that training again on another machine gives the same table where 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast, final
+from typing import Any, ClassVar, Final, Self, TypeAlias, cast, final
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from compressors.symbols import checked
 FILE: Final = "table.dictionary"
 VERSION: Final = 1
 MAX_BITS: Final = 20
+Report: TypeAlias = Callable[[int, int], None]
 PARSES: Final = ("greedy", "fewest")
 KEEPS: Final = ("probable", "used")
 _COLLISION_SAMPLE_BYTES: Final = 8_000_000
@@ -56,6 +57,7 @@ class WindowTable(Compressor):
 
     needs_training: ClassVar[bool] = True
     in_threads: ClassVar[bool] = True
+    reports_progress: ClassVar[bool] = True
     rules: ClassVar[tuple[str, ...]]
 
     def __init__(self, *, dictionary: Dictionary, facts: Mapping[str, JSON]) -> None:
@@ -135,8 +137,9 @@ class WindowTable(Compressor):
         return view
 
     @classmethod
-    def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
-        """Count the documents, or load `model`, and compile. Documents are kept in memory up to `max_training_bytes`."""
+    def train(cls, documents: Iterable[bytes], *, report: Any = None, **options: JSON) -> Self:
+        """Count the documents, or load `model`, and compile. Documents are kept in memory up to `max_training_bytes`; `report(done, total)`
+        is called on the way."""
         chosen = view_options.take(cls.name, cls.options, options)
         from compressors.neural import build
         from compressors.neural.prune import most_used
@@ -149,12 +152,17 @@ class WindowTable(Compressor):
         text = list(_first(documents, chosen["max_training_bytes"]))
         if used and not any(text):
             raise RequestError(f"view '{cls.name}' with keep=used needs documents that are not empty: it keeps what their parse uses")
-        model = _model(text, chosen["model"], chosen["depth"])
-        strings = build.build(model, **within, alphabet_size=None if used else chosen["alphabet_size"])
+        counting, building, keeping = (_part(report, number) for number in range(3))
+        model = _model(text, chosen["model"], chosen["depth"], counting)
+        strings = build.build(model, **within, alphabet_size=None if used else chosen["alphabet_size"], report=building)
         dictionary = Dictionary(labels=strings.labels, parents=strings.parents, codes=strings.codes, decode_nodes=strings.decode_nodes)
         if used:
             dictionary = most_used(
-                dictionary, list(_first(text, _KEEP_SAMPLE_BYTES)), num_codes=chosen["alphabet_size"], parse=cast(Any, parse)
+                dictionary,
+                list(_first(text, _KEEP_SAMPLE_BYTES)),
+                num_codes=chosen["alphabet_size"],
+                parse=cast(Any, parse),
+                report=keeping,
             )
         facts: dict[str, JSON] = {
             "rule": rule,
@@ -248,12 +256,22 @@ def _first(documents: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
             return
 
 
-def _model(documents: Sequence[bytes], folder: str, depth: int) -> ByteModel:
+def _part(report: Report | None, number: int) -> Report:
+    """Progress of one of three parts, in thousandths of all."""
+
+    def part(done: int, total: int) -> None:
+        if report is not None:
+            report((1000 * number + 1000 * done // max(1, total)) // 3, 1000)
+
+    return part
+
+
+def _model(documents: Sequence[bytes], folder: str, depth: int, report: Report) -> ByteModel:
     if folder:
         return load_model(Path(folder))
     from compressors.neural.counts import CountModel
 
-    return CountModel.train(documents, depth=depth)
+    return CountModel.train(documents, depth=depth, report=report)
 
 
 def _check_choices(cls: type[WindowTable], chosen: Mapping[str, Any]) -> None:
