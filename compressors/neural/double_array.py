@@ -2,9 +2,9 @@
 `base ^ byte`, and it is a child when the label kept there is `byte`.
 
     bases, slots = place(labels, parents, first_children)      # where each node's family and each node lie
-    units = units_of(labels, bases, slots, back, codes)        # uint64 [num_slots]
+    units = units_of(labels, bases, slots)                     # uint32 [num_slots]
 
-A unit is, from the top: base (24 bits), bytes to give back or depth (8), code (24), label (8). The root has base 0, so that its 256 children
+A unit is `base << 8 | label`. The root has base 0, so that its 256 children
 are slots 0 to 255 in order. A node without children has base `LEAF_BASE`, which belongs to no family: slot `LEAF_BASE ^ byte` carries the
 label of another byte, so that every step from a leaf misses without a test. For the same reason an empty slot carries the label that would
 be right under a base of its block that no family has. Source of the idea: J. Aoe, "An efficient digital search algorithm by using a
@@ -24,10 +24,7 @@ import numpy.typing as npt
 from compressors.neural.jit import compiled
 
 LABEL = np.uint64(255)
-CODE_SHIFT = np.uint64(8)
-BACK_SHIFT = np.uint64(32)
-BACK = np.uint64(255)
-BASE_SHIFT = np.uint64(40)
+BASE_SHIFT = np.uint64(8)
 LEAF_BASE: Final = 1
 MAX_NUM_SLOTS: Final = 1 << 24
 
@@ -142,15 +139,14 @@ def place(labels: npt.NDArray[np.uint8], parents: U32, first_children: npt.NDArr
     return found
 
 
-def units_of(labels: npt.NDArray[np.uint8], bases: U32, slots: U32, back: Array, codes: Array) -> npt.NDArray[np.uint64]:
-    """The double array, uint64 [num_slots], with `back` (below 256) and `codes` (below 2^24), one of each a node, in their places."""
+def units_of(labels: npt.NDArray[np.uint8], bases: U32, slots: U32) -> U32:
+    """The double array, uint32 [num_slots]."""
     num_slots = (int(slots.max()) | 255) + 1
     assert num_slots <= MAX_NUM_SLOTS, "a dictionary has too few nodes to need as many slots"
     is_base = np.zeros(num_slots, dtype=np.bool_)
     is_base[bases] = True  # LEAF_BASE among them
-    free = np.argmin(is_base.reshape(-1, 256), axis=1).astype(np.uint64)  # a block with a hole has more slots than families
-    holes = np.arange(256, dtype=np.uint64)[None, :] ^ free[:, None]
-    units = ((np.uint64(LEAF_BASE) << BASE_SHIFT) | holes).reshape(-1)
-    low = (codes.astype(np.uint64) << CODE_SHIFT) | labels.astype(np.uint64)
-    units[slots[1:]] = ((bases.astype(np.uint64) << BASE_SHIFT) | (back.astype(np.uint64) << BACK_SHIFT) | low)[1:]
+    free = np.argmin(is_base.reshape(-1, 256), axis=1).astype(np.uint32)  # a block with a hole has more slots than families
+    holes = np.arange(256, dtype=np.uint32)[None, :] ^ free[:, None]
+    units = (holes | np.uint32(LEAF_BASE << 8)).reshape(-1)
+    units[slots[1:]] = ((bases << 8) | labels)[1:]
     return units
