@@ -21,12 +21,25 @@ from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
 from proxy_lm.model.flops import training_flops_per_symbol
 from proxy_lm.train.child import LaunchSettings
-from proxy_lm.train.settings import RunSettings, num_steps
+from proxy_lm.train.settings import RunSettings, num_steps, step_shape
 from proxy_lm.vocabulary import RAW_VOCABULARY_SIZE
 
 # BOS, RAW_START and their ends around every crop.
 _IDS_BESIDE_PAYLOAD: Final = 4
 _FIXED: Final = ("name", "out", "corpus", "views", "mix", "vocabulary_size", "resume")
+# Of a run; none of it changes what is learned.
+_NOT_IDENTITY: Final = {
+    "name",
+    "out",
+    "corpus",
+    "views",
+    "rows_per_device",
+    "validation",
+    "logging",
+    "checkpoint",
+    "communication",
+    "resume",
+}
 _BUDGETS: Final = ("num_steps", "num_symbols", "training_flops")
 DEFAULT_PRESET: Final = "0.7m"
 # A window of a table ends after 5 bytes, 98 of 100 within 16: most of the crops are short, so that the first bytes are learned best, and
@@ -111,6 +124,10 @@ def transformer_request(
     crops = validate(CropSettings, _group(given, "crops"), source="crops")
     launch = validate(LaunchSettings, _group(given, "launch"), source="launch")
     run = _run(given, folder, preset or DEFAULT_PRESET)
+    if launch.arguments is None:
+        if "rows_per_device" not in given:
+            run = run.model_copy(update={"rows_per_device": min(run.rows_per_device, max(1, run.rows_per_step // launch.num_ranks))})
+        step_shape(run, launch.num_ranks)  # told here and not by the ranks, minutes later
     lengths = crops.lengths or _lengths_for(view, options)
     _check_lengths(corpus, lengths, split, held_out)
     mean = sum(lengths) / len(lengths)
@@ -122,7 +139,7 @@ def transformer_request(
         "text_digest": corpus.digest,  # not under `corpus`: that is a path, which may change
         "splits": [split, held_out],
         "crops": {"lengths": list(lengths), "num_bytes": num_crop_bytes},
-        **run.model_dump(mode="json", exclude={"name", "out", "corpus", "views", "logging", "checkpoint", "communication", "resume"}),
+        **run.model_dump(mode="json", exclude=_NOT_IDENTITY),
     }
     return Request(
         run=run, launch=launch, lengths=tuple(lengths), num_crop_bytes=num_crop_bytes, split=split, held_out=held_out, identity=identity

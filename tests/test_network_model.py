@@ -54,8 +54,10 @@ def test_logits_are_those_of_the_decoder(decoder: Decoder, model: NetworkModel) 
 
 def test_rows_sum_to_the_total_and_have_no_zero(model: NetworkModel) -> None:
     (rows,) = model.rows([TEXT])
-    assert rows.dtype == np.uint16 and rows.shape == (len(TEXT), 256)
-    assert (rows.sum(axis=1, dtype=np.int64) == TOTAL).all() and rows.min() >= 1
+    assert rows.dtype == np.uint16
+    assert rows.shape == (len(TEXT), 256)
+    assert (rows.sum(axis=1, dtype=np.int64) == TOTAL).all()
+    assert rows.min() >= 1
 
 
 def test_after_a_prefix_is_the_row_that_follows_it(model: NetworkModel) -> None:

@@ -20,7 +20,15 @@ from proxy_lm.data.corpus import Corpus, build_small
 from proxy_lm.errors import RequestError
 from proxy_lm.neural_settings import LONG_CROPS, MIXED_CROPS, SHORT_CROPS, Request, transformer_request
 
-TINY = ["num_steps=6", "model.preset=null", "model.width=16", "model.depth=1", "model.num_heads=2", "model.hidden=16", "rows_per_step=2"]
+TINY = [
+    "model.preset=null",
+    "model.width=16",
+    "model.depth=1",
+    "model.num_heads=2",
+    "model.hidden=16",
+    "rows_per_step=2",
+    "rows_per_device=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +52,11 @@ def test_counts_make_a_model_and_a_table_that_comes_back(corpus: Path, tmp_path:
     out = tmp_path / "view"
     assert main(words(corpus, out, "--option", "bits=11", "--set", "num_starts=20000")) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["kind"] == "table" and told["byte_model"]["kind"] == "counts"
+    assert told["kind"] == "table"
+    assert told["byte_model"]["kind"] == "counts"
     loss = told["byte_model"]["reset_loss"]["bits_per_byte"]
-    assert len(loss) >= 32 and loss[0] > loss[8] > 0
+    assert len(loss) >= 32
+    assert loss[0] > loss[8] > 0
     assert told["measured"]["byte_model"] == told["byte_model"]
     assert told["measured"]["training"]["cpu_seconds"] >= told["byte_model"]["training"]["cpu_seconds"]
     view = registry.load(out)
@@ -56,7 +66,8 @@ def test_counts_make_a_model_and_a_table_that_comes_back(corpus: Path, tmp_path:
     # The same again changes nothing; another model does not slip in under the view.
     assert main(words(corpus, out, "--option", "bits=11", "--set", "num_starts=20000")) == 0
     seen = capsys.readouterr()
-    assert "holds it already" in seen.err and json.loads(seen.out)["fingerprint"] == told["fingerprint"]
+    assert "holds it already" in seen.err
+    assert json.loads(seen.out)["fingerprint"] == told["fingerprint"]
     assert main(words(corpus, out, "--option", "bits=11", "--set", "num_starts=30000")) == 2
     assert "num_starts: 20000 -> 30000" in capsys.readouterr().err
     assert main(words(corpus, out, "--option", "bits=11", "--set", "num_starts=30000", "--force")) == 0
@@ -78,6 +89,7 @@ def test_counts_make_a_model_and_a_table_that_comes_back(corpus: Path, tmp_path:
         (["--model", "transformer", "--set", "crops=5"], "is a group of settings"),
         (["--model", "transformer", "--set", "crops.lengths=[2]"], "crops"),
         (["--model", "transformer", "--set", "crops.lengths=[5000]"], "crops of 5000 bytes are wanted"),
+        (["--model", "transformer", "--set", "rows_per_step=9"], "rows_per_step=9 is not a multiple of rows_per_device=8"),
         (["--model", "transformer", "--set", "model.num_raw_heads=1"], "has one head"),
         (["--model", "transformer", "--set", "num_steps=2", "num_symbols=9"], "num_steps and num_symbols are given"),
     ],
@@ -87,7 +99,8 @@ def test_a_wrong_request_is_one_sentence_and_nothing_is_made(
 ) -> None:
     assert main(words(corpus, tmp_path / "view", *more)) == 2
     told = capsys.readouterr().err
-    assert sentence in told and "Traceback" not in told
+    assert sentence in told
+    assert "Traceback" not in told
     assert not (tmp_path / "view").exists()
 
 
@@ -121,22 +134,25 @@ def test_what_fixes_the_model_is_in_its_identity(corpus: Path) -> None:
 @pytest.mark.slow
 def test_a_transformer_killed_in_training_goes_on(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "view"
-    settings = ["--set", *TINY, "num_steps=60", "checkpoint.every_steps=4", "--option", "bits=10"]
+    settings = ["--set", *TINY, "num_steps=40", "checkpoint.every_steps=4", "--option", "bits=10"]
     command = [sys.executable, "-m", "proxy_lm", *words(corpus, out, "--model", "transformer", *settings)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     checkpoints = out / "model-run" / "checkpoints"
     until = time.monotonic() + 200
     while not list(checkpoints.glob("step-*/manifest.json")):
-        assert process.poll() is None and time.monotonic() < until, process.communicate()
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not (out / "model").exists() and not (out / "artifact.json").exists()
+    assert not (out / "model").exists()
+    assert not (out / "artifact.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "continues at step" in (out / "model-run" / "train.log").read_text()
     told = json.loads(again.stdout)
-    assert told["byte_model"]["kind"] == "network" and told["byte_model"]["training"]["num_steps"] == 60
+    assert told["byte_model"]["kind"] == "network"
+    assert told["byte_model"]["training"]["num_steps"] == 40
     assert told["measured"]["training"]["estimated_flops"] >= told["byte_model"]["training"]["flops"] > 0
     assert not (out / "model-run" / "crops").exists()
     view = registry.load(out)
@@ -144,4 +160,5 @@ def test_a_transformer_killed_in_training_goes_on(corpus: Path, tmp_path: Path) 
     assert view.decode(view.encode(document)) == document
     # Another request does not slip into the same folder.
     other = subprocess.run([*command, "--set", "seed=1"], capture_output=True, text=True, check=False, timeout=120)
-    assert other.returncode == 2 and "seed: 0 -> 1" in other.stderr
+    assert other.returncode == 2
+    assert "seed: 0 -> 1" in other.stderr

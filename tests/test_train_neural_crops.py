@@ -37,7 +37,9 @@ def test_every_place_is_as_likely_as_any_other(corpus: Corpus) -> None:
     document, offset, length = Draw(corpus, corpus.splits["train"], (4,), key_of(0, "test")).crops(0, 12_000)
     places, counts = np.unique(document * 100 + offset, return_counts=True)
     assert places.tolist() == [0, 1, 2, 3, 4, 200, 201, 202, 203, 204, 205, 206]
-    assert (length == 4).all() and counts.min() > 850 and counts.max() < 1150
+    assert (length == 4).all()
+    assert counts.min() > 850
+    assert counts.max() < 1150
 
 
 def test_a_crop_depends_on_its_number_and_on_nothing_before_it(corpus: Corpus) -> None:
