@@ -45,6 +45,7 @@ _BUILT_IN: Final[Mapping[str, str]] = {
     "table-paper": "compressors.neural.table:TablePaper",
     "segments": "compressors.neural.segments:Segments",
     "stream": "compressors.neural.stream:Stream",
+    "stream-inexact": "compressors.neural.inexact:StreamInexact",
     "phrases": "compressors.neural.phrases:Phrases",
 }
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
