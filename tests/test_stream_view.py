@@ -138,13 +138,14 @@ def test_arithmetic_code_is_within_its_stated_overhead(model):
 
 
 def test_windows_are_worth_their_bits(views, model):
-    """In total, no window of a well predicted text loses more than 2 bits, of 16 or of 128, on what the model holds it to be worth."""
+    """In total, windows of 16 to 128 bits are within 2 bits of what the model holds them to be worth. They may even win: where it is very
+    sure, the cells too few for bytes it holds unlikely go to the likely one."""
     document = b"".join(CODE)
     rows, data = model.rows([document])[0], np.frombuffer(document, np.uint8)
     for bits in stream.WINDOW_BITS:
         found = windows.cut(rows, data, bits=bits)
         lost = bits - windows.window_bits(rows, data, found.ends)
-        assert 0 < lost[:-1].mean() < 2
+        assert abs(lost[:-1].mean()) < 2
         assert np.median(lost) < 2
 
 

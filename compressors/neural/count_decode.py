@@ -55,6 +55,23 @@ def decode_ranges(model: CountModel, codes: Sequence[U8], *, max_bytes: int) -> 
     return texts
 
 
+class Follower:
+    """The rows after a text that grows, one at a time."""
+
+    def __init__(self, model: CountModel) -> None:
+        self._tables = model.tables
+        self._state, self._places = _fresh()
+
+    def row(self, text: U8, length: int, since: int) -> npt.NDArray[np.uint16]:
+        """The byte that follows the first `length` bytes of `text`, the last `since` of them since the reset: uint16 [256]. Bytes once read
+        are not read again."""
+        if self._state[count_match.START] != length - since:
+            count_match.restart(self._state, length - since)
+        row = np.empty(256, np.uint16)
+        _follow(self._tables, text, length, self._state, self._places, row)
+        return row
+
+
 def _fresh() -> tuple[I64, U32]:
     """The model's state before the first byte."""
     state = np.zeros(count_match.NUM_FIELDS, np.int64)
@@ -78,7 +95,7 @@ def _read_narrow(
     """Write to `text` until the windows are read, True, or it is full. `place`: windows read, bytes written; it and the states go on
     where a full text stopped them."""
     index, length = place[0], place[1]
-    masses, row = np.zeros(256, np.int64), np.zeros(256, np.uint16)
+    masses, row = np.zeros(256, np.uint32), np.zeros(256, np.uint16)
     while True:
         settled = np.int64(cutter.settle(codes, bits, depth, state, index, len(codes)))
         if reset > 0 and settled != index and settled % reset == 0:
@@ -109,7 +126,7 @@ def _read_wide(
 ) -> bool:
     """As `_read_narrow`."""
     index, length = place[0], place[1]
-    masses, row = np.zeros(256, np.int64), np.zeros(256, np.uint16)
+    masses, row = np.zeros(256, np.uint32), np.zeros(256, np.uint16)
     while True:
         settled = np.int64(wide.settle(codes, bits, depth, state, index, len(codes)))
         if reset > 0 and settled != index and settled % reset == 0:
@@ -127,8 +144,15 @@ def _read_wide(
 
 @compiled
 def _read_range(tables: Tables, words: U32, state: U64, model_state: I64, places: U32, text: U8) -> None:
-    masses, row = np.zeros(256, np.int64), np.zeros(256, np.uint16)
+    masses, row = np.zeros(256, np.uint32), np.zeros(256, np.uint16)
     for i in range(len(text)):
         count_match.write_row(tables, text, model_state, masses, row)
         text[i] = range_coder.next_byte(row, words, state)
         count_match.read(tables, text, model_state, places)
+
+
+@compiled
+def _follow(tables: Tables, text: U8, length: int, model_state: I64, places: U32, row: npt.NDArray[np.uint16]) -> None:
+    while model_state[count_match.PLACE] < length:
+        count_match.read(tables, text, model_state, places)
+    count_match.write_row(tables, text, model_state, np.zeros(256, np.uint32), row)

@@ -23,66 +23,68 @@ U32 = npt.NDArray[np.uint32]
 I64 = npt.NDArray[np.int64]
 Whole = int | np.int64
 
-WHOLE_BITS = 32
-_WHOLE = 1 << WHOLE_BITS  # the probability 1 while a row is mixed
+WHOLE_BITS = 32  # 2^32 is the probability 1 while a row is mixed
+NUM_SHALLOW = 257
+"""Nodes of at most one byte: the empty string, then the 256 bytes in order."""
 
 
 class Tables(NamedTuple):
-    """All that the rows of a model are made from. The first six are by node, in breadth-first order."""
+    """All that the rows of a model are made from. Nodes are in breadth-first order; what is needed together lies together."""
 
-    labels: U8
-    first: U32
-    """One more than nodes: the children of node v are `first[v]` to `first[v + 1]`, in byte order."""
-    links: U32
-    depths: U8
+    heads: U32
+    """[num_nodes + 1, 2]: the first child of each node (its children are those up to the next node's first), and its suffix link."""
+    edges: U32
+    """[num_nodes]: label << 16 | share of the node among its parent's, where the parent's string is a suffix of what there is."""
     start_shares: U16
-    """Of each node among its parent's, where the parent's string is all there is since the reset."""
-    shares: U16
-    """The same where the parent's string is a suffix of what there is."""
+    """[num_nodes]: the share where the parent's string is all there is since the reset."""
+    depths: U8
+    """[num_nodes], in bytes."""
+    shallow: U32
+    """[NUM_SHALLOW, 256]: the masses that a node of at most one byte, as a suffix, gives each byte."""
     match_shares: U16
     """[LENGTHS, ODDS], see count_match.py."""
 
 
 @compiled
-def child_of(labels: U8, first: U32, node: Whole, byte: Whole) -> Whole:
+def child_of(heads: U32, edges: U32, node: Whole, byte: Whole) -> Whole:
     """The child of `node` by `byte`, or 0."""
-    low, high = np.int64(first[node]), np.int64(first[node + 1])
+    if node == 0:
+        return byte + 1
+    low, high = np.int64(heads[node, 0]), np.int64(heads[node + 1, 0])
     end = high
     while low < high:
         middle = (low + high) >> 1
-        if labels[middle] < byte:
+        if np.int64(edges[middle]) >> 16 < byte:
             low = middle + 1
         else:
             high = middle
-    return low if low < end and labels[low] == byte else 0
+    return low if low < end and np.int64(edges[low]) >> 16 == byte else 0
 
 
 @compiled
-def step(labels: U8, first: U32, links: U32, node: Whole, byte: Whole) -> Whole:
+def step(heads: U32, edges: U32, node: Whole, byte: Whole) -> Whole:
     """The state after one more byte."""
     while True:
-        child = child_of(labels, first, node, byte)
-        if child != 0 or node == 0:
+        child = child_of(heads, edges, node, byte)
+        if child != 0:
             return child
-        node = np.int64(links[node])
+        node = np.int64(heads[node, 1])
 
 
 @compiled
-def suffix_links(labels: U8, first: U32) -> tuple[U32, U8]:
-    """For each node the longest proper suffix of its string that is a node, and its depth. Nodes are in breadth-first order."""
-    num_nodes = len(labels)
-    links = np.zeros(num_nodes, np.uint32)
+def link(heads: U32, edges: U32) -> U8:
+    """Set each node's suffix link, the longest proper suffix of its string that is a node. Returns the depths."""
+    num_nodes = len(edges)
     depths = np.zeros(num_nodes, np.uint8)
     for node in range(num_nodes):
-        for child in range(first[node], first[node + 1]):
+        for child in range(heads[node, 0], heads[node + 1, 0]):
             depths[child] = depths[node] + 1
-            if node != 0:
-                links[child] = step(labels, first, links, np.int64(links[node]), np.int64(labels[child]))
-    return links, depths
+            heads[child, 1] = 0 if node == 0 else step(heads, edges, np.int64(heads[node, 1]), np.int64(edges[child]) >> 16)
+    return depths
 
 
 @compiled
-def count_surprises(text: U8, offsets: I64, labels: U8, first: U32, links: U32, hits: I64, misses: I64) -> None:
+def count_surprises(text: U8, offsets: I64, heads: U32, edges: U32, hits: I64, misses: I64) -> None:
     """How each byte of the documents is met: `hits[child]` where a state or one of its suffixes is first to know the byte,
     `misses[node]` for each node that was asked before and did not know it."""
     for document in range(len(offsets) - 1):
@@ -90,34 +92,66 @@ def count_surprises(text: U8, offsets: I64, labels: U8, first: U32, links: U32, 
         for i in range(offsets[document], offsets[document + 1]):
             byte = np.int64(text[i])
             while True:
-                child = child_of(labels, first, state, byte)
+                child = child_of(heads, edges, state, byte)
                 if child != 0:
-                    hits[child] += 1
                     break
                 misses[state] += 1
-                if state == 0:
-                    break
-                state = np.int64(links[state])
+                state = np.int64(heads[state, 1])
+            hits[child] += 1
             state = child
 
 
+def tables(labels: U8, first: U32, start_shares: U16, shares: U16, match_shares: U16) -> Tables:
+    """Tables of a trie as files keep it: `first` has one more than nodes."""
+    heads = np.zeros((len(first), 2), np.uint32)
+    heads[:, 0] = first
+    edges = (labels.astype(np.uint32) << np.uint32(16)) | shares.astype(np.uint32)
+    depths = link(heads, edges)
+    shallow = np.zeros((NUM_SHALLOW, 256), np.uint32)
+    _fill_shallow(heads, edges, shallow)
+    return Tables(heads, edges, start_shares, depths, shallow, match_shares)
+
+
 @compiled
-def mix(tables: Tables, state: Whole, at_start: bool | np.bool_, masses: I64) -> None:
-    """What a state says, as masses int64 [256] that add up to 2^32 or little less; each is 2^14 or so at least for a trained model.
-    `at_start`: the state's string is all there is since the reset."""
-    masses[:] = 0
-    left = np.int64(_WHOLE)
-    node: Whole = state
-    while True:
-        shares = tables.start_shares if at_start else tables.shares
+def _fill_shallow(heads: U32, edges: U32, shallow: U32) -> None:
+    for node in range(NUM_SHALLOW):
+        left = np.int64(1) << WHOLE_BITS
         used = np.int64(0)
-        for child in range(tables.first[node], tables.first[node + 1]):
-            share = np.int64(shares[child])
-            masses[tables.labels[child]] += (left >> 16) * share
+        for child in range(heads[node, 0], heads[node + 1, 0]):
+            share = np.int64(edges[child]) & (TOTAL - 1)
+            shallow[node, np.int64(edges[child]) >> 16] = (left * share) >> 16
             used += share
-        left = (left >> 16) * (TOTAL - used)
-        at_start = False
-        if node == 0:
-            break
-        node = np.int64(tables.links[node])
-    masses += left >> 8
+        left = (left * (TOTAL - used)) >> 16
+        for s in range(256):
+            below = np.int64(shallow[0, s]) if node != 0 else (np.int64(1) << WHOLE_BITS) // 256
+            shallow[node, s] += (min(left, (np.int64(1) << WHOLE_BITS) - 1) * below) >> WHOLE_BITS
+
+
+@compiled
+def mix(tables: Tables, state: Whole, at_start: bool | np.bool_, masses: U32) -> None:
+    """What a state says, as masses uint32 [256] that add up to 2^32 or little less. `at_start`: the state's string is all there is since
+    the reset."""
+    left = (np.int64(1) << WHOLE_BITS) - 1
+    node: Whole = state
+    masses[:] = 0
+    if at_start:
+        used = np.int64(0)
+        for child in range(tables.heads[node, 0], tables.heads[node + 1, 0]):
+            share = np.int64(tables.start_shares[child])
+            masses[np.int64(tables.edges[child]) >> 16] = (left * share) >> 16
+            used += share
+        left = (left * (TOTAL - used)) >> 16
+        node = np.int64(tables.heads[node, 1])
+    while node >= NUM_SHALLOW:
+        used = np.int64(0)
+        for child in range(tables.heads[node, 0], tables.heads[node + 1, 0]):
+            edge = np.int64(tables.edges[child])
+            share = edge & (TOTAL - 1)
+            masses[edge >> 16] += (left * share) >> 16
+            used += share
+        left = (left * (TOTAL - used)) >> 16
+        node = np.int64(tables.heads[node, 1])
+    rest = np.uint64(left)
+    row = tables.shallow[node]
+    for s in range(256):
+        masses[s] += np.uint32((rest * np.uint64(row[s])) >> np.uint64(WHOLE_BITS))

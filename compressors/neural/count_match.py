@@ -5,7 +5,8 @@ candidates come true was counted in training by the length of the repeat and by 
 candidate gets that share, all others are scaled to what is left (a match model with an adaptive probability map, as in Mahoney's PAQ, but
 counted once and for all). The earlier place is looked up by the last 8, 5 or 2 bytes; a repeat shorter than that gives way to a longer.
 
-Only places since the reset are seen, so a row stays a function of the bytes since the reset.
+A row gives 1 of 65,536 to each byte, its share of the other 65,280 rounded down, and what is over to the most probable byte (the lowest of
+equals). Only places since the reset are seen, so a row stays a function of the bytes since the reset.
 
 Not promised: bounds; and texts of 2^32 bytes or more together.
 """
@@ -57,7 +58,7 @@ def restart(state: I64, place: Whole) -> None:
 def read(tables: Tables, text: U8, state: I64, places: U32) -> None:
     """Go over one byte of the text."""
     byte = np.int64(text[state[PLACE]])
-    state[NODE] = step(tables.labels, tables.first, tables.links, state[NODE], byte)
+    state[NODE] = step(tables.heads, tables.edges, state[NODE], byte)
     if tables.match_shares.size == 0:
         state[PLACE] += 1
         return
@@ -118,36 +119,44 @@ def odds_class(mass: Whole) -> Whole:
 
 
 @compiled
-def write_row(tables: Tables, text: U8, state: I64, masses: I64, row: Frequencies) -> None:
-    """The row of a state. `masses` is working space, int64 [256]."""
+def write_row(tables: Tables, text: U8, state: I64, masses: U32, row: Frequencies) -> None:
+    """The row of a state. `masses` is working space, uint32 [256]."""
     mix(tables, state[NODE], tables.depths[state[NODE]] == state[PLACE] - state[START], masses)
-    whole = np.int64(1) << WHOLE_BITS
-    scale = np.int64(TOTAL - 256) << _SCALE_BITS
-    candidate = np.int64(-1)
+    share, byte = np.int64(0), np.int64(0)
     if state[CANDIDATE] >= 0:
         byte = np.int64(text[state[CANDIDATE]])
-        share = np.int64(tables.match_shares[length_class(state[LENGTH]), odds_class(masses[byte])])
-        if share != 0:
-            candidate = byte
-            scale = (whole - (share << 16)) * scale // (whole - masses[byte])
-            masses[byte] = share << 16
-    best = 0
+        share = np.int64(tables.match_shares[length_class(state[LENGTH]), odds_class(np.int64(masses[byte]))])
+    factor, shift = np.int64(TOTAL - 256), np.int64(WHOLE_BITS)
+    if share != 0:
+        # All other masses, which add up to `rest` at most, are stretched or shrunk to what the candidate leaves.
+        rest = (np.int64(1) << WHOLE_BITS) - np.int64(masses[byte])
+        shift = np.int64(_SCALE_BITS)
+        while rest >> (shift - _SCALE_BITS) > 1:
+            shift += 1
+        factor = (((TOTAL - share) * (TOTAL - 256) >> 16) << shift) // rest
+        masses[byte] = 0
     given = np.int64(0)
     for s in range(256):
-        frequency = 1 + ((masses[s] * scale) >> (WHOLE_BITS + _SCALE_BITS))
-        if s == candidate:
-            frequency = 1 + ((masses[s] * (TOTAL - 256)) >> WHOLE_BITS)
+        frequency = 1 + np.int64((np.uint64(masses[s]) * np.uint64(factor)) >> np.uint64(shift))
         row[s] = frequency
         given += frequency
-        if row[s] > row[best]:
-            best = s
+    if share != 0:
+        extra = (share * (TOTAL - 256)) >> 16
+        row[byte] += extra
+        given += extra
+    most = np.uint16(0)
+    for s in range(256):
+        most = max(most, row[s])
+    best = 0
+    while row[best] != most:
+        best += 1
     row[best] += TOTAL - given
 
 
 @compiled
 def rows_along(tables: Tables, text: U8, offsets: I64, rows: Frequencies) -> None:
     """The row before each byte of each stretch `offsets[i]` to `offsets[i + 1]`: uint16 [len(text), 256]."""
-    masses = np.zeros(256, np.int64)
+    masses = np.zeros(256, np.uint32)
     state = np.zeros(NUM_FIELDS, np.int64)
     places = np.zeros((NUM_ORDERS, 1 << PLACE_BITS), np.uint32)
     for stretch in range(len(offsets) - 1):
@@ -160,7 +169,7 @@ def rows_along(tables: Tables, text: U8, offsets: I64, rows: Frequencies) -> Non
 @compiled
 def rows_after(tables: Tables, text: U8, length: Whole, rows: Frequencies) -> None:
     """The row after each of len(rows) prefixes that lie back to back, `length` bytes each."""
-    masses = np.zeros(256, np.int64)
+    masses = np.zeros(256, np.uint32)
     state = np.zeros(NUM_FIELDS, np.int64)
     places = np.zeros((NUM_ORDERS, 1 << PLACE_BITS), np.uint32)
     for i in range(len(rows)):
@@ -173,7 +182,7 @@ def rows_after(tables: Tables, text: U8, length: Whole, rows: Frequencies) -> No
 @compiled
 def count_matches(tables: Tables, text: U8, offsets: I64, hits: I64, seen: I64) -> None:
     """Candidates in the documents and how many came true, by class: int64 [LENGTHS, ODDS] each."""
-    masses = np.zeros(256, np.int64)
+    masses = np.zeros(256, np.uint32)
     state = np.zeros(NUM_FIELDS, np.int64)
     places = np.zeros((NUM_ORDERS, 1 << PLACE_BITS), np.uint32)
     for document in range(len(offsets) - 1):
@@ -182,7 +191,7 @@ def count_matches(tables: Tables, text: U8, offsets: I64, hits: I64, seen: I64) 
             if state[CANDIDATE] >= 0:
                 mix(tables, state[NODE], tables.depths[state[NODE]] == state[PLACE] - state[START], masses)
                 byte = np.int64(text[state[CANDIDATE]])
-                length, odds = length_class(state[LENGTH]), odds_class(masses[byte])
+                length, odds = length_class(state[LENGTH]), odds_class(np.int64(masses[byte]))
                 seen[length, odds] += 1
                 hits[length, odds] += byte == text[i]
             read(tables, text, state, places)

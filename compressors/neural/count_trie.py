@@ -110,6 +110,31 @@ def _cut(trie: Trie, max_nodes: int) -> Trie:
 
 
 @compiled
+def draw(num_places: int, seed: int, places: npt.NDArray[np.uint64]) -> None:
+    """One place of each of len(places) stretches of equal length, drawn by (seed, number): rising, uint64 [num_starts]."""
+    num = len(places)
+    for i in range(num):
+        low, high = i * num_places // num, (i + 1) * num_places // num
+        # Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators": the finaliser of SplitMix64.
+        bits = np.uint64(seed) * np.uint64(0xD1B54A32D192ED03) + np.uint64(i + 1) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits = (bits ^ (bits >> np.uint64(31))) >> np.uint64(32)
+        places[i] = np.uint64(low) + ((bits * np.uint64(high - low)) >> np.uint64(32))
+
+
+@compiled
+def pack_room(offsets: npt.NDArray[np.int64], places: npt.NDArray[np.uint64]) -> None:
+    """Rising places in the joined documents to what `grow` takes, in place."""
+    document = 0
+    for i in range(len(places)):
+        place = np.int64(places[i])
+        while offsets[document + 1] <= place:
+            document += 1
+        places[i] = (place << ROOM_BITS) | min(offsets[document + 1] - place, MAX_DEPTH)
+
+
+@compiled
 def _part(
     text: npt.NDArray[np.uint8],
     starts: npt.NDArray[np.uint64],

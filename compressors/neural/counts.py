@@ -25,7 +25,7 @@ from compressors.base import JSON
 from compressors.errors import RequestError
 from compressors.files import sha256_bytes
 from compressors.neural import count_follow, count_match, count_trie
-from compressors.neural.count_follow import I64, U8, U16, U32, Tables
+from compressors.neural.count_follow import I64, U8, U16, U32
 from compressors.neural.count_trie import Report
 from compressors.neural.models import TOTAL, ByteModel, Frequencies, Prefixes
 from compressors.options import Option, take
@@ -58,15 +58,14 @@ class CountModel(ByteModel):
 
     def __init__(self, labels: U8, first: U32, start_shares: U16, shares: U16, match_shares: U16) -> None:
         """As in the file; `from_files` checks them. `match_shares` of no size: repeats are not looked for."""
-        links, depths = count_follow.suffix_links(labels, first)
         # For loops that read along, see count_match.py.
-        self.tables = Tables(labels, first, links, depths, start_shares, shares, match_shares)
-        self._data = _packed(self.tables)
+        self.tables = count_follow.tables(labels, first, start_shares, shares, match_shares)
+        self._data = _packed(labels, first, start_shares, shares, match_shares)
 
     @property
     def num_nodes(self) -> int:
         """Strings kept, the empty one included."""
-        return len(self.tables.labels)
+        return len(self.tables.edges)
 
     @property
     def repeats(self) -> bool:
@@ -123,22 +122,26 @@ class CountModel(ByteModel):
         places = _drawn(text, offsets, starts, chosen["num_starts"], chosen["seed"])
         trie = count_trie.grow(text, places, min_count=_LEAST_COUNT, max_nodes=chosen["max_nodes"], depth=chosen["depth"], report=report)
         del places
-        links, depths = count_follow.suffix_links(trie.labels, trie.first)
-        hits, misses = np.zeros(len(trie.labels), np.int64), np.zeros(len(trie.labels), np.int64)
-        some = offsets[: max(2, int(np.searchsorted(offsets, _SURPRISE_BYTES)))]
-        count_follow.count_surprises(text, some, trie.labels, trie.first, links, hits, misses)
         parents = np.repeat(np.arange(len(trie.labels)), np.diff(trie.first).astype(np.int64))
-        met = misses + np.bincount(parents, hits[1:], len(hits)).astype(np.int64)
-        shares = _shares(trie.counts, trie.goes_on, parents), _shares(hits, met, parents)
+        start_shares = _shares(trie.counts, trie.goes_on, parents)
         none = np.zeros((0, 0), np.uint16)
+        bare = count_follow.tables(trie.labels, trie.first, start_shares, np.zeros_like(start_shares), none)
+        hits, misses = np.zeros(len(trie.labels), np.int64), np.zeros(len(trie.labels), np.int64)
+        count_follow.count_surprises(text, _first_of(offsets, _SURPRISE_BYTES), bare.heads, bare.edges, hits, misses)
+        met = misses + np.bincount(parents, hits[1:], len(hits)).astype(np.int64)
+        shares = _shares(hits, met, parents)
         if not chosen["repeats"]:
-            return cls(trie.labels, trie.first, *shares, none)
+            return cls(trie.labels, trie.first, start_shares, shares, none)
         text, offsets = _joined(held or kept)
-        some = offsets[: max(2, int(np.searchsorted(offsets, _MATCH_BYTES)))]
-        whole = Tables(trie.labels, trie.first, links, depths, *shares, np.ones((1, 1), np.uint16))
+        whole = count_follow.tables(trie.labels, trie.first, start_shares, shares, np.ones((1, 1), np.uint16))
         true, seen = np.zeros((2, count_match.LENGTHS, count_match.ODDS), np.int64)
-        count_match.count_matches(whole, text, some, true, seen)
-        return cls(trie.labels, trie.first, *shares, count_match.match_shares(true, seen))
+        count_match.count_matches(whole, text, _first_of(offsets, _MATCH_BYTES), true, seen)
+        return cls(trie.labels, trie.first, start_shares, shares, count_match.match_shares(true, seen))
+
+
+def _first_of(offsets: I64, max_bytes: int) -> I64:
+    """Offsets of the first documents, up to so many bytes; of one at least."""
+    return offsets[: max(2, int(np.searchsorted(offsets, max_bytes, "right")))]
 
 
 def _kept(documents: Iterable[bytes], max_bytes: int) -> list[bytes]:
@@ -164,17 +167,12 @@ def _drawn(text: U8, offsets: I64, starts: Starts | None, num_starts: int, seed:
     """Starts as `count_trie.grow` takes them: every place, or one in each of `num_starts` equal stretches, or those given."""
     if starts is not None:
         documents = [text[a:b].tobytes() for a, b in pairwise(offsets)]
-        places = np.concatenate([a + p for a, p in zip(offsets[:-1], starts(documents), strict=True)]).astype(np.int64)
-    elif num_starts >= len(text):
-        places = np.arange(len(text))
+        places = np.concatenate([a + p for a, p in zip(offsets[:-1], starts(documents), strict=True)]).astype(np.uint64)
     else:
-        edges = np.arange(num_starts + 1) * len(text) // num_starts
-        draws = np.random.Generator(np.random.Philox(key=[seed, 0])).integers(0, 1 << 32, num_starts, np.int64)
-        places = edges[:-1] + ((draws * np.diff(edges)) >> 32)
-    ends = offsets[1:][np.searchsorted(offsets[1:], places, "right")]
-    room = np.minimum(ends - places, 255)
-    packed: npt.NDArray[np.uint64] = (places << count_trie.ROOM_BITS | room).astype(np.uint64)
-    return packed
+        places = np.empty(min(num_starts, len(text)), np.uint64)
+        count_trie.draw(len(text), seed, places)
+    count_trie.pack_room(offsets, places)
+    return places
 
 
 def _shares(counts: I64, totals: I64, parents: I64) -> U16:
@@ -185,10 +183,9 @@ def _shares(counts: I64, totals: I64, parents: I64) -> U16:
     return np.concatenate([[0], np.minimum(shares, TOTAL - 1)]).astype(np.uint16)
 
 
-def _packed(tables: Tables) -> bytes:
-    children = np.diff(tables.first).astype("<u2")
-    numbers = [children, tables.start_shares, tables.shares, tables.match_shares]
-    return b"".join([tables.labels.tobytes(), *(one.astype("<u2").tobytes() for one in numbers)])
+def _packed(labels: U8, first: U32, start_shares: U16, shares: U16, match_shares: U16) -> bytes:
+    numbers = [np.diff(first), start_shares, shares, match_shares]
+    return b"".join([labels.tobytes(), *(one.astype("<u2").tobytes() for one in numbers)])
 
 
 def _unpacked(data: bytes, num_nodes: JSON, repeats: JSON) -> tuple[U8, U32, U16, U16, U16]:
