@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
 import os
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Encode, and return the manifest with the two rates people ask for."""
-    from compressors.registry import get, read_artifact
     from proxy_lm.data.corpus import Corpus
     from proxy_lm.data.encoding import encode_corpus
 
-    # Digests release the interpreter lock: a large corpus is checked while the compressor's library is imported.
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        opening = pool.submit(Corpus.open, args.corpus)
-        get(read_artifact(args.view)["kind"])
-        corpus = opening.result()
-    manifest = encode_corpus(corpus, args.view, args.view, num_workers=args.workers, verify_every=args.verify_every, force=args.force)
+    corpus = Corpus.open(args.corpus, verify=False)
+    manifest = encode_corpus(
+        corpus,
+        args.view,
+        args.view,
+        num_workers=args.workers,
+        verify_every=args.verify_every,
+        verify_corpus=True,
+        force=args.force,
+    )
     told_bytes = manifest["num_bytes"] - manifest["raw_only_bytes"]
     return {
         "view": str(args.view),

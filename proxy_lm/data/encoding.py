@@ -20,10 +20,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -38,6 +40,7 @@ from proxy_lm.progress import ProgressBar, note
 
 BLOCK_BYTES: Final = 4 << 20
 PARTS: Final = "encode.parts"
+_Future: TypeAlias = "concurrent.futures.Future[Any]"
 
 
 @dataclass(frozen=True)
@@ -59,34 +62,39 @@ def encode_corpus(
     num_workers: int,
     verify_round_trip: bool = True,
     verify_every: int = 1,
+    verify_corpus: bool = False,
     force: bool = False,
 ) -> dict[str, Any]:
     """Symbols of every document of `corpus` into the folder `out`, which may be `compressor_dir` itself; returns the manifest.
 
-    `verify_every` k decodes each k-th document again. `force` replaces what an encode of another corpus or compressor left in `out`.
+    `verify_every` k decodes each k-th document again. `verify_corpus` checks the corpus's digests before anything is kept, while the
+    compressor is loaded and the first blocks are encoded. `force` replaces what an encode of another corpus or compressor left in `out`.
     Raises `RequestError` for a folder that holds another view, and `WorkError` for a full disk or a worker that died: finished blocks stay.
     """
     if num_workers < 1:
         raise RequestError(f"{num_workers} workers encode nothing; give at least 1 worker")
     if verify_every < 0:
         raise RequestError(f"verify_every {verify_every} is negative; give k to decode each k-th document again, 0 for none")
-    compressor = load(compressor_dir)
-    artifact = read_artifact(compressor_dir)
-    fingerprint = artifact["fingerprint"]
-    with _alone_in(out):
-        done = _finished(corpus, fingerprint, out, force)
-        if done is not None:
-            note(f"encode: {out} holds this view already")
-            return done
-        if out.resolve() != compressor_dir.resolve():
-            save(compressor, out, artifact.get("measured"))
-        job = _Job(corpus.path, out, out / PARTS, corpus.digest, verify_every if verify_round_trip else 0)
-        _open_parts(job, fingerprint, force)
-        began = time.monotonic()
-        joined = _encode_and_join(job, corpus, compressor, num_workers)
-        manifest = _finish(job, corpus, compressor, fingerprint, joined, time.monotonic() - began, num_workers)
-        shutil.rmtree(job.parts)
-    return manifest
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        checked = pool.submit(corpus.check_digests if verify_corpus else lambda: None)
+        compressor = load(compressor_dir)
+        artifact = read_artifact(compressor_dir)
+        fingerprint = artifact["fingerprint"]
+        with _alone_in(out):
+            done = _finished(corpus, fingerprint, out, force)
+            if done is not None:
+                checked.result()
+                note(f"encode: {out} holds this view already")
+                return done
+            if out.resolve() != compressor_dir.resolve():
+                save(compressor, out, artifact.get("measured"))
+            job = _Job(corpus.path, out, out / PARTS, corpus.digest, verify_every if verify_round_trip else 0)
+            _open_parts(job, fingerprint, force)
+            began = time.monotonic()
+            joined = _encode_and_join(job, corpus, compressor, num_workers, checked)
+            manifest = _finish(job, corpus, compressor, fingerprint, joined, time.monotonic() - began, num_workers)
+            shutil.rmtree(job.parts)
+        return manifest
 
 
 def blocks_of(corpus: Corpus) -> list[range]:
@@ -161,7 +169,7 @@ def _part_path(parts: Path, documents: range) -> Path:
     return parts / f"{documents.start:012d}-{documents.stop:012d}.part"
 
 
-def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, num_workers: int) -> Joiner:
+def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, num_workers: int, checked: _Future) -> Joiner:
     """Make the parts that are missing, and join all in order as they come. The joined file waits among the parts, whole or absent."""
     blocks = blocks_of(corpus)
     missing = [documents for documents in blocks if _read_part(job, compressor, documents) is None]
@@ -171,10 +179,12 @@ def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, num_work
     with (
         atomic_writer(job.parts / SYMBOLS) as file,
         ProgressBar(f"encode {compressor.name}", total_bytes) as bar,
-        _made(job, corpus, compressor, missing, num_workers) as made,
+        _made(job, corpus, compressor, missing, num_workers, checked) as made,
     ):
         joiner = Joiner(file)
         left = set(missing)
+        if not missing:
+            checked.result()
         for documents in blocks:
             part = next(made) if documents in left else None
             part = part or _read_part(job, compressor, documents)
@@ -192,23 +202,26 @@ def _read_part(job: _Job, compressor: Compressor, documents: range) -> Part | No
 
 
 @contextmanager
-def _made(job: _Job, corpus: Corpus, compressor: Compressor, missing: list[range], num_workers: int) -> Iterator[Iterator[Part | None]]:
+def _made(
+    job: _Job, corpus: Corpus, compressor: Compressor, missing: list[range], num_workers: int, checked: _Future
+) -> Iterator[Iterator[Part | None]]:
     """Parts of the missing blocks in order, each written before it is told; None where another process holds it."""
     num_workers = min(num_workers, len(missing))
     if num_workers <= 1:
-        yield (_encode_block(job, corpus, compressor, documents) for documents in missing)
+        yield (_encode_block(job, corpus, compressor, checked, documents) for documents in missing)
         return
     pool: concurrent.futures.Executor
     if compressor.in_threads:
         pool = concurrent.futures.ThreadPoolExecutor(num_workers)
-        told = _in_order(pool, lambda documents: _encode_block(job, corpus, compressor, documents), missing, 2 * num_workers)
+        told = _in_order(pool, partial(_encode_block, job, corpus, compressor, checked), missing, 2 * num_workers)
     else:
+        checked.result()
         context = multiprocessing.get_context("spawn")
         pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, _start_worker, (job,))
         told = _in_order(pool, _work, missing, len(missing))
     try:
         yield told
-    except concurrent.futures.process.BrokenProcessPool as error:
+    except BrokenProcessPool as error:
         raise WorkError(
             "an encoding process died (killed, or out of memory); the finished blocks are kept: "
             "run the same command again, with fewer --workers if memory is short"
@@ -234,7 +247,7 @@ def _num_bytes(corpus: Corpus, documents: range) -> int:
     return int(corpus.offsets[documents.stop] - corpus.offsets[documents.start])
 
 
-_worker: tuple[_Job, Corpus, Compressor] | None = None
+_worker: tuple[_Job, Corpus, Compressor, _Future] | None = None
 
 
 def _start_worker(job: _Job) -> None:
@@ -244,7 +257,9 @@ def _start_worker(job: _Job) -> None:
     corpus = Corpus.open(job.corpus, verify=False)
     if corpus.digest != job.corpus_digest:
         raise WorkError(f"the corpus {job.corpus} changed while it was being encoded; run the same command again")
-    _worker = (job, corpus, load(job.artifact))
+    checked: _Future = concurrent.futures.Future()
+    checked.set_result(None)  # by the parent
+    _worker = (job, corpus, load(job.artifact), checked)
 
 
 def _leave_with_parent() -> None:
@@ -260,8 +275,9 @@ def _work(documents: range) -> None:
     _encode_block(*_worker, documents)
 
 
-def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, documents: range) -> Part:
+def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, checked: _Future, documents: range) -> Part:
     part = encode_block(compressor, corpus, documents, job.verify_every)
+    checked.result()  # raises where the corpus is damaged; no part is made of that
     part.write(_part_path(job.parts, documents))
     return part
 
