@@ -13,6 +13,7 @@ from eval.budget import Rates, describe, solve
 from eval.plan import ArmRun, ComparePlan, ViewPlan, arm_runs, check_arms
 from proxy_lm.errors import RequestError
 from proxy_lm.model.flops import num_parameters, training_flops_per_symbol
+from proxy_lm.view_training import NEURAL
 from proxy_lm.vocabulary import Vocabulary
 
 
@@ -58,6 +59,8 @@ def _alphabet(name: str, view: ViewPlan, out: Path) -> int:
     folder = out / "views" / name
     if (folder / registry.ARTIFACT_NAME).exists():
         return int(registry.read_artifact(folder)["alphabet_size"])
+    if view.kind == NEURAL:
+        return _alphabet(name, ViewPlan(kind=view.options.get("view", "table"), options=view.options.get("options", {})), out)
     if not registry.get(view.kind).needs_training:
         return registry.train(view.kind, (), **view.options).alphabet_size
     option = getattr(registry.get(view.kind), "options", {}).get("alphabet_size")

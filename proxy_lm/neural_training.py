@@ -20,12 +20,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pydantic import Field
+
 from compressors import registry
 from compressors.errors import ProxyError
 from compressors.files import read_json, write_json
 from compressors.neural.models import MODEL_NAME, ByteModel, load_model, save_model
 from compressors.options import take
-from proxy_lm.config import merge, parse_override
+from proxy_lm.config import Settings, merge, parse_override
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.neural_settings import Request, transformer_request
@@ -79,8 +81,29 @@ def train_neural(
     else:
         request = transformer_request(corpus, out / RUN_FOLDER, preset, view, wanted, settings, split, held_out)
         measured = _train_transformer(corpus, out, request, force)
-    artifact = train_view(view, corpus, out, split=split, held_out=held_out, options=wanted, force=force, byte_model=measured)
+    artifact = _finished_view(out, view, wanted, texts, measured)
+    if artifact is None:
+        artifact = train_view(view, corpus, out, split=split, held_out=held_out, options=wanted, force=force, byte_model=measured)
     return {**artifact, "byte_model": measured}
+
+
+class ViewOptions(Settings):
+    """Options of a view of kind `neural` in a comparison: `kind: neural, options: {model: counts, view: table, options: {bits: 16}}`."""
+
+    model: str = "counts"
+    """counts or transformer."""
+
+    preset: str | None = None
+    """Size of the transformer."""
+
+    view: str = "table"
+    """The view made of it."""
+
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of that view."""
+
+    settings: list[str] = Field(default_factory=list)
+    """NAME=VALUE of the byte model's training."""
 
 
 def network_of(decoder: Decoder, context_bytes: int) -> NetworkModel:
@@ -136,6 +159,22 @@ def check_request(model: str, preset: str | None, view: str, options: Mapping[st
     take(view, cls.options, options)
     for text in settings:
         parse_override(text)
+
+
+def _finished_view(
+    out: Path, view: str, options: Mapping[str, Any], texts: Mapping[str, Any], measured: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The artifact in `out` if it is this view of this very model already."""
+    if not (out / registry.ARTIFACT_NAME).exists():
+        return None
+    artifact = registry.read_artifact(out)
+    found = artifact.get("measured") or {}
+    training = found.get("training") or {}
+    same = artifact["kind"] == view and training.get("options") == options and found.get("byte_model") == measured
+    if not same or any(training.get(name) != value for name, value in texts.items()):
+        return None
+    note(f"train {view}: {out} holds this view already")
+    return {"folder": str(out), **artifact}
 
 
 def _count(corpus: Corpus, folder: Path, settings: Sequence[str], split: str, held_out: str, force: bool) -> dict[str, Any]:

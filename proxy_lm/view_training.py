@@ -14,10 +14,13 @@ from typing import Any, Final
 from compressors import registry
 from compressors.base import Compressor
 from compressors.measure import Measurement, measure
+from proxy_lm.config import validate
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
 from proxy_lm.progress import PLAIN_INTERVAL_SECONDS, ProgressBar, note
 
+# Not a view of its own: a byte model, then one of the views that are made of one.
+NEURAL: Final = "neural"
 MAX_HELD_OUT_BYTES: Final = 4_000_000
 # The ledger counts in operations and a compressor counts in seconds. One simple operation a nanosecond and core is the assumption; it is
 # recorded beside every number made with it.
@@ -35,8 +38,15 @@ def train_view(
     force: bool = False,
     byte_model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train, measure, save; returns the artifact as JSON. `byte_model` is what was measured of a model trained for this view: it is kept,
-    and its cost is part of the view's. Raises `RequestError` when `out` holds another view and `force` is not set."""
+    """Train, measure, save; returns the artifact as JSON. Kind `neural` trains a byte model first.
+
+    `byte_model` is what was measured of a model trained for this view: it is kept, and its cost is part of the view's. Raises
+    `RequestError` when `out` holds another view and `force` is not set."""
+    if kind == NEURAL:
+        from proxy_lm.neural_training import ViewOptions, train_neural  # which comes back here with the view of its byte model
+
+        chosen = validate(ViewOptions, dict(options or {}), source=f"options of view '{NEURAL}'")
+        return train_neural(corpus, out, **chosen.model_dump(), split=split, held_out=held_out, force=force)
     cls = registry.get(kind)
     if not force:
         refuse_early(out, cls, options or {}, {"corpus_digest": corpus.digest, "split": split})

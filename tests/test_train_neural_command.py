@@ -19,6 +19,7 @@ from proxy_lm.cli import main
 from proxy_lm.data.corpus import Corpus, build_small
 from proxy_lm.errors import RequestError
 from proxy_lm.neural_settings import LONG_CROPS, MIXED_CROPS, SHORT_CROPS, Request, transformer_request
+from proxy_lm.view_training import train_view
 
 TINY = [
     "model.preset=null",
@@ -129,6 +130,17 @@ def test_what_fixes_the_model_is_in_its_identity(corpus: Path) -> None:
         assert request(corpus, setting).identity != request(corpus).identity
     with pytest.raises(RequestError, match="unknown preset '7b'"):
         request(corpus, preset="7b")
+
+
+def test_a_comparison_makes_the_same_and_finds_it_made(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"model": "counts", "options": {"bits": 10}, "settings": ["num_starts=20000"]}
+    first = train_view("neural", Corpus.open(corpus), tmp_path / "view", options=options)
+    assert first["kind"] == "table"
+    capsys.readouterr()
+    assert train_view("neural", Corpus.open(corpus), tmp_path / "view", options=options)["fingerprint"] == first["fingerprint"]
+    assert "holds this view already" in capsys.readouterr().err
+    with pytest.raises(RequestError, match="'modle'; did you mean 'model'"):
+        train_view("neural", Corpus.open(corpus), tmp_path / "view", options={"modle": "counts"})
 
 
 @pytest.mark.slow
