@@ -40,6 +40,8 @@ VIEWS = {
     "bit": {},
     "phrases": {"alphabet_size": 330},
     "phrases-greedy-words": {"alphabet_size": 330, "parse": "greedy", "borders": "words"},
+    "segments": {"global_quantile": 0.8},
+    "segments-bytes": {"symbol_bits": 8, "monotonic_quantile": 0.6, "chunk_bytes": 16},
     "table": {"bits": 10},
     "table-top": {"rule": "top", "bits": 14, "alphabet_size": 400, "keep": "used", "parse": "fewest"},
     "table-bytes": {"bits": 17, "alphabet_size": 600, "symbol_bits": 8, "rule": "canonical"},
