@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -89,7 +90,7 @@ class Dictionary:
     def strings(self) -> list[bytes]:
         """What each code decodes to."""
         text, ends = self._text.tobytes(), self._starts.tolist()
-        return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        return [text[start:end] for start, end in pairwise(ends)]
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -114,7 +115,7 @@ class Dictionary:
             data = np.frombuffer(b"".join(documents[first:last]), dtype=np.uint8)
             codes, ends = kernel(data, _offsets(sizes[first:last]), np.uint32)
             cuts = ends.tolist()
-            return [codes[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+            return [codes[start:end] for start, end in pairwise(cuts)]
 
         return [codes for part in _over_chunks(parsed, sizes, num_threads) for codes in part]
 
@@ -146,7 +147,9 @@ class Dictionary:
         if self._walker is None:
             closed = self.is_prefix_closed and not self.gives_back.any()
             self._walker = Walker(self.labels, self.parents, self.codes, self.depths, self.gives_back, closed=closed)
-        return self._walker.greedy if parse == "greedy" else self._walker.fewest
+        kernel: Callable[[Bytes, Offsets, type], tuple[Array, Offsets]]
+        kernel = self._walker.greedy if parse == "greedy" else self._walker.fewest
+        return kernel
 
     _walker: Any = None
 
@@ -263,8 +266,12 @@ def _read_only(array: Array) -> Array:
 
 def _check_flat(array: Array, offsets: Offsets) -> None:
     """Our own callers' arrays: what compiled loops will trust."""
-    assert array.ndim == 1 and offsets.ndim == 1 and offsets.dtype == np.int64 and len(offsets) > 0
-    assert offsets[0] == 0 and offsets[-1] == len(array) and bool((np.diff(offsets) >= 0).all())
+    assert array.ndim == offsets.ndim == 1
+    assert offsets.dtype == np.int64
+    assert len(offsets) > 0
+    assert offsets[0] == 0
+    assert offsets[-1] == len(array)
+    assert bool((offsets[1:] >= offsets[:-1]).all())
 
 
 def _offsets(sizes: Array) -> Offsets:
@@ -280,7 +287,7 @@ def _over_chunks(work: Callable[[int, int], T], sizes: Array, num_threads: int) 
     num_chunks = max(-(-total // _CHUNK_BYTES), min(num_threads, len(sizes)), 1)
     cuts = np.unique(np.searchsorted(ends, np.arange(1, num_chunks) * total // num_chunks)).tolist() if total else []
     cuts = [0, *(cut for cut in cuts if 0 < cut < len(sizes)), len(sizes)]
-    chunks = list(zip(cuts, cuts[1:], strict=False)) if len(sizes) else []
+    chunks = list(pairwise(cuts)) if len(sizes) else []
     if num_threads <= 1 or len(chunks) <= 1:
         return [work(first, last) for first, last in chunks]
     with ThreadPoolExecutor(num_threads) as pool:

@@ -51,7 +51,7 @@ def _grown(array: Array, size: int) -> Array:
 
 
 @compiled
-def _fit(taken: Array, is_base: Array, block: int, labels: Array, first: int, last: int) -> int:
+def _fit(taken: Array, is_base: Array, block: int, labels: Array, first: int, last: int) -> Any:
     """A base in the block under which nodes first..last-1 find free slots, or -1."""
     for slot in range(block << 8, (block + 1) << 8):
         base = slot ^ labels[first]
@@ -65,6 +65,17 @@ def _fit(taken: Array, is_base: Array, block: int, labels: Array, first: int, la
         if fits:
             return base
     return -1
+
+
+@compiled
+def _fit_in_holes(taken: Array, is_base: Array, holes: Array, num_holes: int, labels: Array, node: int) -> tuple[int, int]:
+    """(base, number of blocks still worth trying) for a single child, from the last block with holes backwards; base -1 for none."""
+    while num_holes > 0:
+        base = _fit(taken, is_base, holes[num_holes - 1], labels, node, node + 1)
+        if base >= 0:
+            return base, num_holes
+        num_holes -= 1
+    return -1, 0
 
 
 @compiled
@@ -93,10 +104,7 @@ def _place(labels: Array, first_children: Array, order: Array) -> tuple[Array, A
             continue
         base = -1
         if last - first == 1:
-            while num_holes > 0 and base < 0:
-                base = _fit(taken, is_base, holes[num_holes - 1], labels, first, last)
-                if base < 0:
-                    num_holes -= 1
+            base, num_holes = _fit_in_holes(taken, is_base, holes, num_holes, labels, first)
         at = 0
         while base < 0 and at < num_open:
             block = open_blocks[at]
@@ -149,4 +157,5 @@ def units_of(labels: npt.NDArray[np.uint8], bases: U32, slots: U32) -> U32:
     holes = np.arange(256, dtype=np.uint32)[None, :] ^ free[:, None]
     units = (holes | np.uint32(LEAF_BASE << 8)).reshape(-1)
     units[slots[1:]] = ((bases << 8) | labels)[1:]
-    return units
+    found: U32 = units
+    return found

@@ -1,12 +1,12 @@
-"""The parse with the fewest symbols: an Aho-Corasick automaton (A. Aho and M. Corasick, 1975) says which strings end at each byte, and dynamic
-programming over them what they cost (R. Wagner, "Common phrases and minimum-space text storage", 1973).
+"""The parse with the fewest symbols: an Aho-Corasick automaton (A. Aho and M. Corasick, 1975) says which strings end at each byte, and
+dynamic programming over them what they cost (R. Wagner, "Common phrases and minimum-space text storage", 1973).
 
 Among the parses with the fewest symbols it is this one: read from the end of the document, each symbol is the longest that leaves the
 fewest. Strings that end at a byte are tried from the longest to the shortest, and no further than the costs of the places between say that
 a shorter one could be better: where every prefix of a string has a code, the longest always is.
 
-Steps of the automaton go over six documents in lockstep, without a branch on the text, as in walk.py. A state is a slot of the double array.
-The functions here trust their arguments: `Dictionary` has checked them.
+Steps of the automaton go over six documents in lockstep, without a branch on the text, as in walk.py. A state is a slot of the double
+array. The functions here trust their arguments: `Dictionary` has checked them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _by_ends(out: Array, first: int, last: int, matches: Array) -> int:
     lowest = np.zeros(_RING, dtype=np.int32)  # the least cost from each place to the last one known
     for at in range(first, last):
         match = matches[np.uint64(out[at])]
-        length = np.int64(match & LABEL)
+        length: Any = np.int64(match & LABEL)
         best, cost = match, costs[(at - length + 1) & 255]
         while length > 1 and lowest[(at - length + 2) & 255] < cost:
             match = matches[match >> _NEXT_SHIFT]
@@ -116,12 +116,13 @@ def _by_ends(out: Array, first: int, last: int, matches: Array) -> int:
         while lowest[back & 255] > cost:
             lowest[back & 255] = cost
             back -= 1
-    at, wrote = last, last
-    while at > first:
-        symbol = out[at - 1]
+    place: Any = last
+    wrote = last
+    while place > first:
+        symbol = out[place - 1]
         wrote -= 1
         out[wrote] = symbol >> _UNIT_BASE
-        at -= np.int64(symbol & np.uint32(255))
+        place -= np.int64(symbol & np.uint32(255))
     for i in range(last - wrote):
         out[first + i] = out[wrote + i]
     return last - wrote

@@ -1,4 +1,5 @@
-"""The way back from codes to bytes, as machine code: strings copied 16 bytes at a time, longer than they are, each over the last one's excess.
+"""The way back from codes to bytes, as machine code: 16 bytes are copied for each string, however short, and the next string lies over what
+was too much.
 
     sizes = sizes_of(codes, offsets, lengths)      # bytes of each document: known, and held against a cap, before any is made
     spell(codes, starts, text, out)
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 

@@ -1,10 +1,10 @@
 """The greedy parse, the longest string with a code at each place, as machine code: four documents in lockstep.
 
-Each step takes one byte of each of four documents, so that the processor waits for four loads at once, and nothing branches on the text: what
-a step does after a hit and after a miss are both computed and one is masked away, by arithmetic, because compilers turn a choice between
-two loads back into a branch (which halves the speed). A step that misses writes the slot it is at, goes back over the bytes that were walked
-since the last node with a code (none where every prefix of a string has one), and takes the first byte of the next string: one step for each
-byte walked. `pack` makes codes of slots. The automaton of fewest.py is driven from here too, six documents at a time.
+Each step takes one byte of each of four documents, so that the processor waits for four loads at once, and nothing branches on the text:
+what a step does after a hit and after a miss are both computed and one is masked away, by arithmetic, because compilers turn a choice
+between two loads back into a branch (which halves the speed). A step that misses writes the slot it is at, goes back over the bytes that
+were walked since the last node with a code (none where every prefix of a string has one), and takes the first byte of the next string: one
+step for each byte walked. `pack` makes codes of slots. The automaton of fewest.py is driven from here too, six documents at a time.
 
 Measured on one core of a loaded machine, held-out Python, 65,491 strings: four lanes walk 490 MB/s, one 150, and one that branches 186;
 six lanes are no faster. The functions here trust their arguments: `Dictionary` has checked them. Positions are uint64, because numba tests
@@ -127,8 +127,8 @@ def walk(
     data: Array, offsets: Array, order: Array, out: Array, counts: Array, rule: int, num_lanes: int, units: Array, extra: Array
 ) -> None:
     """Walk documents `order`, the empty ones last (offsets int64 [num_documents + 1] into data). The slots found of document n go to
-    out[offsets[n]:] and, but for STATES, their number to counts[n]; out has one place for each byte and one more. `extra`, by slot: bytes to
-    give back, or for STATES the automaton's failures."""
+    out[offsets[n]:] and, but for STATES, their number to counts[n]; out has a place for each byte. `extra`, by slot: bytes to give back, or
+    for STATES the automaton's failures."""
     at, end, wrote = np.zeros(num_lanes, dtype=np.uint64), np.zeros(num_lanes, dtype=np.uint64), np.zeros(num_lanes, dtype=np.uint64)
     state, slots = np.zeros(num_lanes, dtype=np.uint64), np.zeros(num_lanes, dtype=np.uint64)
     document = np.full(num_lanes, -1)
@@ -179,6 +179,16 @@ def pack(found: Array, offsets: Array, counts: Array, codes: Array, packed: Arra
             place += _ONE
 
 
+@compiled
+def _nearest(parents: Array, codes: Array, gives_back: Array, no_code: int) -> tuple[Array, Array]:
+    """For each node the code of the nearest node upwards that has one, and the bytes after what that decodes to."""
+    nearest, back = codes.copy(), gives_back.copy()
+    for node in range(1, codes.size):
+        if codes[node] == no_code:
+            nearest[node], back[node] = nearest[parents[node]], back[parents[node]] + 1
+    return nearest, back
+
+
 class Walker:
     """The double array of one dictionary and the parses over it. Each parse takes one chunk: documents data[offsets[n]:offsets[n + 1]], the
     type of the codes, and gives their codes side by side with offsets."""
@@ -190,10 +200,7 @@ class Walker:
         first_children = np.searchsorted(parents[1:], np.arange(len(parents) + 1, dtype=np.uint32)) + 1
         bases, self._slots = place(labels, parents, first_children)
         self._units = np.append(units_of(labels, bases, self._slots), np.uint32(0))  # the last is the root's
-        nearest, back = codes.copy(), gives_back.copy()
-        for node in np.flatnonzero(codes == NO_CODE)[1:]:
-            parent = parents[node]
-            nearest[node], back[node] = nearest[parent], back[parent] + 1
+        nearest, back = _nearest(parents, codes, gives_back, NO_CODE)
         # By slot: code of the nearest node upwards that has one, and the bytes after what it decodes to.
         self._codes, self._back = np.zeros(len(self._units), dtype=np.uint32), np.zeros(len(self._units), dtype=np.uint8)
         self._codes[self._slots[1:]], self._back[self._slots[1:]] = nearest[1:], back[1:]
@@ -229,4 +236,4 @@ class Walker:
 def _scratch(offsets: Array) -> tuple[Array, Array, Array]:
     """(places, counts, order of documents: the longest first, so that the lanes end together)."""
     sizes = np.diff(offsets)
-    return np.empty(int(offsets[-1]) + 1, dtype=np.uint32), np.zeros(len(sizes), dtype=np.int64), np.argsort(-sizes, kind="stable")
+    return np.empty(int(offsets[-1]), dtype=np.uint32), np.zeros(len(sizes), dtype=np.int64), np.argsort(-sizes, kind="stable")
