@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Final, Generic, NamedTuple, Self, TypeVar, cast, final
+from typing import Any, ClassVar, Final, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast, final
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ _FACTS: Final = ("hard", "reset", "symbol_bits", "chunk_bytes", "above", "rise")
 _BYTES: Final = [bytes([value]) for value in range(NUM_LITERALS)]
 _LITERALS: Final = {byte: (np.uint32(byte[0]).tobytes(), b"\1") for byte in _BYTES}
 V = TypeVar("V")
+Report: TypeAlias = Callable[[int, int], None]
 
 
 class _Told(NamedTuple):
@@ -69,6 +70,7 @@ class Segments(Compressor):
     name: ClassVar[str] = "segments"
     exact: ClassVar[bool] = True
     needs_training: ClassVar[bool] = True
+    reports_progress: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
         "global_quantile": Option(default=0.9, low=0, high=1, help="share of the bytes whose entropy is under the global threshold"),
         "monotonic_quantile": Option(default=0.9, low=0, high=1, help="share of the bytes whose entropy rises by less than its threshold"),
@@ -160,24 +162,25 @@ class Segments(Compressor):
         return view
 
     @classmethod
-    def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
-        """Count the documents, or load `model`, and take the thresholds from the first 2 MB of the documents."""
+    def train(cls, documents: Iterable[bytes], *, report: Any = None, **options: JSON) -> Self:
+        """Count the documents, or load `model`, and take the thresholds from the documents' first 2 MB. `report(done, total)` is called now
+        and then."""
         chosen = view_options.take(cls.name, cls.options, options)
         _check_choices(chosen)
         from compressors.neural import entropy
 
         kept = _up_to(documents, chosen["max_training_bytes"])
-        model = load_model(Path(chosen["model"])) if chosen["model"] else model_class("counts").train(kept)
+        given = chosen["model"]
+        model = load_model(Path(given)) if given else model_class("counts").train(kept, report=_part(report, 0, 60))
         _check_model(model, chosen["reset"])
-        sample = _up_to(kept, _THRESHOLD_BYTES)
         thresholds = entropy.learn_thresholds(
-            entropy.entropies_of(model, sample, chunk_bytes=chosen["chunk_bytes"]),
+            entropy.entropies_of(model, _up_to(kept, _THRESHOLD_BYTES), chunk_bytes=chosen["chunk_bytes"]),
             chunk_bytes=chosen["chunk_bytes"],
             global_quantile=float(chosen["global_quantile"]),
             monotonic_quantile=float(chosen["monotonic_quantile"]),
         )
         facts = {**chosen, "above": thresholds.above, "rise": thresholds.rise}
-        return cls(model=model, facts=facts, table=_table(model) if chosen["reset"] == "window" else None)
+        return cls(model=model, facts=facts, table=_table(model, _part(report, 70, 100)) if chosen["reset"] == "window" else None)
 
     # ---- text to symbols
 
@@ -314,11 +317,21 @@ def _up_to(documents: Iterable[bytes], max_bytes: int) -> list[bytes]:
     return kept
 
 
-def _table(model: ByteModel) -> Dictionary:
+def _part(report: Report | None, first: int, last: int) -> Report:
+    """What tells that a stage of the work, from `first` to `last` per cent of it, is so far."""
+
+    def told(done: int, total: int) -> None:
+        if report is not None:
+            report(first + (last - first) * done // max(1, total), 100)
+
+    return told
+
+
+def _table(model: ByteModel, report: Report) -> Dictionary:
     """Every window of a model that starts anew with each window."""
     from compressors.neural.build import build
 
-    strings = build(model, bits=BITS, rule="cells", depth=63)
+    strings = build(model, bits=BITS, rule="cells", depth=63, report=report)
     return Dictionary(labels=strings.labels, parents=strings.parents, codes=strings.codes, decode_nodes=strings.decode_nodes)
 
 
