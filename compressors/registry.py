@@ -46,6 +46,7 @@ _BUILT_IN: Final[Mapping[str, str]] = {
     "segments": "compressors.neural.segments:Segments",
     "stream": "compressors.neural.stream:Stream",
     "stream-inexact": "compressors.neural.inexact:StreamInexact",
+    "cached": "compressors.neural.cached:Cached",
     "phrases": "compressors.neural.phrases:Phrases",
 }
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
