@@ -47,6 +47,11 @@ VIEWS = {
     "table-bytes": {"bits": 17, "alphabet_size": 600, "symbol_bits": 8, "rule": "canonical"},
     "table-delay": {"rule": "delay", "alphabet_size": 65536, "depth": 3},
     "table-paper": {"alphabet_size": 65536, "depth": 3},
+    "stream": {"model": "static"},
+    "stream-wide": {"model": "static", "bits": 128, "symbol_bits": 8, "reset": 2},
+    "stream-arithmetic": {"model": "static", "coder": "arithmetic", "verify": True},
+    "stream-inexact": {"model": "static", "rule": "delay", "bits": 24},
+    "cached": {"model": "static"},
     "as-bytes-spm-gray": {"inner": "spm", "alphabet_size": 340, "gray": True},
 }
 
