@@ -158,3 +158,11 @@ def test_shapes_that_do_not_fit_together_are_refused() -> None:
     for change in ({"context_bytes": 7}, {"num_heads": 3}, {"depth": 0}, {"rope_theta": 1.0}, {"num_kv_heads": 2, "num_heads": 1}):
         with pytest.raises(RequestError, match="does not fit together"):
             NetworkModel(NetworkShape(**{**good, **change}), {})
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_nearly_the_same_rows_and_quantises_alike(model: NetworkModel) -> None:
+    (near,), (here,) = model.on("cuda").rows([TEXT * 5]), model.rows([TEXT * 5])
+    assert abs(near.astype(np.int64) - here).max() <= 64
+    logits = torch.from_numpy(np.random.Generator(np.random.Philox(1)).normal(size=(300, 256)) * 4)
+    np.testing.assert_array_equal(quantise_on_device(logits.cuda()).cpu().numpy(), quantise_slowly(logits.numpy()))
