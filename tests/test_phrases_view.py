@@ -146,3 +146,14 @@ def test_what_is_no_whole_artifact_is_refused(view):
 def test_bad_options_are_one_sentence(options, told):
     with pytest.raises(RequestError, match=told):
         Phrases.train(CODE, **options)
+
+
+def test_learning_shows_how_far_it_is(tmp_path, capsys, monkeypatch):
+    from proxy_lm import view_training
+    from proxy_lm.data.corpus import build_small
+
+    monkeypatch.setattr(view_training, "PLAIN_INTERVAL_SECONDS", 0.0)
+    corpus = build_small(tmp_path / "corpus", {"train": CODE, "valid": CODE[:2]})
+    artifact = view_training.train_view("phrases", corpus, tmp_path / "view", options={"alphabet_size": 400})
+    assert artifact["alphabet_size"] == 400
+    assert "train phrases: 320 of 400" in capsys.readouterr().err
