@@ -11,7 +11,7 @@ from proxy_lm.analysis.published import DIFFERS
 from proxy_lm.analysis.told import JSON
 from proxy_lm.report import Content, Section, Table, html, markdown, number, si
 
-_NAMES = ("paper", "here")
+_NAMES = ("paper", "here", "exact rule")
 
 
 def write(results: JSON, folder: Path) -> None:
@@ -23,12 +23,13 @@ def write(results: JSON, folder: Path) -> None:
 
 def table(results: JSON) -> Table:
     """All rows: the paper's number, ours, and their quotient. The same table is printed on the terminal."""
-    columns = ["row", "what", "unit", "paper", "here", "here/paper"]
+    columns = ["row", "what", "unit", "paper", "here", "here/paper", "exact rule"]
     rows = []
     for row in results["rows"]:
         for unit, paper, ours, digits in _numbers(row):
             quotient = number(ours / paper, 3) if paper and ours is not None else "-"
-            rows.append([row["row"], row["what"], unit, number(paper, digits), number(ours, digits), quotient])
+            exact = number(row.get("exact_bytes_per_symbol") if unit == "bytes a symbol" else None, digits)
+            rows.append([row["row"], row["what"], unit, number(paper, digits), number(ours, digits), quotient, exact])
     return Table(columns, rows, frozenset({0, 1, 2}))
 
 
@@ -71,9 +72,10 @@ def _numbers(row: JSON) -> list[tuple[str, float | None, float | None, int]]:
         return found
     found = [("bytes a symbol", paper["bytes_per_symbol"], row["bytes_per_symbol"], 3)]
     if row["row"] == "A30":
-        strings, ratio = row.get("stand_in", (None, None))
-        return [("bytes a symbol", ratio, row["bytes_per_symbol"], 3), ("strings", strings, row["alphabet_size"], 0)]
-    if row["symbol_bits"] == 8 and paper.get("unigram_bits_per_byte") is not None:
+        strings, ratio = row["stand_in"] or (None, None)
+        beside = ", beside a stand-in" if ratio else ""
+        return [(f"bytes a symbol{beside}", ratio, row["bytes_per_symbol"], 3), (f"strings{beside}", strings, row["alphabet_size"], 0)]
+    if paper.get("unigram_bits_per_byte") is not None:
         found.append(("A21: uniform bits per byte", paper["uniform_bits_per_byte"], row["uniform_bits_per_byte"], 3))
         found.append(("A21: unigram bits per byte", paper["unigram_bits_per_byte"], row["unigram_bits_per_byte"], 3))
     return found
@@ -87,6 +89,8 @@ def _plot(results: JSON, symbol_bits: int) -> str:
             place = len(rows) - index
             plot.plot(row["paper"]["bytes_per_symbol"], place, "o", color=plotting.colour(0), markersize=6)
             plot.plot(row["bytes_per_symbol"], place, "D", color=plotting.colour(1), markersize=6)
+            if row["exact_bytes_per_symbol"]:
+                plot.plot(row["exact_bytes_per_symbol"], place, "|", color=plotting.colour(2), markersize=11, markeredgewidth=2.5)
         plot.set_yticks([len(rows) - k for k in range(len(rows))], [_short(row["what"]) for row in rows], fontsize=8)
         plot.set_xlabel(f"bytes a symbol, {symbol_bits}-bit symbols")
         plot.set_xlim(left=0)
