@@ -6,10 +6,27 @@ uses no fast-math: equal input gives equal output on every machine.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 from numba import njit
+
+
+def _import_arrays() -> None:
+    """The part of numba that any first call imports. It imports scipy.linalg, where that is installed, to learn whether numpy.kron can be
+    compiled, which no loop here uses: a quarter of what a command waits for before its first document."""
+    if "scipy.linalg" in sys.modules:
+        return
+    sys.modules["scipy.linalg"] = None  # type: ignore[assignment]  # "not installed"
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules["scipy.linalg"]
+
+
+_import_arrays()
 
 F = TypeVar("F", bound=Callable[..., object])
 
