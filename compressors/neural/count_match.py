@@ -198,6 +198,14 @@ def count_matches(tables: Tables, text: U8, offsets: I64, hits: I64, seen: I64) 
 
 
 def match_shares(hits: I64, seen: I64) -> Frequencies:
-    """Counts to shares of 65,536, 0 where too few were seen to say."""
-    shares = (2 * hits + 1) * TOTAL // (2 * seen + 2)
-    return np.where(seen < _LEAST_SEEN, 0, np.clip(shares, 1, TOTAL - 1)).astype(np.uint16)
+    """Counts to shares of 65,536. A class with too few candidates to say has the share of all candidates of its length that the trie
+    gives less than a half, or 0, no say, where it gives more."""
+    low, high = slice(0, ODDS // 2), slice(ODDS // 2, ODDS)
+    pooled = np.empty_like(hits), np.empty_like(seen)
+    for counts, pool in zip((hits, seen), pooled, strict=True):
+        pool[:, low] = counts[:, low].sum(1, keepdims=True)
+        pool[:, high] = 0
+    is_clear = seen >= _LEAST_SEEN
+    hits, seen = np.where(is_clear, hits, pooled[0]), np.where(is_clear, seen, pooled[1])
+    shares = np.clip((2 * hits + 1) * TOTAL // (2 * seen + 2), 1, TOTAL - 1)
+    return np.where(seen < _LEAST_SEEN, 0, shares).astype(np.uint16)

@@ -1,6 +1,6 @@
 """A model of the next byte that is counted, not trained: frequent strings and how each goes on. Integers only, seconds to make.
 
-    model = CountModel.train(documents)                       # 2^20 strings, from up to 2^25 random starts
+    model = CountModel.train(documents)                       # 2^20 strings, from up to 2^24 random starts
     model.after(prefixes), model.rows(stretches)              # see models.py
 
 The strings that at least a few of the starts begin with form a trie (`count_trie.py`); after a prefix the longest of its suffixes in the
@@ -36,7 +36,7 @@ Starts = Callable[[Sequence[bytes]], Sequence[I64]]
 _FILE: Final = "counts.bin"
 _LEAST_COUNT: Final = 8
 _HOLD_EVERY: Final = 50  # documents: one in so many is not counted, so that repeats are weighed against an honest trie
-_SURPRISE_BYTES: Final = 40_000_000  # of the documents, to count what the suffixes are asked
+_SURPRISE_BYTES: Final = 24_000_000  # of the documents, to count what the suffixes are asked
 _MATCH_BYTES: Final = 2_000_000
 
 
@@ -49,7 +49,7 @@ class CountModel(ByteModel):
     version: ClassVar[int] = 2
     options: ClassVar[Mapping[str, Option]] = {
         "max_nodes": Option(default=1 << 20, low=512, high=1 << 24, help="strings kept; 7 bytes each in the file"),
-        "num_starts": Option(default=1 << 25, low=1, high=1 << 30, help="random starts counted; 16 bytes of memory each"),
+        "num_starts": Option(default=1 << 24, low=1, high=1 << 30, help="random starts counted; 16 bytes of memory each"),
         "depth": Option(default=63, low=1, high=count_trie.MAX_DEPTH, help="bytes of the longest string"),
         "max_training_bytes": Option(default=1 << 28, low=1, high=1 << 31, help="documents are read up to this many bytes"),
         "repeats": Option(default=True, help="also match what the stretch itself has said"),
