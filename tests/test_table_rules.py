@@ -12,11 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compressors.errors import RequestError
-from compressors.neural.build import build
+from compressors.neural.build import _Grower, _whole, build
 from compressors.neural.dictionary import Dictionary
 from compressors.neural.divide import children, divide_rows
 from compressors.neural.models import TOTAL, ByteModel
 from compressors.neural.quantise import STEPS_PER_NAT, WEIGHTS, from_counts, quantise, quantise_slowly
+from compressors.neural.rules import split_intervals
+from compressors.neural.static import StaticModel
 
 TEXT = b"def f(x):\n    return x + 1\n\n\nclass C:\n    def __init__(self):\n        self.x = {}\n        return None\n" * 3 + b"=" * 200
 UNIT = 1 << 46
@@ -222,6 +224,25 @@ def check_against_twin(rule, bits, depth, text):
 def test_top_holds_the_most_probable_strings(size, depth):
     dictionary = made(rule="top", bits=12, alphabet_size=size, depth=depth)
     assert dictionary.strings() == twin_top(size, depth)
+
+
+def test_of_equally_probable_strings_the_first_are_kept():
+    found = build(StaticModel([256] * 256), rule="top", bits=12, alphabet_size=1000)
+    kept = Dictionary(labels=found.labels, parents=found.parents, codes=found.codes, decode_nodes=found.decode_nodes)
+    two = [bytes([first, second]) for first in range(256) for second in range(256)][: 1000 - 256]
+    assert kept.strings() == sorted([bytes([byte]) for byte in range(256)] + two)
+
+
+def test_a_model_that_is_sure_of_one_byte_ends_soon():
+    # 16,256 strings of one other byte have about one probability, and 130 million of two
+    sure = StaticModel([1] * 97 + [65281] + [1] * 158)
+    found = build(sure, rule="top", bits=17)
+    assert len(found.decode_nodes) == 1 << 17
+    assert len(found.labels) == (1 << 17) + 1
+    grow = _Grower(sure, 63, 2048, None)
+    assert grow(split_intervals, 1 << 46, least=1 << 28, most=50_000) is None
+    with pytest.raises(RequestError, match="choose fewer bits"):
+        _whole(None)
 
 
 def test_top_of_few_strings_is_all_of_them():

@@ -151,7 +151,8 @@ def test_most_used_is_what_a_slow_parse_uses_most():
     # greedy: abc d abc d abc d cd cd ab: abc 3 times, cd twice, ab once
     assert found.strings() == [*strings[:256], b"abc", b"cd"]
     assert most_used(found, [], num_codes=300, parse="greedy").strings() == found.strings()
-    assert sizes(1000, 256) == [600, 360, 256]
+    assert sizes(1000, 256, "greedy") == [600, 360, 256]
+    assert sizes(1000, 256, "fewest") == [350, 256]
 
 
 def test_equal_documents_train_equal_views_and_others_do_not():

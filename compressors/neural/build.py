@@ -13,6 +13,7 @@ Not promised: that two builds of a floating point model agree (a network is eval
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -20,6 +21,7 @@ import numpy.typing as npt
 
 from compressors.errors import RequestError
 from compressors.neural import rules
+from compressors.neural.dictionary import MAX_NUM_NODES
 from compressors.neural.divide import MIN_BITS, Cells
 from compressors.neural.models import TOTAL, ByteModel, Prefixes
 from compressors.neural.numbering import Strings, Trie, number_cells, number_most_probable, number_owners, number_shortest
@@ -31,6 +33,8 @@ ROWS_PER_CALL: Final = 2048
 
 # called as report(done, total) with cells of the root; `done` never falls
 Report: TypeAlias = Callable[[int, int], None]
+# children found: the parent's index in its level, label, state
+Part: TypeAlias = tuple[npt.NDArray[np.int64], rules.Labels, Cells, Cells]
 Split: TypeAlias = Callable[[Cells, Cells, Any, bool, int, Cells, rules.Labels, Cells, Cells], int]
 
 
@@ -53,12 +57,11 @@ def build(
     check(bits=bits, rule=rule, alphabet_size=alphabet_size, depth=depth)
     grow = _Grower(model, depth, rows_per_call, report)
     if rule == "cells":
-        trie = grow(rules.split_cells, 1 << bits, least=1, leaf=1)
-        return number_cells(trie, 1 << bits, alphabet_size)
+        return number_cells(_whole(grow(rules.split_cells, 1 << bits, leaf=1)), 1 << bits, alphabet_size)
     if rule == "top":
         wanted = alphabet_size or 1 << bits
         return number_most_probable(_most_probable(grow, wanted), wanted)
-    trie = grow(rules.split_intervals, 1 << rules.UNIT_BITS, least=1 << (rules.UNIT_BITS - bits), leaf=0)
+    trie = _whole(grow(rules.split_intervals, 1 << rules.UNIT_BITS, least=1 << (rules.UNIT_BITS - bits)))
     if rule == "canonical":
         return number_owners(trie, bits, alphabet_size)
     return number_shortest(trie, bits, alphabet_size, to_longest=rule == "paper")
@@ -89,25 +92,27 @@ class _Grower:
         self._report = report
         self._done = 0
 
-    def __call__(self, split: Split, root: int, *, least: int, leaf: int) -> Trie:
-        """The trie of `split` from a root of size `root`. A node of a size (`second`, or `first` under `top`) of at most `leaf` is not
-        asked about."""
-        top = split is rules.split_probabilities
-        labels = [np.zeros(1, np.uint8)]
-        parents = [np.zeros(1, np.uint32)]
-        firsts, seconds = [np.array([root if top else 0], np.int64)], [np.array([0 if top else root], np.int64)]
+    def __call__(
+        self, split: Split, root: int, *, least: int = 1, leaf: int = 0, most: int = MAX_NUM_NODES, most_least: int | None = None
+    ) -> Trie | None:
+        """The trie of `split` from a root of size `root`; None where it has more than `most` nodes. A node of a size of at most `leaf` is
+        not asked about. Of the nodes of the size `least`, only the first `most_least` are kept, if that is given."""
+        labels, parents = [np.zeros(1, np.uint8)], [np.zeros(1, np.uint32)]
+        firsts, seconds = [np.zeros(1, np.int64)], [np.array([root], np.int64)]
         prefixes: Prefixes = np.zeros((1, 0), np.uint8)
         level_start, num_nodes = 0, 1
         for level in range(self._depth):
-            first, second = firsts[-1], seconds[-1]
-            inner = np.flatnonzero((first if top else second) > leaf)
-            parts = [
-                self._expand(split, prefixes, inner[start : start + self._rows_per_call], first, second, level == 0, least)
-                for start in range(0, len(inner), self._rows_per_call)
-            ]
+            inner = np.flatnonzero(seconds[-1] > leaf)
+            parts, num_found = [], 0
+            for start in range(0, len(inner), self._rows_per_call):
+                part = self._expand(split, prefixes, inner[start : start + self._rows_per_call], firsts[-1], seconds[-1], level == 0, least)
+                if most_least is not None:
+                    part, most_least = _only_first(part, least, most_least)
+                parts.append(part)
+                num_found += len(part[0])
+                if num_nodes + num_found > most:
+                    return None
             rows, next_labels, next_first, next_second = (np.concatenate(part) for part in zip(*parts, strict=True))
-            if len(rows) == 0:
-                break
             prefixes = np.concatenate([prefixes[rows], next_labels[:, None]], axis=1)
             labels.append(next_labels)
             parents.append((rows + level_start).astype(np.uint32))
@@ -115,8 +120,7 @@ class _Grower:
             seconds.append(next_second)
             level_start = num_nodes
             num_nodes += len(rows)
-            sizes = next_first if top else next_second
-            going = int(sizes[sizes > leaf].sum())
+            going = int(next_second[next_second > leaf].sum())
             self._tell(root - going, root)
             if going == 0:
                 break
@@ -131,7 +135,7 @@ class _Grower:
 
     def _expand(
         self, split: Split, prefixes: Prefixes, nodes: npt.NDArray[np.int64], first: Cells, second: Cells, is_root: bool, least: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Cells, Cells]:
+    ) -> Part:
         """Children of some nodes of a level: (node in the level, label, state)."""
         asked = np.ascontiguousarray(self._model.after(np.ascontiguousarray(prefixes[nodes])))
         if (
@@ -148,13 +152,39 @@ class _Grower:
         return nodes[rows[:count]], labels[:count].copy(), out_first[:count].copy(), out_second[:count].copy()
 
 
+def _whole(trie: Trie | None) -> Trie:
+    """Raises `RequestError` for a trie that grew out of all bounds: a model that is sure of long runs and of nothing else."""
+    if trie is None:
+        raise RequestError(f"the table would have more than {MAX_NUM_NODES} nodes; choose fewer bits, a smaller depth or rule cells")
+    return trie
+
+
+def _only_first(part: Part, size: int, most: int) -> tuple[Part, int]:
+    """Children without those of a size after the first `most`, and how many of these are left to take."""
+    equal = part[3] == size
+    kept = ~equal | (np.cumsum(equal) <= most)
+    rows, labels, first, second = part
+    return (rows[kept], labels[kept], first[kept], second[kept]), most - int((equal & kept).sum())
+
+
 def _most_probable(grow: _Grower, wanted: int) -> Trie:
-    """A trie that holds the `wanted` most probable strings and not many more. The least probability that is asked for falls until they are
-    there: by the count where that says enough, by a half where it does not."""
+    """A trie that holds the `wanted` most probable strings and not many more: all strings of a least probability, which falls by their
+    number until there are enough, and is searched for between the last two where they were too many. Of equal probabilities the first in
+    breadth-first order are kept, so that one unit less never adds too many."""
+    most = min(MAX_NUM_NODES, 257 + 8 * wanted)
+    too_many, too_few = 0, 1 << rules.UNIT_BITS
     least = (4 << rules.UNIT_BITS) // wanted
     while True:
-        trie = grow(rules.split_probabilities, 1 << rules.UNIT_BITS, least=least, leaf=least - 1)
-        found = int((trie.first[1:] >= least).sum())
-        if max(found, 256) >= wanted or least == 1:
+        trie = grow(rules.split_probabilities, 1 << rules.UNIT_BITS, least=least, leaf=least - 1, most=most, most_least=wanted)
+        found = 0 if trie is None else max(256, int((trie.second[1:] >= least).sum()))
+        if trie is not None and (found >= wanted or least == 1):
             return trie
-        least = max(1, min(least // 2, least * found // (wanted + wanted // 8)))
+        if trie is None:
+            too_many = least
+        else:
+            too_few = least
+        if too_many:
+            least = max(too_many + 1, isqrt(too_many * too_few))
+        else:
+            least = max(1, min(least // 2, least * found // (wanted + wanted // 8)))
+        assert too_many < least < too_few

@@ -30,7 +30,7 @@ class Trie:
     parents: Nodes
     first: Cells
     second: Cells
-    """The rule's state of each node (rules.py)."""
+    """The rule's state of each node, start and size (rules.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def number_cells(trie: Trie, num_cells: int, alphabet_size: int | None) -> Strin
 
 def number_most_probable(trie: Trie, alphabet_size: int) -> Strings:
     """Rule `top`: the most probable strings and all bytes, in lexicographic order."""
-    return numbered(trie.labels, trie.parents, _largest(trie, trie.first, alphabet_size), _lexicographic(trie.parents))
+    return numbered(trie.labels, trie.parents, _largest(trie, trie.second, alphabet_size), _lexicographic(trie.parents))
 
 
 def number_owners(trie: Trie, bits: int, alphabet_size: int | None) -> Strings:

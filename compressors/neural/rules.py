@@ -9,9 +9,9 @@ compared with it:
 * `canonical`: a cell stands for the longest string whose interval contains it; the window is the longest string that owns a cell.
 * `top`: no cells at all: the most probable strings, numbered in lexicographic order.
 
-A state is two int64. Under `cells` the first cell and the number of cells; under `paper`, `delay` and `canonical` the start and the width
-of the interval in units of 2^-46; under `top` the probability of the string in units of 2^-46 (and 0). Everything is rounded down in
-integers.
+A state is two int64, a start and a size. Under `cells` the first cell and the number of cells; under `paper`, `delay` and `canonical` the
+start and the width of the interval in units of 2^-46; under `top` 0 and the probability of the string in units of 2^-46. Everything is
+rounded down in integers.
 
 Not promised: that `paper` emits the bits of any published program; the publication leaves the rounding of its coder open.
 """
@@ -112,12 +112,12 @@ def split_probabilities(
     count = 0
     for row in range(len(first)):
         for byte in range(256):
-            units = (first[row] * np.int64(rows[row, byte])) >> PRECISION_BITS
+            units = (second[row] * np.int64(rows[row, byte])) >> PRECISION_BITS
             if units >= least or is_root:
                 out_rows[count] = row
                 out_labels[count] = byte
-                out_first[count] = units
-                out_second[count] = 0
+                out_first[count] = 0
+                out_second[count] = units
                 count += 1
     return count
 

@@ -40,7 +40,6 @@ Report: TypeAlias = Callable[[int, int], None]
 PARSES: Final = ("greedy", "fewest")
 KEEPS: Final = ("probable", "used")
 _COLLISION_SAMPLE_BYTES: Final = 8_000_000
-_KEEP_SAMPLE_BYTES: Final = 40_000_000
 
 _OPTIONS: Final = {
     "bits": Option(default=16, low=9, high=MAX_BITS, help="bits of a window: the table has at most 2^bits strings"),
@@ -157,13 +156,7 @@ class WindowTable(Compressor):
         strings = build.build(model, **within, alphabet_size=None if used else chosen["alphabet_size"], report=building)
         dictionary = Dictionary(labels=strings.labels, parents=strings.parents, codes=strings.codes, decode_nodes=strings.decode_nodes)
         if used:
-            dictionary = most_used(
-                dictionary,
-                list(_first(text, _KEEP_SAMPLE_BYTES)),
-                num_codes=chosen["alphabet_size"],
-                parse=cast(Any, parse),
-                report=keeping,
-            )
+            dictionary = most_used(dictionary, text, num_codes=chosen["alphabet_size"], parse=cast(Any, parse), report=keeping)
         facts: dict[str, JSON] = {
             "rule": rule,
             "bits": chosen["bits"],
