@@ -237,3 +237,17 @@ def test_a_table_that_is_killed_at_any_time_goes_on(corpus, tmp_path):
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert View.open(tmp_path / "killed", corpus).num_documents == corpus.num_documents
     assert not (tmp_path / "killed" / encoding.PARTS).exists()
+
+
+@pytest.mark.parametrize("view", ["segments", "table"])
+def test_a_command_does_not_import_what_it_does_not_need(view):
+    program = (
+        "import sys\n"
+        "from proxy_lm.cli import main\n"
+        "assert main(['encode', '--help']) == 0\n"
+        f"import compressors; compressors.registry.get('{view}')\n"
+        "assert not {'numba', 'torch', 'scipy'} & set(sys.modules)\n"
+        "import compressors.neural.jit\n"
+        "assert not {'torch', 'scipy.linalg'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
