@@ -46,7 +46,8 @@ def _subtree_sizes(parents: Array) -> Array:
 @compiled
 def _grown(array: Array, size: int) -> Array:
     larger = np.zeros(size, dtype=np.uint8)
-    larger[: array.size] = array
+    for place in range(array.size):  # a slice here takes numba two seconds to compile
+        larger[place] = array[place]
     return larger
 
 
@@ -93,11 +94,11 @@ def _place(labels: Array, first_children: Array, order: Array) -> tuple[Array, A
     holes = np.zeros(num_nodes + 2, dtype=np.int64)  # blocks that only single children still try
     num_holes = 0
     bases[0] = 0
-    taken[:256] = 1
     is_base[0] = 1
     is_base[LEAF_BASE] = 1
     for node in range(1, 257):
         slots[node] = node - 1
+        taken[node - 1] = 1
     for parent in order:
         first, last = first_children[parent], first_children[parent + 1]
         if parent == 0 or first == last:
@@ -117,7 +118,8 @@ def _place(labels: Array, first_children: Array, order: Array) -> tuple[Array, A
                         holes[num_holes] = block
                         num_holes += 1
                     num_open -= 1
-                    open_blocks[at:num_open] = open_blocks[at + 1 : num_open + 1].copy()
+                    for later in range(at, num_open):
+                        open_blocks[later] = open_blocks[later + 1]
                     continue
             at += 1
         if base < 0:

@@ -31,6 +31,7 @@ _ONE = np.uint64(1)
 _ZERO = np.uint64(0)
 # A document's last bytes are walked alone: with few steps left, a round over all lanes would cost more than it does.
 _TAIL_BYTES = np.uint64(24)
+_NO_FAILURES = np.zeros(0, dtype=np.uint32)
 
 
 @compiled
@@ -124,10 +125,19 @@ def _finish(data: Array, units: Array, gives_back: Array, out: Array, at: Any, e
 
 @compiled
 def walk(
-    data: Array, offsets: Array, order: Array, out: Array, counts: Array, rule: int, num_lanes: int, units: Array, extra: Array
+    data: Array,
+    offsets: Array,
+    order: Array,
+    out: Array,
+    counts: Array,
+    rule: int,
+    num_lanes: int,
+    units: Array,
+    gives_back: Array,
+    fails: Array,
 ) -> None:
     """Walk documents `order`, the empty ones last (offsets int64 [num_documents + 1] into data). The slots found of document n go to
-    out[offsets[n]:] and, but for STATES, their number to counts[n]; out has a place for each byte. `extra`, by slot: bytes to give back, or
+    out[offsets[n]:] and, but for STATES, their number to counts[n]; out has a place for each byte. By slot: units, bytes to give back, and
     for STATES the automaton's failures."""
     at, end, wrote = np.zeros(num_lanes, dtype=np.uint64), np.zeros(num_lanes, dtype=np.uint64), np.zeros(num_lanes, dtype=np.uint64)
     state, slots = np.zeros(num_lanes, dtype=np.uint64), np.zeros(num_lanes, dtype=np.uint64)
@@ -149,20 +159,22 @@ def walk(
                 state[lane] = units[slots[lane]]
         alone = num_running < num_lanes
         if not alone:
-            num_steps = np.min(end - at)
+            num_steps = end[0] - at[0]
+            for lane in range(1, num_lanes):
+                num_steps = min(num_steps, end[lane] - at[lane])
             if rule == CLOSED:
                 _run_closed(data, units, out, num_steps, at, wrote, state, slots)
             elif rule == OPEN:
-                _run_open(data, units, extra, out, num_steps, at, wrote, state, slots)
+                _run_open(data, units, gives_back, out, num_steps, at, wrote, state, slots)
             else:
-                run_states(data, units, extra, out, num_steps, at, slots)
+                run_states(data, units, fails, out, num_steps, at, slots)
         for lane in range(num_lanes):
             n = document[lane]
             if n >= 0 and (alone or at[lane] + _TAIL_BYTES >= end[lane]):
                 if rule == STATES:
-                    finish_states(data, units, extra, out, at[lane], end[lane], slots[lane])
+                    finish_states(data, units, fails, out, at[lane], end[lane], slots[lane])
                 else:
-                    last = _finish(data, units, extra, out, at[lane], end[lane], wrote[lane], slots[lane])
+                    last = _finish(data, units, gives_back, out, at[lane], end[lane], wrote[lane], slots[lane])
                     counts[n] = np.int64(last) - offsets[n]
                 document[lane] = -1
                 num_running -= 1
@@ -208,14 +220,14 @@ class Walker:
     def greedy(self, data: Array, offsets: Array, dtype: type) -> tuple[Array, Array]:
         """The longest string with a code at each place."""
         found, counts, order = _scratch(offsets)
-        walk(data, offsets, order, found, counts, self._rule, _NUM_LANES[self._rule], self._units, self._back)
+        walk(data, offsets, order, found, counts, self._rule, _NUM_LANES[self._rule], self._units, self._back, _NO_FAILURES)
         return self._packed(found, offsets, counts, dtype)
 
     def fewest(self, data: Array, offsets: Array, dtype: type) -> tuple[Array, Array]:
         """The fewest symbols."""
         fails, matches = self._automaton
         found, counts, order = _scratch(offsets)
-        walk(data, offsets, order, found, counts, STATES, _NUM_LANES[STATES], self._units, fails)
+        walk(data, offsets, order, found, counts, STATES, _NUM_LANES[STATES], self._units, self._back, fails)
         by_ends(offsets, found, counts, matches)
         return self._packed(found, offsets, counts, dtype)
 
