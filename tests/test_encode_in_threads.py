@@ -74,6 +74,7 @@ def threaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Threaded:
     one = Threaded()
     monkeypatch.setattr(encoding, "load", lambda folder: one)
     monkeypatch.setattr(encoding, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(encoding, "KEEP_AFTER_SECONDS", 0)
     return one
 
 
@@ -119,6 +120,24 @@ def test_a_stopped_encode_in_threads_goes_on(corpus, threaded, tmp_path, monkeyp
     assert f"4 of {len(encoding.blocks_of(corpus))} blocks are there" in capsys.readouterr().err
     assert content(tmp_path / "view") == whole
     assert not (tmp_path / "view" / encoding.PARTS).exists()
+
+
+def test_a_short_run_keeps_no_parts_and_is_begun_anew(corpus, threaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "KEEP_AFTER_SECONDS", 1000)
+    left, encode = threading.Semaphore(5), encoding._encode_block
+
+    def some_blocks(*args):
+        if not left.acquire(blocking=False):
+            raise KeyboardInterrupt
+        return encode(*args)
+
+    monkeypatch.setattr(encoding, "_encode_block", some_blocks)
+    with pytest.raises(KeyboardInterrupt):
+        encode_corpus(corpus, tmp_path / "view", tmp_path / "view", num_workers=2)
+    assert [path.name for path in (tmp_path / "view" / encoding.PARTS).iterdir()] == ["key.json"]
+    monkeypatch.setattr(encoding, "_encode_block", encode)
+    manifest = encode_corpus(corpus, tmp_path / "view", tmp_path / "view", num_workers=2)
+    assert manifest["num_round_trips_exact"] == corpus.num_documents
 
 
 def test_an_error_in_a_thread_names_the_documents(corpus, threaded, tmp_path, monkeypatch):
@@ -213,6 +232,7 @@ from proxy_lm.data.corpus import Corpus
 
 if __name__ == "__main__":
     encoding.BLOCK_BYTES = 1 << 14
+    encoding.KEEP_AFTER_SECONDS = 0
     encoding.encode_corpus(Corpus.open(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[2]), num_workers=2)
 """
 

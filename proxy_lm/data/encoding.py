@@ -2,8 +2,8 @@
 
 The corpus is cut into blocks of about 4 MB at borders that depend on the corpus alone. Processes (threads, for a compressor that says so)
 encode blocks and write each as one file, whole or absent, under `encode.parts/` (see `proxy_lm.data.parts`); the same command after a kill
-keeps the finished ones. The parts are joined in order as they come, so the result is the same for any number of workers, and the manifest
-is written last. Until then the symbols need twice their space.
+keeps the finished ones, which threads write after the first `KEEP_AFTER_SECONDS`. The parts are joined in order as they come, so the result
+is the same for any number of workers, and the manifest is written last. Until then the symbols need twice their space.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from proxy_lm.progress import ProgressBar, note
 
 BLOCK_BYTES: Final = 4 << 20
 PARTS: Final = "encode.parts"
+KEEP_AFTER_SECONDS: Final = 2.0
+"""Threads keep parts only when they have worked for so long: to keep one takes as long as to make it, and a shorter run is begun anew."""
 _Future: TypeAlias = "concurrent.futures.Future[Any]"
 
 
@@ -52,6 +54,7 @@ class _Job:
     parts: Path
     corpus_digest: str
     verify_every: int  # decode each k-th document again; 0: none
+    began: float  # on the monotonic clock
 
 
 def encode_corpus(
@@ -88,11 +91,11 @@ def encode_corpus(
                 return done
             if out.resolve() != compressor_dir.resolve():
                 save(compressor, out, artifact.get("measured"))
-            job = _Job(corpus.path, out, out / PARTS, corpus.digest, verify_every if verify_round_trip else 0)
+            verify_every = verify_every if verify_round_trip else 0
+            job = _Job(corpus.path, out, out / PARTS, corpus.digest, verify_every, time.monotonic())
             _open_parts(job, fingerprint, force)
-            began = time.monotonic()
             joined = _encode_and_join(job, corpus, compressor, num_workers, checked)
-            manifest = _finish(job, corpus, compressor, fingerprint, joined, time.monotonic() - began, num_workers)
+            manifest = _finish(job, corpus, compressor, fingerprint, joined, num_workers)
             shutil.rmtree(job.parts)
         return manifest
 
@@ -205,7 +208,7 @@ def _read_part(job: _Job, compressor: Compressor, documents: range) -> Part | No
 def _made(
     job: _Job, corpus: Corpus, compressor: Compressor, missing: list[range], num_workers: int, checked: _Future
 ) -> Iterator[Iterator[Part | None]]:
-    """Parts of the missing blocks in order, each written before it is told; None where another process holds it."""
+    """Parts of the missing blocks in order; None where another process wrote it."""
     num_workers = min(num_workers, len(missing))
     if num_workers <= 1:
         yield (_encode_block(job, corpus, compressor, checked, documents) for documents in missing)
@@ -278,13 +281,12 @@ def _work(documents: range) -> None:
 def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, checked: _Future, documents: range) -> Part:
     part = encode_block(compressor, corpus, documents, job.verify_every)
     checked.result()  # raises where the corpus is damaged; no part is made of that
-    part.write(_part_path(job.parts, documents))
+    if not compressor.in_threads or time.monotonic() - job.began >= KEEP_AFTER_SECONDS:
+        part.write(_part_path(job.parts, documents))
     return part
 
 
-def _finish(
-    job: _Job, corpus: Corpus, compressor: Compressor, fingerprint: str, joined: Joiner, wall_seconds: float, num_workers: int
-) -> dict[str, Any]:
+def _finish(job: _Job, corpus: Corpus, compressor: Compressor, fingerprint: str, joined: Joiner, num_workers: int) -> dict[str, Any]:
     """Move the joined symbols to their place, write the two indices and, last, the manifest."""
     os.replace(job.parts / SYMBOLS, job.artifact / SYMBOLS)
     totals = joined.totals
@@ -314,7 +316,7 @@ def _finish(
         "num_round_trips_checked": totals.checked,
         "num_round_trips_exact": totals.exact,
         "encode_cpu_seconds": totals.cpu_seconds,
-        "encode_wall_seconds": wall_seconds,
+        "encode_wall_seconds": time.monotonic() - job.began,
         "encode_workers": num_workers,
         "files": {name: files[name] for name in FILES},
     }
