@@ -144,7 +144,10 @@ DIFFERS: Final[Mapping[str, str]] = {
         "to 14."
     ),
     "A1": "Mean over the examples, each begun without context, as in the paper's compression; the paper's number is its validation loss.",
-    "A2": "The code here begins with the document's length, so that it ends exactly: about 3 bytes an example, 2 % of 1,024 bytes.",
+    "A2": (
+        "The code here begins with the example's length, so that it ends exactly: 2 bytes, 1 % of the code of 1,024 bytes. Counts "
+        "also copy from earlier in the example, of which a short one has less."
+    ),
     "A3": "The last symbol of an example is filled up with zero bits. Symbols by their frequencies alone gain nothing, as published.",
     "A4": "One fixed row of frequencies, counted on the train split, as in the paper.",
     "A5": (

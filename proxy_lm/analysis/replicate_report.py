@@ -46,7 +46,7 @@ def content(results: JSON) -> Content:
     sections = [
         Section("Row by row", [DIFFERS["all"]], table(results)),
         Section("Bytes a symbol", [], figures=lambda: [_plot(results, 8), _plot(results, 16)]),
-        *([Section("What must hold at any scale", [], checks)] if results["checks"] else []),
+        *([Section("Checks", ["All but the one of gzip must hold on any text."], checks)] if results["checks"] else []),
         Section("What differs, and why", [f"{row}: {DIFFERS[row]}" for row in rows]),
     ]
     return Content(
