@@ -151,7 +151,7 @@ def mix(tables: Tables, state: Whole, at_start: bool | np.bool_, masses: U32) ->
             used += share
         left = (left * (TOTAL - used)) >> 16
         node = np.int64(tables.heads[node, 1])
-    rest = np.uint64(left)
+    rest = np.uint64(np.uint32(left))  # known to have 32 bits, so that eight products are made at once
     row = tables.shallow[node]
     for s in range(256):
         masses[s] += np.uint32((rest * np.uint64(row[s])) >> np.uint64(WHOLE_BITS))

@@ -136,10 +136,11 @@ def write_row(tables: Tables, text: U8, state: I64, masses: U32, row: Frequencie
         factor = (((TOTAL - share) * (TOTAL - 256) >> 16) << shift) // rest
         masses[byte] = 0
     given = np.int64(0)
+    wide = np.uint64(np.uint32(factor))  # known to have 32 bits, so that eight products are made at once
     for s in range(256):
-        frequency = 1 + np.int64((np.uint64(masses[s]) * np.uint64(factor)) >> np.uint64(shift))
-        row[s] = frequency
-        given += frequency
+        row[s] = np.uint16(1) + np.uint16((np.uint64(masses[s]) * wide) >> np.uint64(shift))
+    for s in range(256):
+        given += row[s]
     if share != 0:
         extra = (share * (TOTAL - 256)) >> 16
         row[byte] += extra
