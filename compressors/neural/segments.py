@@ -6,8 +6,8 @@
 A byte model says how uncertain it is at each byte (entropy.py); a byte over either of two thresholds, quantiles of the training text, is
 hard. Symbols 0 to 255 are hard bytes, told as they are. The stretches between them are segments, told by equal-info windows of 16 bits by
 the exact rule "cells" (divide.py): symbol 256 + code, or with 8-bit symbols 256 + the code's bytes, the high one first. Both stand in one
-stream in the order of the text, so a reader knows where a segment begins (after a literal) and ends without lengths, which the published
-system keeps beside the codes, and the last window of a segment needs no padding.
+stream in the order of the text, so a reader knows where a segment begins (after a literal) and ends without a list of lengths, and the last
+window of a segment needs no padding.
 
 With `reset=segment` the model goes on from window to window of a segment, as published, and decoding asks it for every byte. With
 `reset=window` each window starts anew, so the windows are those of `table`: the view holds the table and decodes by looking strings up.
