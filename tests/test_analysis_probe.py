@@ -106,7 +106,14 @@ def test_wrong_requests_are_one_sentence(call, corpus, tmp_path, words, sentence
     code, printed, notes = call("compressor", "probe", *words.replace("CORPUS", str(corpus)).split(), "--out", tmp_path / "out")
     assert (code, printed, notes.count("\n")) == (2, "", 1)
     assert sentence in notes
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_other_probes_is_refused(call, corpus, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "probe.json").write_text('{"text_digest": "another"}')
+    code, _, notes = call("compressor", "probe", "nibble", "--corpus", corpus, "--out", tmp_path / "out")
+    assert (code, notes.count("\n"), "text_digest: 'another' -> " in notes) == (2, 1, True)
 
 
 @pytest.mark.slow

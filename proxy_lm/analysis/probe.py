@@ -122,7 +122,9 @@ def probe(
     labels = unique_labels(views)
     opened = {label: open_view(name) for label, name in zip(labels, views, strict=True)}
     require_deepspeed()
-    _take_folder(out, {"corpus_digest": corpus.digest, "split": split, "held_out": held_out, **settings.model_dump(mode="json")})
+    # Not under the name `corpus`: a training run may go on with its corpus in another place, and `changed_settings` lets that pass.
+    request = {"text_digest": corpus.digest, "split": split, "held_out": held_out, **settings.model_dump(mode="json")}
+    _refuse_another(out / "probe.json", request)
     crops = crop_corpus(
         corpus,
         out / "crops",
@@ -133,6 +135,7 @@ def probe(
         held_out_bytes=settings.num_held_out * settings.document_bytes,
         seed=settings.seed,
     )
+    write_json(out / "probe.json", request)  # only now: crops that cannot be drawn leave the folder as it was
     documents = [crops.document(index) for index in crops.splits["valid"]]
     raw_run = _train(out, settings, "raw", None, None, [])
     raw = score(raw_run.settings.folder, None, documents, None)
@@ -162,15 +165,13 @@ def probe(
     return results
 
 
-def _take_folder(out: Path, request: JSON) -> None:
-    """The folder with this request in it. Raises `RequestError` where it holds probes of another one."""
-    path = out / "probe.json"
-    if path.exists():
-        differences = [line for line in changed_settings(read_json(path, "request of the probes"), request) if "launch." not in line]
-        if differences:
-            raise RequestError(f"{out} holds probes of another request ({'; '.join(differences)}); choose another folder")
+def _refuse_another(path: Path, request: JSON) -> None:
+    """Raises `RequestError` where the folder holds probes of another request."""
+    if not path.exists():
         return
-    write_json(path, request)
+    differences = [line for line in changed_settings(read_json(path, "request of the probes"), request) if not line.startswith("launch.")]
+    if differences:
+        raise RequestError(f"{path.parent} holds probes of another request ({'; '.join(differences)}); choose another folder")
 
 
 def _encoded(crops: Corpus, compressor: Compressor, label: str, out: Path) -> tuple[Path, list[int]]:
