@@ -1,7 +1,7 @@
 """`table`: the neural view. Equal-info windows with a full reset, compiled into one table of strings.
 
     proxy-lm compressor train table --corpus corpus --out views/table
-    proxy-lm compressor train table --corpus corpus --option bits=20 alphabet_size=65536 keep=used parse=fewest --out views/dense
+    proxy-lm compressor train table --corpus corpus --option rule=top bits=20 alphabet_size=65536 keep=used --out views/dense
     proxy-lm compressor train table --corpus corpus --option symbol_bits=8 --out views/table8
 
 A window takes bytes while the model's arithmetic code for them fits `bits` bits; then model and coder start anew. So a window is one of at
