@@ -27,21 +27,26 @@ def test_what_is_asked_is_the_second_telling():
         None: ([BOS, *coded, EOS], 2, 4),
     }
     for task, (ids, first, end) in expected.items():
-        found = ids_of(vocabulary, nibble, b"A", task)
+        found = ids_of(vocabulary, nibble, b"A", task, b"A")
         assert (found[0].tolist(), *found[1:]) == (ids, first, end)
-    found = ids_of(Vocabulary(), None, b"A", None)
+    found = ids_of(Vocabulary(), None, b"A", None, b"A")
     assert (found[0].tolist(), *found[1:]) == ([BOS, *raw, EOS], 2, 3)
+    other = [view.start_id, 320 + 4, 320 + 2, view.end_id]
+    assert ids_of(vocabulary, nibble, b"A", "decompress", b"B")[0].tolist() == [BOS, *other, *raw, EOS]
+    assert ids_of(vocabulary, nibble, b"B", "compress", b"A")[0].tolist() == [BOS, *raw, *other, EOS]
 
 
 def test_gains_by_hand():
     asked = Asked(nats=np.array([1.0, 0.0, 4.0]), hits=np.array([3.0, 0.0, 1.0]), targets=np.array([4.0, 0.0, 4.0]))
     control = Asked(nats=np.array([5.0, 9.0, 8.0]), hits=np.array([2.0, 1.0, 0.0]), targets=np.array([4.0, 4.0, 4.0]))
-    found = compare(asked, control, seed=0)
+    other = Asked(nats=np.array([3.0, 9.0, 6.0]), hits=np.zeros(3), targets=np.array([4.0, 4.0, 4.0]))
+    found = compare(asked, control, other, seed=0)
     assert (found["num_documents"], found["num_targets"], found["accuracy"], found["control_accuracy"]) == (2, 8, 0.5, 0.25)
     assert (found["nats"], found["control_nats"], found["gain_nats"]) == (5 / 8, 13 / 8, 1.0)
     assert found["gain_interval"] == [1.0, 1.0], "both crops gain one nat a target, so every resample does"
+    assert (found["read_nats"], found["read_interval"], found["other_accuracy"]) == (0.5, [0.5, 0.5], 0.0)
     none = Asked(nats=np.zeros(1), hits=np.zeros(1), targets=np.zeros(1))
-    assert "accuracy" not in compare(none, none, seed=0)
+    assert "accuracy" not in compare(none, none, none, seed=0)
 
 
 def test_task_and_control_are_told_as_many_crops(tmp_path):
@@ -128,6 +133,7 @@ def test_a_model_reads_what_it_copies_and_is_found_again(call, corpus, tmp_path)
     assert found["num_targets"] == 30 * 16
     assert found["control_nats"] > 1.2
     assert found["gain_interval"][0] > 0
+    assert found["read_interval"][0] > 0
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*") if path.is_file()}
     code, again, notes = call(*words)
     assert (code, json.loads(again)) == (0, json.loads(printed))

@@ -150,7 +150,8 @@ def probe(
             else:
                 control = score(_train(out, settings, label, folder, None, lengths).settings.folder, compressor, documents, None)
             asked = score(run.settings.folder, compressor, documents, task)
-            found[label][task] = {"num_steps": run.settings.num_steps, **compare(asked, control, seed=settings.seed)}
+            other = score(run.settings.folder, compressor, documents, task, other_input=True)
+            found[label][task] = {"num_steps": run.settings.num_steps, **compare(asked, control, other, seed=settings.seed)}
     results: JSON = {
         "schema": SCHEMA,
         "corpus_digest": corpus.digest,

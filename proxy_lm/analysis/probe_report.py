@@ -24,7 +24,18 @@ def write(results: JSON, folder: Path) -> None:
 
 def table(results: JSON, task: str) -> Table:
     """One row a view that was asked for this task."""
-    columns = ["view", "symbols", "a crop", "accuracy", "without input", "nats a target", "without input", "gained", "95 % interval"]
+    columns = [
+        "view",
+        "symbols",
+        "a crop",
+        "accuracy",
+        "without input",
+        "nats a target",
+        "without input",
+        "other input",
+        "read",
+        "95 % interval",
+    ]
     rows = []
     for label, view in results["views"].items():
         found = view.get(task)
@@ -39,8 +50,9 @@ def table(results: JSON, task: str) -> Table:
                 f"{100 * found['control_accuracy']:.2f} %",
                 number(found["nats"], 4),
                 number(found["control_nats"], 4),
-                f"{found['gain_nats']:+.4f}",
-                f"{found['gain_interval'][0]:+.4f} to {found['gain_interval'][1]:+.4f}",
+                number(found["other_nats"], 4),
+                f"{found['read_nats']:+.4f}",
+                f"{found['read_interval'][0]:+.4f} to {found['read_interval'][1]:+.4f}",
             ]
         )
     return Table(columns, rows)
@@ -53,10 +65,10 @@ def lines(results: JSON) -> list[str]:
         for task in _ASKS:
             found = view.get(task, {})
             if "accuracy" in found:
-                low, high = found["gain_interval"]
+                low, high = found["read_interval"]
                 told.append(
                     f"{label}, {task}: {100 * found['accuracy']:.1f} % right ({100 * found['control_accuracy']:.1f} % without input), "
-                    f"{found['gain_nats']:+.3f} nats a target gained ({low:+.3f} to {high:+.3f})"
+                    f"{found['read_nats']:+.3f} nats a target read from the input ({low:+.3f} to {high:+.3f})"
                 )
     return told
 
@@ -70,7 +82,8 @@ def content(results: JSON) -> Content:
         if found.rows:
             text = [
                 f"Asked for {asks}. Without input: a model of the same size that was told only what is asked for, from as many crops. "
-                "Gained: nats a target that the input is worth; an interval above zero means that the model reads it."
+                "It makes fewer updates, since its crops are shorter. Other input: the probe itself, given another crop's first telling. "
+                "Read: the nats a target that this costs; an interval above zero means that the model reads its input."
             ]
             sections.append(Section(task.capitalize(), text, found))
     if sections:

@@ -37,11 +37,12 @@ class Asked:
     targets: npt.NDArray[np.float64]
 
 
-def score(run: Path, compressor: Compressor | None, documents: Sequence[bytes], task: str | None) -> Asked:
+def score(run: Path, compressor: Compressor | None, documents: Sequence[bytes], task: str | None, *, other_input: bool = False) -> Asked:
     """Ask the newest checkpoint of a run: `task` decompress or compress, or None for a control, which is told one way only (the view's
-    where there is a compressor, else raw)."""
+    where there is a compressor, else raw). `other_input` gives each crop the first telling of the next one."""
     loaded = load_model(run)
-    told = [ids_of(loaded.vocabulary, compressor, document, task) for document in documents]
+    inputs = [*documents[1:], *documents[:1]] if other_input else documents
+    told = [ids_of(loaded.vocabulary, compressor, document, task, given) for document, given in zip(documents, inputs, strict=True)]
     nats, hits, targets = (np.zeros(len(documents)) for _ in range(3))
     order = sorted((k for k, row in enumerate(told) if row is not None), key=lambda k: -_length(told[k]))
     at = 0
@@ -56,14 +57,16 @@ def score(run: Path, compressor: Compressor | None, documents: Sequence[bytes], 
 
 
 def ids_of(
-    vocabulary: Vocabulary, compressor: Compressor | None, document: bytes, task: str | None
+    vocabulary: Vocabulary, compressor: Compressor | None, document: bytes, task: str | None, given: bytes
 ) -> tuple[npt.NDArray[np.int64], int, int] | None:
-    """(ids from BOS to EOS, first target, end of the targets), laid out as a plan lays out a pair; None where the view refuses."""
-    raw = np.concatenate([[RAW_START], np.frombuffer(document, np.uint8), [RAW_END]]).astype(np.int64)
+    """(ids from BOS to EOS, first target, end of the targets), as a plan lays out a pair; the first telling is of `given`. None where the
+    view refuses."""
+    raw_of, coded_of = (given, document) if task == "compress" else (document, given if task else document)
+    raw = np.concatenate([[RAW_START], np.frombuffer(raw_of, np.uint8), [RAW_END]]).astype(np.int64)
     if compressor is None:
         pieces = [raw]
     else:
-        symbols = compressor.encode_batch([document])[0]
+        symbols = compressor.encode_batch([coded_of])[0]
         if symbols is None:
             return None
         (view,) = vocabulary.views
@@ -73,26 +76,24 @@ def ids_of(
     return ids, len(ids) - len(pieces[-1]), len(ids) - 2
 
 
-def compare(asked: Asked, control: Asked, *, seed: int) -> JSON:
-    """Accuracy and nats a target of both over the crops that both were asked, and the difference with its 95 % bootstrap interval."""
-    both = (asked.targets > 0) & (control.targets > 0)
+def compare(asked: Asked, control: Asked, other: Asked, *, seed: int) -> JSON:
+    """Accuracy and nats a target of a probe, of its control and of the probe given another crop's first telling, over the crops that all
+    were asked; what the probe gains on both, with 95 % bootstrap intervals."""
+    both = (asked.targets > 0) & (control.targets > 0) & (other.targets > 0)
     count = asked.targets[both]
     found: JSON = {"num_documents": int(both.sum()), "num_targets": int(count.sum())}
     if not both.any():
         return {**found, "reason": "the view refuses every held-out crop"}
-    difference = control.nats[both] - asked.nats[both]
     draw = np.random.Generator(np.random.Philox(key=seed)).integers(0, len(count), (_NUM_RESAMPLES, len(count)))
-    gains = difference[draw].sum(axis=1) / count[draw].sum(axis=1)
-    low, high = np.quantile(gains, [0.025, 0.975])
-    return {
-        **found,
-        "accuracy": float(asked.hits[both].sum() / count.sum()),
-        "control_accuracy": float(control.hits[both].sum() / count.sum()),
-        "nats": float(asked.nats[both].sum() / count.sum()),
-        "control_nats": float(control.nats[both].sum() / count.sum()),
-        "gain_nats": float(difference.sum() / count.sum()),
-        "gain_interval": [float(low), float(high)],
-    }
+    for name, one in (("", asked), ("control_", control), ("other_", other)):
+        found[f"{name}accuracy"] = float(one.hits[both].sum() / count.sum())
+        found[f"{name}nats"] = float(one.nats[both].sum() / count.sum())
+    for name, one in (("gain", control), ("read", other)):
+        difference = one.nats[both] - asked.nats[both]
+        low, high = np.quantile(difference[draw].sum(axis=1) / count[draw].sum(axis=1), [0.025, 0.975])
+        found[f"{name}_nats"] = float(difference.sum() / count.sum())
+        found[f"{name}_interval"] = [float(low), float(high)]
+    return found
 
 
 def _length(row: tuple[npt.NDArray[np.int64], int, int] | None) -> int:
