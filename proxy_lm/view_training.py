@@ -164,7 +164,7 @@ def _reporter(title: str) -> Callable[[int, int], None]:
         nonlocal last
         if time.monotonic() - last >= PLAIN_INTERVAL_SECONDS:
             last = time.monotonic()
-            note(f"{title}: {done} of {total}")
+            note(f"{title}: learning, {100 * done / max(1, total):.0f} % done")
 
     return report
 

@@ -239,7 +239,7 @@ def _show_bench(result: dict[str, Any]) -> None:
         ]
         for row in rows
     ]
-    _table([*headings, *(["moved"] if stable else [])], cells, num_left=1, num_whole=10)
+    _table([*headings, *(["moved"] if stable else [])], cells, num_left=1, folded=0)
     first = rows[0]
     print(f"{first['num_documents']} documents, {first['source_bytes'] / 1e6:.1f} MB of split {result['split']}; exact: came back whole")
     if stable:
@@ -255,10 +255,11 @@ def _show_list(views: Sequence[dict[str, Any]]) -> None:
         options = ", ".join(f"{name}={_plain(option['default'])}" for name, option in view["options"].items())
         about = view["about"] + (f"\noptions: {options}" if options else "")
         cells.append([view["name"], _yes(view["exact"]), _yes(view["needs_training"]), about])
-    _table(["view", "exact", "training", "what it is"], cells, num_left=4, num_whole=4)
+    _table(["view", "exact", "training", "what it is"], cells, num_left=4, folded=3)
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int, num_whole: int) -> None:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int, folded: int) -> None:
+    """Column `folded` gives way where the terminal is narrow; the others stay whole."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -266,7 +267,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: 
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index < num_left else "right", overflow="fold", no_wrap=index + 1 < num_whole)
+        table.add_column(heading, justify="left" if index < num_left else "right", overflow="fold", no_wrap=index != folded)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)
