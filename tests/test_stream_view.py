@@ -27,6 +27,8 @@ SETTINGS = [
     *({"bits": bits, "symbol_bits": symbol_bits} for bits in stream.WINDOW_BITS for symbol_bits in (8, 16)),
     {"bits": 16, "reset": "always"},
     {"bits": 24, "reset": 3},
+    {"bits": 16, "exclude": False},
+    {"bits": 128, "reset": 2, "exclude": False},
     {"bits": 64, "reset": "2", "verify": True, "depth": 7},
     {"bits": 32, "model": "static"},
 ]
@@ -114,9 +116,9 @@ def test_the_two_ways_to_decode_agree(model):
     """The loop that knows the count model, and lockstep with nothing but `after`."""
     plain = Unsure(model, trouble=1 << 30)
     documents = [*CODE[:2], b"", b"\0\0", bytes(range(0, 256, 5))]
-    for bits, reset in itertools.product((16, 32, 128), (0, 1, 2)):
-        codes = [one.codes for one in windows.encode_windows(model, documents, bits=bits, depth=50, reset=reset)]
-        layout = {"bits": bits, "depth": 50, "reset": reset}
+    for bits, reset, exclude in itertools.product((16, 32, 128), (0, 1, 2), (False, True)):
+        layout = {"bits": bits, "depth": 50, "reset": reset, "exclude": exclude}
+        codes = [one.codes for one in windows.encode_windows(model, documents, **layout)]
         assert lockstep.decode_windows(plain, codes, **layout, max_bytes=1000) == documents
         assert lockstep.decode_windows(model, codes, **layout, max_bytes=1000) == documents
         for cap in (0, 1, 30, 51, 52):
@@ -142,8 +144,8 @@ def test_windows_are_worth_their_bits(views, model):
     sure, the cells too few for bytes it holds unlikely go to the likely one."""
     document = b"".join(CODE)
     rows, data = model.rows([document])[0], np.frombuffer(document, np.uint8)
-    for bits in stream.WINDOW_BITS:
-        found = windows.cut(rows, data, bits=bits)
+    for bits, exclude in itertools.product(stream.WINDOW_BITS, (False, True)):
+        found = windows.cut(rows, data, bits=bits, exclude=exclude)
         lost = bits - windows.window_bits(rows, data, found.ends)
         assert abs(lost[:-1].mean()) < 2
         assert np.median(lost) < 2
@@ -179,6 +181,28 @@ def test_an_artifact_is_the_view_again(views, which, tmp_path):
     assert again.encode(CODE[0]).tolist() == view.encode(CODE[0]).tolist()
 
 
+def test_exclusion_saves_windows_and_the_spec_says_where_it_does(folder):
+    def view(**options):
+        return compressors.train("stream", [], model=folder, **options)
+
+    kept, all_bytes = view(), view(exclude=False)
+    assert kept.spec() == {**all_bytes.spec(), "exclude": True}
+    document = b"".join(CODE)[::-1]
+    assert len(kept.encode(document)) < 0.97 * len(all_bytes.encode(document))
+    for options in ({"reset": "always"}, {"coder": "arithmetic"}):
+        assert view(**options).spec() == view(**options, exclude=False).spec()
+        assert "exclude" not in view(**options).spec()
+    old = stream.Stream.from_artifact(all_bytes.spec(), all_bytes.files())
+    assert old.exclude is False
+    assert old.encode(document).tolist() == all_bytes.encode(document).tolist()
+    for rule, says in (("cells", True), ("paper", None)):
+        inexact = compressors.train("stream-inexact", [], model=folder, rule=rule)
+        assert inexact.spec().get("exclude") is says
+        assert inexact.from_artifact(inexact.spec(), inexact.files()).encode(document).tolist() == inexact.encode(document).tolist()
+        assert rule == "paper" or inexact.encode(document).tolist() == kept.encode(document).tolist()
+        assert rule == "paper" or inexact.decode(inexact.encode(document)) == document
+
+
 def test_damaged_artifacts_are_refused(views):
     view = views[3]
     spec, files = view.spec(), view.files()
@@ -189,10 +213,20 @@ def test_damaged_artifacts_are_refused(views):
     for damaged in (files[name][:-1], files[name] + b"\0", bytes([files[name][0] ^ 1]) + files[name][1:], b""):
         with pytest.raises(RequestError):
             kind.from_artifact(spec, {name: damaged})
-    changes = [("version", 2), ("coder", "huffman"), ("bits", 20), ("bits", True), ("reset", -1), ("reset", "never"), ("symbol_bits", 4)]
+    changes = [
+        ("version", 2),
+        ("coder", "huffman"),
+        ("bits", 20),
+        ("bits", True),
+        ("reset", -1),
+        ("reset", "never"),
+        ("symbol_bits", 4),
+        ("exclude", 1),
+    ]
     for key, value in [
         *changes,
         ("depth", 0),
+        ("exclude", 1),
         ("verify", None),
         ("model", None),
         ("model", {"kind": "counts"}),

@@ -25,7 +25,9 @@ _ROOM_PER_CODE_BYTES = 8
 _LEAST_ROOM_BYTES = 1 << 12
 
 
-def decode_windows(model: CountModel, codes: Sequence[U8], *, bits: int, depth: int, reset: int, max_bytes: int) -> list[bytes | None]:
+def decode_windows(
+    model: CountModel, codes: Sequence[U8], *, bits: int, depth: int, reset: int, exclude: bool, max_bytes: int
+) -> list[bytes | None]:
     """As `lockstep.decode_windows`."""
     kernel: Any = cutter if bits <= cutter.NARROW_BITS else wide
     read = _read_narrow if kernel is cutter else _read_wide
@@ -34,7 +36,7 @@ def decode_windows(model: CountModel, codes: Sequence[U8], *, bits: int, depth: 
         numbers, state, place = kernel.code_numbers(some), kernel.start_states(1, bits)[0], np.zeros(2, np.int64)
         states, places = _fresh()
         text = np.empty(min(_LEAST_ROOM_BYTES + _ROOM_PER_CODE_BYTES * len(some), max_bytes), np.uint8)
-        while not read(model.tables, numbers, bits, depth, reset, state, place, states, places, text) and len(text) < max_bytes:
+        while not read(model.tables, numbers, bits, depth, reset, exclude, state, place, states, places, text) and len(text) < max_bytes:
             text = np.concatenate([text, np.empty(min(len(text), max_bytes - len(text)), np.uint8)])
         texts.append(text[: place[1]].tobytes() if place[0] == len(numbers) else None)
     return texts
@@ -86,6 +88,7 @@ def _read_narrow(
     bits: int,
     depth: int,
     reset: int,
+    exclude: bool,
     state: I64,
     place: I64,
     model_state: I64,
@@ -97,9 +100,10 @@ def _read_narrow(
     index, length = place[0], place[1]
     masses, row = np.zeros(256, np.uint32), np.zeros(256, np.uint16)
     while True:
-        settled = np.int64(cutter.settle(codes, bits, depth, state, index, len(codes)))
+        settled = np.int64(cutter.settle(codes, bits, depth, exclude, state, index, len(codes)))
         if reset > 0 and settled != index and settled % reset == 0:
             count_match.restart(model_state, length)
+            state[cutter.CELLS_BEFORE] = 0
         index = settled
         if index == len(codes) or length == len(text):
             break
@@ -118,6 +122,7 @@ def _read_wide(
     bits: int,
     depth: int,
     reset: int,
+    exclude: bool,
     state: U64,
     place: I64,
     model_state: I64,
@@ -128,9 +133,10 @@ def _read_wide(
     index, length = place[0], place[1]
     masses, row = np.zeros(256, np.uint32), np.zeros(256, np.uint16)
     while True:
-        settled = np.int64(wide.settle(codes, bits, depth, state, index, len(codes)))
+        settled = np.int64(wide.settle(codes, bits, depth, exclude, state, index, len(codes)))
         if reset > 0 and settled != index and settled % reset == 0:
             count_match.restart(model_state, length)
+            state[wide.CELLS_BEFORE] = 0
         index = settled
         if index == len(codes) or length == len(text):
             break

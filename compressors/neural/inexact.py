@@ -40,17 +40,18 @@ class StreamInexact(Compressor):
     version: ClassVar[int] = 1
     options: ClassVar[Mapping[str, Option]] = {
         "rule": Option(default="paper", help="how a window ends: cells, paper, delay or canonical"),
-        **{key: stream.Stream.options[key] for key in _LAYOUT},
+        **{key: stream.Stream.options[key] for key in (*_LAYOUT, "exclude")},
         **stream.MODEL_OPTIONS,
     }
 
-    def __init__(self, *, model: ByteModel, rule: str, bits: int, reset: int, symbol_bits: int, depth: int) -> None:
+    def __init__(self, *, model: ByteModel, rule: str, bits: int, reset: int, symbol_bits: int, depth: int, exclude: bool = False) -> None:
         """As `Stream`. Raises `RequestError` for what cannot be."""
         stream.check_layout(self.name, coder="windows", bits=bits, reset=reset, symbol_bits=symbol_bits, depth=depth)
         if rule not in RULES:
             raise RequestError(f"option rule={rule!r} of view '{self.name}' must be one of {', '.join(RULES)}")
         self.model, self.rule = model, rule
         self.bits, self.reset, self.symbol_bits, self.depth = bits, reset, symbol_bits, depth
+        self.exclude = stream.excludes(self.name, exclude, "windows", reset) and rule == "cells"
 
     @property
     def alphabet_size(self) -> int:
@@ -76,7 +77,9 @@ class StreamInexact(Compressor):
         if self.rule != "cells":
             text = self._read(codes, max_bytes)
         else:
-            [found] = lockstep.decode_windows(self.model, [codes], bits=self.bits, depth=self.depth, reset=self.reset, max_bytes=max_bytes)
+            [found] = lockstep.decode_windows(
+                self.model, [codes], bits=self.bits, depth=self.depth, reset=self.reset, exclude=self.exclude, max_bytes=max_bytes
+            )
             text = bytes(max_bytes + 1) if found is None else found
         symbol_checks.check_size(self.name, len(text), max_bytes)
         return text
@@ -86,6 +89,8 @@ class StreamInexact(Compressor):
 
     def spec(self) -> dict[str, JSON]:
         layout: dict[str, JSON] = {key: getattr(self, key) for key in ("rule", *_LAYOUT)}
+        if self.exclude:
+            layout["exclude"] = True
         return {"name": self.name, "version": self.version, **layout, "model": self.model.spec()}
 
     def files(self) -> dict[str, bytes]:
@@ -96,7 +101,7 @@ class StreamInexact(Compressor):
         if spec.get("version") != cls.version:
             raise RequestError(f"view '{cls.name}' has version {cls.version}; this artifact is of {spec.get('version')}: train it anew")
         chosen: dict[str, Any] = {key: spec.get(key) for key in ("rule", *_LAYOUT)}
-        return cls(model=stream.model_of(cls.name, spec, files), **chosen)
+        return cls(model=stream.model_of(cls.name, spec, files), exclude=spec.get("exclude", False), **chosen)  # type: ignore[arg-type]
 
     @classmethod
     def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
@@ -107,11 +112,12 @@ class StreamInexact(Compressor):
         chosen["reset"] = stream.reset_windows(cls.name, chosen["reset"])
         layout = {key: chosen[key] for key in _LAYOUT}
         stream.check_layout(cls.name, coder="windows", **layout)
-        return cls(model=stream.model_for(chosen["model"], documents, chosen["max_training_bytes"]), rule=chosen["rule"], **layout)
+        model = stream.model_for(chosen["model"], documents, chosen["max_training_bytes"])
+        return cls(model=model, rule=chosen["rule"], exclude=chosen["exclude"], **layout)
 
     def _windows(self, documents: Sequence[bytes]) -> list[windows.Windows]:
         if self.rule == "cells":
-            return windows.encode_windows(self.model, documents, bits=self.bits, depth=self.depth, reset=self.reset)
+            return windows.encode_windows(self.model, documents, bits=self.bits, depth=self.depth, reset=self.reset, exclude=self.exclude)
         return [self._cut(document) for document in documents]
 
     def _cut(self, document: bytes) -> windows.Windows:

@@ -1,6 +1,6 @@
 """Codes to documents: many at once, byte by byte, one call to the model for the next byte of each.
 
-    decode_windows(model, codes, bits=16, depth=4095, reset=0, max_bytes=1 << 20)
+    decode_windows(model, codes, bits=16, depth=4095, reset=0, exclude=True, max_bytes=1 << 20)
     decode_ranges(model, codes, max_bytes=1 << 20)
 
 Each document is a bounded computation for any codes: a window's node loses at least one cell a byte, and a range code says its length,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,11 +61,13 @@ class _Reader(ABC):
         """Append the next byte of each document, distributed as its row."""
 
 
-def decode_windows(model: ByteModel, codes: Sequence[U8], *, bits: int, depth: int, reset: int, max_bytes: int) -> list[bytes | None]:
+def decode_windows(
+    model: ByteModel, codes: Sequence[U8], *, bits: int, depth: int, reset: int, exclude: bool = False, max_bytes: int
+) -> list[bytes | None]:
     """The text of each sequence of windows, uint8 [num_windows, bits / 8]; every sequence has one."""
     if isinstance(model, CountModel):
-        return count_decode.decode_windows(model, codes, bits=bits, depth=depth, reset=reset, max_bytes=max_bytes)
-    return _decode(model, _Windows(codes, bits, depth, reset), len(codes), max_bytes)
+        return count_decode.decode_windows(model, codes, bits=bits, depth=depth, reset=reset, exclude=exclude, max_bytes=max_bytes)
+    return _decode(model, _Windows(codes, bits, depth, reset, exclude), len(codes), max_bytes)
 
 
 def decode_ranges(model: ByteModel, codes: Sequence[U8], *, max_bytes: int) -> list[bytes | None]:
@@ -100,9 +101,9 @@ def _decode(model: ByteModel, reader: _Reader, num: int, max_bytes: int) -> list
 
 
 class _Windows(_Reader):
-    def __init__(self, codes: Sequence[U8], bits: int, depth: int, reset: int) -> None:
-        self._bits, self._depth, self._reset = bits, depth, reset
-        kernel: Any = kernel_of(bits)
+    def __init__(self, codes: Sequence[U8], bits: int, depth: int, reset: int, exclude: bool) -> None:
+        self._bits, self._depth, self._reset, self._exclude = bits, depth, reset, exclude
+        self._kernel = kernel = kernel_of(bits)
         self._is_wide = kernel is wide
         self._codes = kernel.code_numbers(np.concatenate([np.empty((0, bits // 8), np.uint8), *codes]))
         edges = np.cumsum([0, *map(len, codes)])
@@ -113,11 +114,12 @@ class _Windows(_Reader):
     def settle(self, documents: I64, text: _Text) -> I64:
         before = self._index.copy()
         settle = _settle_wide if self._is_wide else _settle_narrow
-        settle(self._codes, self._bits, self._depth, self._states, self._index, self._ends, documents)
+        settle(self._codes, self._bits, self._depth, self._exclude, self._states, self._index, self._ends, documents)
         if self._reset:
             # A window holds a byte at least, so no more than one window ends at a place.
             is_new = (self._index != before) & ((self._index - self._firsts) % self._reset == 0)
             text.since[is_new] = 0
+            self._states[is_new, self._kernel.CELLS_BEFORE] = 0
         return documents[self._index[documents] < self._ends[documents]]
 
     def advance(self, documents: I64, rows: Frequencies, text: _Text) -> None:
@@ -141,15 +143,15 @@ class _Ranges(_Reader):
 
 
 @compiled
-def _settle_narrow(codes: U64, bits: int, depth: int, states: I64, index: I64, ends: I64, documents: I64) -> None:
+def _settle_narrow(codes: U64, bits: int, depth: int, exclude: bool, states: I64, index: I64, ends: I64, documents: I64) -> None:
     for d in documents:
-        index[d] = cutter.settle(codes, bits, depth, states[d], index[d], ends[d])
+        index[d] = cutter.settle(codes, bits, depth, exclude, states[d], index[d], ends[d])
 
 
 @compiled
-def _settle_wide(codes: U64, bits: int, depth: int, states: U64, index: I64, ends: I64, documents: I64) -> None:
+def _settle_wide(codes: U64, bits: int, depth: int, exclude: bool, states: U64, index: I64, ends: I64, documents: I64) -> None:
     for d in documents:
-        index[d] = wide.settle(codes, bits, depth, states[d], index[d], ends[d])
+        index[d] = wide.settle(codes, bits, depth, exclude, states[d], index[d], ends[d])
 
 
 @compiled

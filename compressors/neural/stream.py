@@ -5,8 +5,10 @@
     proxy-lm compressor train stream --corpus corpus --option model=static coder=arithmetic --out views/static-ac
 
 `coder=windows` cuts windows of 16, 24, 32, 64 or 128 bits by the exact rule "cells" (`cutter.py`); a document's last window needs no length
-and no end symbol. `coder=arithmetic` is one range code a document, which begins with the document's length in bytes (5 bits and its binary
-digits), so its end is exact as well. Symbols are the code's bits, 8 or 16 a symbol, first bits most significant.
+and no end symbol. Where a window ended for want of a cell and the model reads on, the next one gives no cells to the bytes that cannot
+follow (`exclude`, `exclusion.py`); the spec says `exclude` where it has an effect, so never with `reset=always`. `coder=arithmetic` is one
+range code a document, which begins with the document's length in bytes (5 bits and its binary digits), so its end is exact as well. Symbols
+are the code's bits, 8 or 16 a symbol, first bits most significant.
 
 The byte model is part of the artifact: counted from the documents (`model=`, the default), the byte unigram (`model=static`), or a folder
 that `save_model` wrote. A model in whole numbers gives equal symbols everywhere. One in floating point (`network`) may not: such a view
@@ -57,13 +59,18 @@ class Stream(Compressor):
         "coder": Option(default="windows", help="windows (equal-info) or arithmetic (the whole document)"),
         "bits": Option(default=16, help="bits a window: 16, 24, 32, 64 or 128"),
         "reset": Option(default="never", help="of the model: never, always (every window), or after so many windows"),
+        "exclude": Option(
+            default=True, help="a window's start has no cells for bytes that cannot follow the last one; no effect with reset=always"
+        ),
         "symbol_bits": Option(default=16, help="bits a symbol: 8 or 16"),
         "depth": Option(default=windows.DEFAULT_DEPTH, low=1, high=MAX_DEPTH, help="most bytes of a window"),
         "verify": Option(default=False, help="decode each document and refuse it where it does not come back"),
         **MODEL_OPTIONS,
     }
 
-    def __init__(self, *, model: ByteModel, coder: str, bits: int, reset: int, symbol_bits: int, depth: int, verify: bool) -> None:
+    def __init__(
+        self, *, model: ByteModel, coder: str, bits: int, reset: int, exclude: bool = False, symbol_bits: int, depth: int, verify: bool
+    ) -> None:
         """`reset` counts windows, 0 for never. Raises `RequestError` for what cannot be."""
         check_layout(self.name, coder=coder, bits=bits, reset=reset, symbol_bits=symbol_bits, depth=depth)
         if type(verify) is not bool:
@@ -75,6 +82,7 @@ class Stream(Compressor):
             )
         self.model = model
         self.coder, self.bits, self.reset = coder, bits, reset
+        self.exclude = excludes(self.name, exclude, coder, reset)
         self.symbol_bits, self.depth, self.verify = symbol_bits, depth, verify
 
     @property
@@ -131,13 +139,13 @@ class Stream(Compressor):
     def spans(self, data: bytes) -> Borders | None:
         if self.coder == "arithmetic":
             return None
-        [found] = windows.encode_windows(self.model, [data], bits=self.bits, depth=self.depth, reset=self.reset)
+        [found] = self._windows([data])
         return packing.borders(found.ends, self.symbol_bits, self.bits // 8)
 
     def spec(self) -> dict[str, JSON]:
         layout: dict[str, JSON] = {"coder": self.coder, "symbol_bits": self.symbol_bits, "verify": self.verify}
         if self.coder == "windows":
-            layout |= {"bits": self.bits, "reset": self.reset, "depth": self.depth}
+            layout |= {"bits": self.bits, "reset": self.reset, "depth": self.depth, **({"exclude": True} if self.exclude else {})}
         return {"name": self.name, "version": self.version, **layout, "model": self.model.spec()}
 
     def files(self) -> dict[str, bytes]:
@@ -150,7 +158,8 @@ class Stream(Compressor):
         known: dict[str, Any] = {"bits": 16, "reset": 0, "depth": windows.DEFAULT_DEPTH} if spec.get("coder") == "arithmetic" else {}
         keys = ["coder", "symbol_bits", "verify", *(["bits", "reset", "depth"] if not known else [])]
         chosen: dict[str, Any] = {key: spec.get(key) for key in keys}
-        return cls(model=model_of(cls.name, spec, files), **known, **chosen)
+        # A spec without the word is of a view without it: those of before it was known, too.
+        return cls(model=model_of(cls.name, spec, files), exclude=spec.get("exclude", False), **known, **chosen)  # type: ignore[arg-type]
 
     @classmethod
     def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
@@ -162,7 +171,7 @@ class Stream(Compressor):
         layout = {key: chosen[key] for key in ("coder", "bits", "reset", "symbol_bits", "depth")}
         check_layout(cls.name, **layout)  # before minutes of counting
         model = model_for(chosen["model"], documents, chosen["max_training_bytes"])
-        return cls(model=model, verify=chosen["verify"], **layout)
+        return cls(model=model, exclude=chosen["exclude"], verify=chosen["verify"], **layout)
 
     def _encode_some(self, documents: Sequence[bytes]) -> list[Symbols | None]:
         encoded: list[Symbols | None] = [None] * len(documents)
@@ -171,8 +180,7 @@ class Stream(Compressor):
         if self.coder == "arithmetic":
             codes = encode_ranges(self.model, chosen)
         else:
-            found = windows.encode_windows(self.model, chosen, bits=self.bits, depth=self.depth, reset=self.reset)
-            codes = [one.codes.reshape(-1) for one in found]
+            codes = [one.codes.reshape(-1) for one in self._windows(chosen)]
         for index, code in zip(told, codes, strict=True):
             encoded[index] = packing.pack(code, self.symbol_bits)
         if self.verify:
@@ -194,8 +202,13 @@ class Stream(Compressor):
             texts[index] = text
         return texts
 
+    def _windows(self, documents: Sequence[bytes]) -> list[windows.Windows]:
+        return windows.encode_windows(self.model, documents, bits=self.bits, depth=self.depth, reset=self.reset, exclude=self.exclude)
+
     def _decode_windows(self, codes: Sequence[windows.U8], max_bytes: int) -> list[bytes | None]:
-        return lockstep.decode_windows(self.model, codes, bits=self.bits, depth=self.depth, reset=self.reset, max_bytes=max_bytes)
+        return lockstep.decode_windows(
+            self.model, codes, bits=self.bits, depth=self.depth, reset=self.reset, exclude=self.exclude, max_bytes=max_bytes
+        )
 
     def _decode_range(self, symbols: Symbols, max_bytes: int) -> bytes:
         good = symbol_checks.checked(self.name, symbols, self.alphabet_size)
@@ -244,6 +257,13 @@ def check_layout(view: str, *, coder: Any, bits: Any, reset: Any, symbol_bits: A
         raise RequestError(f"option reset={reset!r} of view '{view}' must be never, always or a number of windows below {1 << 31}")
     if coder == "arithmetic" and reset != 0:
         raise RequestError(f"view '{view}' with coder=arithmetic has no windows to reset after; give reset=never or coder=windows")
+
+
+def excludes(view: str, exclude: Any, coder: str, reset: int) -> bool:
+    """Whether the option has an effect: windows, not all of which begin with a reset. Raises `RequestError`."""
+    if type(exclude) is not bool:
+        raise RequestError(f"option exclude={exclude!r} of view '{view}' must be true or false")
+    return exclude and coder == "windows" and reset != 1
 
 
 def reset_windows(view: str, reset: str) -> int:

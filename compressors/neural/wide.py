@@ -1,7 +1,7 @@
 """The rule "cells" for windows of 64 and 128 bits: the loops of `cutter.py` on numbers of two 64-bit halves.
 
-A state is uint64 [5]: first cell (high, low half), number of cells (high, low half), bytes in the window. The root's 2^bits cells have no
-place in it and need none: what a root divides is 2^bits - 256.
+A state is uint64 [6]: first cell (high, low half), number of cells (high, low half), bytes in the window, cells of the node before the root
+whose bytes are excluded. The root's 2^bits cells have no place in it and need none: what a root divides is 2^bits less one for each byte.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from typing import Final
 import numpy as np
 
 from compressors.neural.cutter import I64, U8, U16, U64, Whole, share_of
+from compressors.neural.exclusion import count_kept, write_kept
 from compressors.neural.jit import compiled
 from compressors.neural.models import PRECISION_BITS, TOTAL, Frequencies
 
 MAX_BITS: Final = 128
+CELLS_BEFORE: Final = 5
 
 _ZERO = np.uint64(0)
 _ONE = np.uint64(1)
@@ -24,7 +26,6 @@ _LOW_MASK = np.uint64(TOTAL - 1)
 _HALF = np.uint64(32)
 _HALF_MASK = np.uint64(0xFFFFFFFF)
 _ALL = np.uint64((1 << 64) - 1)
-_ROOT_LOW = np.uint64((1 << 64) - 256)
 
 
 def code_bytes(codes: U64, bits: int) -> U8:
@@ -40,9 +41,9 @@ def code_numbers(code: U8) -> U64:
 
 
 def start_states(num: int, bits: int) -> U64:
-    """Roots, uint64 [num, 5]; all zero, whatever the bits."""
+    """Roots, uint64 [num, 6]; all zero, whatever the bits."""
     assert bits in (64, MAX_BITS)
-    return np.zeros((num, 5), np.uint64)
+    return np.zeros((num, 6), np.uint64)
 
 
 def room(num: int) -> U64:
@@ -70,10 +71,10 @@ def _is_less(a_high: np.uint64, a_low: np.uint64, b_high: np.uint64, b_low: np.u
 
 
 @compiled
-def _available(state: U64, bits: int) -> tuple[np.uint64, np.uint64]:
+def _available(row: U16, bits: int, state: U64) -> tuple[np.uint64, np.uint64]:
     """The cells that a node divides among its children."""
     if state[4] == _ZERO:
-        return (_ALL if bits == 128 else _ZERO), _ROOT_LOW
+        return (_ALL if bits == 128 else _ZERO), _ALL - np.uint64(count_kept(row, 256) - 1)
     return state[2] - (_ONE if state[3] == _ZERO else _ZERO), state[3] - _ONE
 
 
@@ -81,16 +82,16 @@ def _available(state: U64, bits: int) -> tuple[np.uint64, np.uint64]:
 def _enter(row: U16, byte: Whole, bits: int, state: U64) -> bool:
     """Make `state` the node that `byte` leads to; False, and nothing changed, where it has no cell."""
     is_root = state[4] == _ZERO
-    avail_high, avail_low = _available(state, bits)
+    avail_high, avail_low = _available(row, bits, state)
     high, low = avail_high >> _SHIFT, (avail_low >> _SHIFT) | (avail_high << _REST)
     is_small = high == _ZERO and low == _ZERO
     before, own, frequency_before, frequency = share_of(row, byte, np.int64(avail_low & _LOW_MASK), is_small)
     own_high, own_low = _times(high, low, np.uint64(frequency))
-    own_high, own_low = _plus(own_high, own_low, _ZERO, np.uint64(own + (1 if is_root else 0)))
+    own_high, own_low = _plus(own_high, own_low, _ZERO, np.uint64(own + np.int64(is_root and row[byte] > 0)))
     if own_high == _ZERO and own_low == _ZERO:
         return False
     first_high, first_low = _times(high, low, np.uint64(frequency_before))
-    first_high, first_low = _plus(first_high, first_low, _ZERO, np.uint64(before + (byte if is_root else 1)))
+    first_high, first_low = _plus(first_high, first_low, _ZERO, np.uint64(before + (count_kept(row, byte) if is_root else 1)))
     state[0], state[1] = _plus(state[0], state[1], first_high, first_low)
     state[2], state[3] = own_high, own_low
     state[4] += _ONE
@@ -104,21 +105,43 @@ def _is_last(state: U64, depth: int) -> bool:
 
 
 @compiled
-def cut_some(rows: Frequencies, data: U8, bits: int, depth: int, state: U64, num_windows: int, codes: U64, ends: I64) -> tuple[int, int]:
+def _cells_before(exclude: bool, depth: int, state: U64) -> np.uint64:
+    """Cells of a last node whose bytes are excluded at the next root; 0 for none, as where there are enough for every byte."""
+    is_small = state[2] == _ZERO and state[3] <= np.uint64(TOTAL)
+    return state[3] if exclude and is_small and not _is_last(state, depth) else _ZERO
+
+
+@compiled
+def cut_some(
+    rows: Frequencies, data: U8, bits: int, depth: int, exclude: bool, state: U64, num_windows: int, codes: U64, ends: I64
+) -> tuple[int, int]:
     """As `cutter.cut_some`; `codes` is uint64 [n, 2]."""
+    kept = np.zeros(256, np.uint16)
     done = 0
     i = 0
     while i < len(rows):
-        if not _is_last(state, depth) and _enter(rows[i], np.int64(data[i]), bits, state):
+        byte = np.int64(data[i])
+        if state[4] == _ZERO and write_kept(rows[i], int(state[CELLS_BEFORE]), kept):
+            has_cell = _enter(kept, byte, bits, state)
+        else:
+            has_cell = not _is_last(state, depth) and _enter(rows[i], byte, bits, state)
+        if has_cell:
             i += 1
             continue
         codes[done, 0], codes[done, 1] = state[0], state[1]
         ends[done] = i
         done += 1
-        state[:] = _ZERO
+        _start(_cells_before(exclude, depth, state), state)
         if done == num_windows:
             break
     return done, i
+
+
+@compiled
+def _start(cells_before: np.uint64, state: U64) -> None:
+    """Make `state` the next root."""
+    state[:] = _ZERO
+    state[CELLS_BEFORE] = cells_before
 
 
 def finish(state: U64, end: int, codes: U64, ends: I64) -> int:
@@ -130,32 +153,46 @@ def finish(state: U64, end: int, codes: U64, ends: I64) -> int:
 
 
 @compiled
-def settle(codes: U64, bits: int, depth: int, state: U64, index: int, end: int) -> int:
+def settle(codes: U64, bits: int, depth: int, exclude: bool, state: U64, index: int, end: int) -> int:
     """As `cutter.settle`."""
     while index < end and state[4] > _ZERO:
         if not ((codes[index, 0] == state[0] and codes[index, 1] == state[1]) or _is_last(state, depth)):
             break
-        state[:] = _ZERO
+        _start(_cells_before(exclude, depth, state), state)
         index += 1
     return index
 
 
 @compiled
 def next_byte(row: U16, codes: U64, index: Whole, bits: int, state: U64) -> int:
-    """As `cutter.next_byte`: bisects the bytes for the last whose cells begin at code `index` or before."""
+    """As `cutter.next_byte`."""
+    if state[4] == _ZERO:
+        kept = np.empty(256, np.uint16)
+        if write_kept(row, int(state[CELLS_BEFORE]), kept):
+            return _next_byte(kept, codes[index], bits, state)
+    return _next_byte(row, codes[index], bits, state)
+
+
+@compiled
+def _next_byte(row: U16, code: U64, bits: int, state: U64) -> int:
+    """Bisects the bytes for the last whose cells begin at the code or before. Cells are counted from the node's first, for the end of the
+    last byte's may be 2^128."""
     is_root = state[4] == _ZERO
-    avail_high, avail_low = _available(state, bits)
+    avail_high, avail_low = _available(row, bits, state)
     high, low = avail_high >> _SHIFT, (avail_low >> _SHIFT) | (avail_high << _REST)
     is_small = high == _ZERO and low == _ZERO
     rest = np.int64(avail_low & _LOW_MASK)
+    code_low = code[1] - state[1]
+    code_high = code[0] - state[0] - (_ONE if code[1] < state[1] else _ZERO)
     least, most = 0, 255
+    while row[most] == 0:  # excluded; they would begin where the root ends
+        most -= 1
     while least < most:
         middle = (least + most + 1) >> 1
         before, _, frequency_before, _ = share_of(row, middle, rest, is_small)
         first_high, first_low = _times(high, low, np.uint64(frequency_before))
-        first_high, first_low = _plus(first_high, first_low, _ZERO, np.uint64(before + (middle if is_root else 1)))
-        first_high, first_low = _plus(state[0], state[1], first_high, first_low)
-        if _is_less(codes[index, 0], codes[index, 1], first_high, first_low):
+        first_high, first_low = _plus(first_high, first_low, _ZERO, np.uint64(before + (count_kept(row, middle) if is_root else 1)))
+        if _is_less(code_high, code_low, first_high, first_low):
             most = middle - 1
         else:
             least = middle

@@ -1,10 +1,11 @@
 """Documents to equal-info windows, teacher-forced: the model's rows are made for whole stretches, many documents at once, and cut.
 
-    encode_windows(model, documents, bits=16, depth=4095, reset=0)      # one `Windows` a document
+    encode_windows(model, documents, bits=16, depth=4095, reset=0, exclude=True)      # one `Windows` a document
     window_bits(rows, data, windows.ends)                               # what the model itself holds each window to be worth
 
 `reset` says after how many windows the model forgets what it has seen; 0 for never. With resets the documents go in lockstep, one call to
-the model for the next windows of all of them.
+the model for the next windows of all of them. `exclude` says whether a root knows what ended the window before (`exclusion.py`); not
+after a reset.
 
 Not promised: speed with resets. Up to 20 bits a window that is what `table` is for, and up to 40 `cached`.
 """
@@ -45,9 +46,9 @@ def kernel_of(bits: int) -> Any:
     return cutter if bits <= cutter.NARROW_BITS else wide
 
 
-def cut(rows: Frequencies, data: U8, *, bits: int, depth: int = DEFAULT_DEPTH) -> Windows:
+def cut(rows: Frequencies, data: U8, *, bits: int, depth: int = DEFAULT_DEPTH, exclude: bool = False) -> Windows:
     """The windows of a document whose model is never reset. uint16 [n, 256] and uint8 [n]."""
-    one = _Cut(bits, depth, len(data))
+    one = _Cut(bits, depth, exclude, len(data))
     one.feed(rows, data, NO_LIMIT)
     return one.done()
 
@@ -60,9 +61,11 @@ def window_bits(rows: Frequencies, data: U8, ends: I64) -> npt.NDArray[np.float6
     return np.diff(edges)
 
 
-def encode_windows(model: ByteModel, documents: Sequence[bytes], *, bits: int, depth: int, reset: int) -> list[Windows]:
+def encode_windows(
+    model: ByteModel, documents: Sequence[bytes], *, bits: int, depth: int, reset: int, exclude: bool = False
+) -> list[Windows]:
     """The windows of each document. One document alone gives the same as among others, for an integer model."""
-    cuts = [_Cut(bits, depth, len(document)) for document in documents]
+    cuts = [_Cut(bits, depth, exclude, len(document)) for document in documents]
     if reset == 0:
         for index, rows, data in rows_of(model, documents):
             cuts[index].feed(rows, data, NO_LIMIT)
@@ -113,7 +116,7 @@ def _encode_with_resets(model: ByteModel, documents: Sequence[bytes], cuts: Sequ
         for i, stretch, rows in zip(some, stretches, model.rows(stretches), strict=True):
             is_rest = cuts[i].position + len(stretch) == len(documents[i])
             data = np.frombuffer(stretch, np.uint8)
-            if cuts[i].feed(np.ascontiguousarray(rows), data, reset, is_rest=is_rest, take_back=True):
+            if cuts[i].feed(np.ascontiguousarray(rows), data, reset, is_rest=is_rest, is_reset=True):
                 looks[i] = first_look
             else:
                 looks[i] *= 2
@@ -123,8 +126,8 @@ def _encode_with_resets(model: ByteModel, documents: Sequence[bytes], cuts: Sequ
 class _Cut:
     """The windows of one document, so far."""
 
-    def __init__(self, bits: int, depth: int, size: int) -> None:
-        self._bits, self._depth, self._size = bits, depth, size
+    def __init__(self, bits: int, depth: int, exclude: bool, size: int) -> None:
+        self._bits, self._depth, self._exclude, self._size = bits, depth, exclude, size
         self._kernel = kernel_of(bits)
         self._state = self._kernel.start_states(1, bits)[0]
         self._codes, self._ends = self._kernel.room(size), np.empty(size, np.int64)
@@ -132,13 +135,14 @@ class _Cut:
         self.position = 0
         """Bytes in the windows cut, and in the unfinished one."""
 
-    def feed(self, rows: Frequencies, data: U8, num_windows: int, *, is_rest: bool = True, take_back: bool = False) -> bool:
-        """Go on with these bytes for at most `num_windows` windows. With `take_back` an unfinished window at the end of bytes that are not
-        the rest of the document, and the windows before it, are forgotten: False then."""
-        codes, ends = self._codes[self._num :], self._ends[self._num :]
-        num, consumed = self._kernel.cut_some(rows, data, self._bits, self._depth, self._state, num_windows, codes, ends)
-        if take_back and num < num_windows and not is_rest:
+    def feed(self, rows: Frequencies, data: U8, num_windows: int, *, is_rest: bool = True, is_reset: bool = False) -> bool:
+        """Go on with these bytes for at most `num_windows` windows. With `is_reset` the model was reset before them, and where they are not
+        enough and not the rest of the document the windows they gave are forgotten: False then."""
+        if is_reset:
             self._state = self._kernel.start_states(1, self._bits)[0]
+        codes, ends = self._codes[self._num :], self._ends[self._num :]
+        num, consumed = self._kernel.cut_some(rows, data, self._bits, self._depth, self._exclude, self._state, num_windows, codes, ends)
+        if is_reset and num < num_windows and not is_rest:
             return False
         ends[:num] += self.position
         self._num += num
