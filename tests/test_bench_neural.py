@@ -31,7 +31,7 @@ pytestmark = pytest.mark.bench
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench-neural"
 VIEWS = CACHE.parent / "bench-views"
 # Networks are trained for a minute or two: enough that their tables have the shape of a trained model's, and no more.
-NETWORKS = {"0.7m": "num_steps=600", "3m": "num_steps=150"}
+NETWORKS = {"0.7m": "num_steps=200", "3m": "num_steps=40"}
 
 
 @pytest.fixture(scope="module")
