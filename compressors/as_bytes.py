@@ -36,7 +36,7 @@ class AsBytes(Compressor):
     exact: ClassVar[bool] = True  # as exact as the view inside; see __init__
     needs_training: ClassVar[bool] = True
     options: ClassVar[Mapping[str, Option]] = {
-        "inner": Option(default=None, kind=str, help="name of the view inside, or its artifact folder, required"),
+        "inner": Option(default=None, kind=str, required=True, help="name of the view inside, or its artifact folder, required"),
         "gray": Option(default=False, help="rank the inner symbols by what they stand for and Gray-code the rank"),
     }
 

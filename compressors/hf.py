@@ -40,7 +40,9 @@ class HuggingFace(Compressor):
 
     name: ClassVar[str] = "hf"
     exact: ClassVar[bool] = True
-    options: ClassVar[Mapping[str, Option]] = {"tokenizer": Option(default=None, kind=str, help="path of the tokenizer.json, required")}
+    options: ClassVar[Mapping[str, Option]] = {
+        "tokenizer": Option(default=None, kind=str, required=True, help="path of the tokenizer.json, required")
+    }
 
     def __init__(self, *, model: bytes) -> None:
         """`model` is the content of a tokenizer.json. Raises `RequestError` for anything else, and where the library is missing."""

@@ -21,6 +21,8 @@ class Option:
     default: int | float | bool | str | None
     help: str
     kind: type | None = None
+    required: bool = False
+    """There is no default; the view says so when it is made without."""
     low: int | None = None
     high: int | None = None
 

@@ -176,7 +176,9 @@ def _list() -> list[dict[str, Any]]:
         except ProxyError as error:  # a broken plug-in is a row of the table, not the end of it
             rows.append({"name": name, "problem": str(error)})
             continue
-        options = {key: {"default": option.default, "help": option.help} for key, option in cls.options.items()}
+        options = {
+            key: {"default": option.default, "required": option.required, "help": option.help} for key, option in cls.options.items()
+        }
         about = (cls.__doc__ or "").strip().split("\n")[0]
         rows.append({"name": name, "exact": cls.exact, "needs_training": cls.needs_training, "about": about, "options": options})
     return rows
@@ -252,7 +254,7 @@ def _show_list(views: Sequence[dict[str, Any]]) -> None:
         if "problem" in view:
             cells.append([view["name"], "?", "?", view["problem"]])
             continue
-        options = ", ".join(f"{name}={_plain(option['default'])}" for name, option in view["options"].items())
+        options = ", ".join(f"{name}={_plain(option)}" for name, option in view["options"].items())
         about = view["about"] + (f"\noptions: {options}" if options else "")
         cells.append([view["name"], _yes(view["exact"]), _yes(view["needs_training"]), about])
     _table(["view", "exact", "training", "what it is"], cells, num_left=4, folded=3)
@@ -277,10 +279,11 @@ def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _plain(default: object) -> str:
-    if default is None:
+def _plain(option: dict[str, Any]) -> str:
+    if option["required"]:
         return "(required)"
-    return str(default).lower() if isinstance(default, bool) else str(default)
+    default = option["default"]
+    return "none" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _yes(value: bool) -> str:
