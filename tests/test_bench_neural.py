@@ -29,7 +29,6 @@ from proxy_lm.view_training import train_view
 pytestmark = pytest.mark.bench
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "bench-neural"
-VIEWS = CACHE.parent / "bench-views"
 # Networks are trained for a minute or two: enough that their tables have the shape of a trained model's, and no more.
 NETWORKS = {"0.7m": "num_steps=200", "3m": "num_steps=40"}
 
@@ -44,8 +43,14 @@ def corpus() -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def table(corpus) -> Table:
-    folder = VIEWS / "table"
+def views(corpus) -> Path:
+    """Where what was learned from this very corpus is kept."""
+    return CACHE.parent / "bench-views" / corpus.digest[:16]
+
+
+@pytest.fixture(scope="module")
+def table(corpus, views) -> Table:
+    folder = views / "table"
     train_view("table", corpus, folder)
     found = registry.load(folder)
     assert isinstance(found, Table)
@@ -53,15 +58,15 @@ def table(corpus) -> Table:
 
 
 @pytest.fixture(scope="module")
-def counts(corpus):
-    train_neural(corpus, VIEWS / "counts", model="counts")
-    return load_model(VIEWS / "counts" / "model")
+def counts(corpus, views):
+    train_neural(corpus, views / "counts", model="counts")
+    return load_model(views / "counts" / "model")
 
 
 @pytest.fixture(scope="module")
-def network(corpus):
+def network(corpus, views):
     def trained(preset):
-        folder = VIEWS / f"network-{preset}"
+        folder = views / f"network-{preset}"
         train_neural(corpus, folder, model="transformer", preset=preset, settings=[NETWORKS[preset]])
         return load_model(folder / "model")
 
@@ -156,10 +161,10 @@ def _bytes(strings) -> bytes:
     return Dictionary(labels=strings.labels, parents=strings.parents, codes=strings.codes, decode_nodes=strings.decode_nodes).to_bytes()
 
 
-def test_ten_thousand_times_the_direct_encoder_at_equal_symbols(corpus, network):
+def test_ten_thousand_times_the_direct_encoder_at_equal_symbols(corpus, views, network):
     """The same codes by running the network for every byte, all documents in lockstep."""
     model = network("0.7m")
-    table = registry.load(VIEWS / "network-0.7m")
+    table = registry.load(views / "network-0.7m")
     documents = [document[:2000] for document in documents_of(corpus, "test")[:64]]
     began = time.process_time()
     direct = direct_codes(model, documents, bits=16, max_depth=63)
@@ -180,9 +185,9 @@ def test_ten_thousand_times_the_direct_encoder_at_equal_symbols(corpus, network)
     assert fast >= 10_000 * slow
 
 
-def test_encoding_a_corpus_beside_sentencepiece(corpus, table, tmp_path):
+def test_encoding_a_corpus_beside_sentencepiece(corpus, views, table, tmp_path):
     """`proxy-lm encode` of the whole corpus with the table against SentencePiece over 5 MB, both as programs, start-up included."""
-    peer = VIEWS / "spm"
+    peer = views / "spm"
     train_view("spm", corpus, peer, options={"alphabet_size": 65_536, "max_training_bytes": 20_000_000})
     five = tmp_path / "five"
     build_small(five, {"train": documents_of(corpus, "test", 5_000_000), "valid": [b"x = 1\n"], "test": [b"y = 2\n"]})
@@ -204,7 +209,7 @@ def test_encoding_a_corpus_beside_sentencepiece(corpus, table, tmp_path):
         subprocess.run(command, check=True, capture_output=True)
         return time.monotonic() - began
 
-    ours = sorted(wall(VIEWS / "table", corpus.path) for _ in range(3))
+    ours = sorted(wall(views / "table", corpus.path) for _ in range(3))
     theirs = sorted(wall(peer, five) for _ in range(3))
     size = int(corpus.offsets[-1]) / 1e6
     library = sorted(bare() for _ in range(3))
