@@ -156,4 +156,4 @@ def test_learning_shows_how_far_it_is(tmp_path, capsys, monkeypatch):
     corpus = build_small(tmp_path / "corpus", {"train": CODE, "valid": CODE[:2]})
     artifact = view_training.train_view("phrases", corpus, tmp_path / "view", options={"alphabet_size": 400})
     assert artifact["alphabet_size"] == 400
-    assert "train phrases: 320 of 400" in capsys.readouterr().err
+    assert "train phrases: learning, 80 % done" in capsys.readouterr().err

@@ -242,7 +242,7 @@ def test_a_plug_in_is_a_view_like_any_other(install, tmp_path, monkeypatch, caps
     assert cli.main(["compressor", "list", "--json"]) == 0
     listed = {view["name"]: view for view in json.loads(capsys.readouterr().out)["views"]}
     assert listed["rotate"]["about"] == "Bytes moved by a fixed amount."
-    assert listed["rotate"]["options"] == {"by": {"default": 13, "help": "how far"}}
+    assert listed["rotate"]["options"] == {"by": {"default": 13, "required": False, "help": "how far"}}
 
 
 def test_the_plug_in_of_the_readme_works(install, root):
