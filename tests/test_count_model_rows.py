@@ -114,6 +114,10 @@ def test_files_that_lie_are_refused(model: CountModel) -> None:
     all_shares = good[:shares_at] + b"\xff\xff" * num + good[shares_at + 2 * num :]
     no_children = good[:num] + b"\0\0" + good[num + 2 :]
     falling = bytes([0, 9, 8]) + good[3:]
+    length = 257 + 255  # "a", then one node a byte
+    children = np.zeros(length, "<u2")
+    children[0], children[1 + ord("a")], children[257:-1] = 256, 1, 1
+    chain = bytes([0, *range(256), *b"a" * 255]) + children.tobytes() + bytes(4 * length)
     for data, changed, told in [
         (good[:-1], {}, "bytes"),
         (good, {"num_nodes": num + 1}, "bytes"),
@@ -123,6 +127,7 @@ def test_files_that_lie_are_refused(model: CountModel) -> None:
         (all_shares, {}, "add up"),
         (no_children, {}, "breadth-first"),
         (falling, {}, "breadth-first"),
+        (chain, {"num_nodes": length, "repeats": False}, "more than 255 bytes"),
         (b"", {"num_nodes": 0}, "num_nodes"),
     ]:
         with pytest.raises(RequestError, match=told):

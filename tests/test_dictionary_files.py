@@ -168,6 +168,10 @@ def test_a_header_that_asks_for_the_world_is_refused_at_once() -> None:
     for fields in ((2**32 - 1, 2**32 - 1, 2**32 - 1), (0, 0, 0), (1, 256, 0), (2**31, 256, 0)):
         with pytest.raises(RequestError):
             Dictionary.from_bytes(sealed(b"proxydic" + struct.pack("<IIII", 1, *fields)))
+    body = bytearray(Dictionary.from_strings(STRINGS).to_bytes()[:-32])
+    body[16:20] = struct.pack("<I", 2**32 - 1)  # codes, 16 bits each: the file's size does not say how many
+    with pytest.raises(RequestError, match="has 2147483647 codes, more than"):
+        Dictionary.from_bytes(sealed(bytes(body)))
 
 
 @settings(deadline=None, max_examples=300)

@@ -93,8 +93,9 @@ def test_batches_and_threads_do_not_move_a_frequency(decoder: Decoder) -> None:
 def test_forgetting_prefixes_changes_nothing(model: NetworkModel, monkeypatch: pytest.MonkeyPatch) -> None:
     some = prefixes(200, 7)
     expected = model.after(some)
+    again = model.on("cpu")
     monkeypatch.setattr(network, "_MAX_KEPT_BYTES", 1)
-    np.testing.assert_array_equal(model.on("cpu").after(some), expected)
+    np.testing.assert_array_equal(again.after(some), expected)
 
 
 def test_intervals_are_cut_out_of_the_rows(model: NetworkModel) -> None:
@@ -153,9 +154,20 @@ def test_hostile_weights_are_refused(model: NetworkModel) -> None:
         NetworkModel.from_files(spec, {network.WEIGHTS_NAME: data})
 
 
+def test_weights_that_overflow_are_refused_and_not_made_rows(model: NetworkModel) -> None:
+    largest = {name: np.full_like(model._weights[name], 3e38) for name in ("norm", "head")}
+    hostile = NetworkModel(model.shape, {**model._weights, **largest})
+    with pytest.raises(RequestError, match="logits are not all finite"):
+        hostile.rows([TEXT])
+    with pytest.raises(RequestError, match="logits are not all finite"):
+        network.quantise(np.array([[0.0] * 255 + [np.nan]]))
+
+
 def test_shapes_that_do_not_fit_together_are_refused() -> None:
     good = {"width": 8, "depth": 1, "num_heads": 2, "num_kv_heads": 1, "hidden": 8, "rope_theta": 1e4, "norm_eps": 1e-6, "context_bytes": 8}
-    for change in ({"context_bytes": 7}, {"num_heads": 3}, {"depth": 0}, {"rope_theta": 1.0}, {"num_kv_heads": 2, "num_heads": 1}):
+    too_long = {"context_bytes": 1 << 20}
+    odd = ({"context_bytes": 7}, {"num_heads": 3}, {"depth": 0}, {"rope_theta": 1.0}, {"num_kv_heads": 2, "num_heads": 1})
+    for change in (*odd, too_long):
         with pytest.raises(RequestError, match="does not fit together"):
             NetworkModel(NetworkShape(**{**good, **change}), {})
 

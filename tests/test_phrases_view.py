@@ -130,8 +130,13 @@ def test_what_is_no_whole_artifact_is_refused(view):
     ]:
         with pytest.raises(RequestError, match=told):
             Phrases.from_artifact(changed, given_files)
-    with pytest.raises(RequestError, match="has the 256 bytes first"):
-        Phrases(dictionary=bytes_only, parse="fewest")
+    shared = view.dictionary.codes.copy()
+    shared[257] = shared[view.dictionary.parents[257]]
+    one = view.dictionary
+    gives_back = Dictionary(labels=one.labels, parents=one.parents, codes=shared, decode_nodes=one.decode_nodes)
+    for dictionary in (bytes_only, gives_back):
+        with pytest.raises(RequestError, match="has the 256 bytes first"):
+            Phrases(dictionary=dictionary, parse="fewest")
 
 
 @pytest.mark.parametrize(

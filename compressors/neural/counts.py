@@ -203,6 +203,11 @@ def _unpacked(data: bytes, num_nodes: JSON, repeats: JSON) -> tuple[U8, U32, U16
     before = first[:-1] > np.arange(num_nodes)
     if first[-1] != num_nodes or numbers[0][0] != 256 or not rising[1:].all() or not before.all():
         raise RequestError(f"{_FILE} is no trie in breadth-first order with all 256 bytes; train the model anew")
+    end = 1
+    for _ in range(count_trie.MAX_DEPTH):
+        end = int(first[end])  # past the last node of the next level
+    if end != num_nodes:
+        raise RequestError(f"{_FILE} has strings of more than {count_trie.MAX_DEPTH} bytes; train the model anew")
     parents = np.repeat(np.arange(num_nodes), numbers[0])
     for shares in numbers[1:]:
         if np.bincount(parents, shares[1:], num_nodes).max() > TOTAL:

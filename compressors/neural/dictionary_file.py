@@ -61,6 +61,8 @@ def read(data: bytes) -> dict[str, Array]:
     wanted = _HEADER.size + sum(sizes) + _DIGEST_BYTES
     if num_nodes < 1 or len(data) != wanted:
         raise RequestError(f"the dictionary has {len(data)} bytes where its header asks for {wanted}; copy or train it anew")
+    if num_codes >= num_nodes + num_others:
+        raise RequestError(f"the dictionary has {num_codes} codes, more than its {num_nodes} nodes can tell; train it anew")
     if hashlib.sha256(memoryview(data)[:-_DIGEST_BYTES]).digest() != data[-_DIGEST_BYTES:]:
         raise RequestError("the dictionary has not the digest at its end, so it is damaged; copy or train it anew")
     places = np.cumsum([_HEADER.size, *sizes]).tolist()

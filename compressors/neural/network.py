@@ -36,7 +36,7 @@ from compressors.base import JSON
 from compressors.errors import RequestError
 from compressors.files import sha256_bytes
 from compressors.neural.models import TOTAL, ByteModel, Frequencies, Prefixes
-from compressors.neural.quantise import LARGEST_STEP, STEPS_PER_NAT, WEIGHTS, quantise
+from compressors.neural.quantise import LARGEST_STEP, NOT_FINITE, STEPS_PER_NAT, WEIGHTS, quantise
 
 NETWORK_VERSION: Final = 1
 WEIGHTS_NAME: Final = "weights.safetensors"
@@ -236,6 +236,8 @@ class NetworkModel(ByteModel):
 def quantise_on_device(logits_NB: Tensor) -> Tensor:
     """`compressors.neural.quantise.quantise` on the logits' own device: float of any kind [N, 256] -> int64 [N, 256]."""
     rows = logits_NB.to(torch.float64)
+    if not torch.isfinite(rows).all():
+        raise RequestError(NOT_FINITE)
     distance = (rows.amax(1, keepdim=True) - rows) * STEPS_PER_NAT
     steps = (distance + 0.5).clamp(max=float(LARGEST_STEP)).to(torch.int64)
     weights = torch.from_numpy(WEIGHTS.copy()).to(rows.device)[steps]
@@ -392,5 +394,6 @@ def _check_shape(shape: NetworkShape) -> None:
     numbers = (shape.width, shape.depth, shape.num_heads, shape.num_kv_heads, shape.hidden, shape.context_bytes)
     good = all(isinstance(number, int) and 1 <= number <= 1 << 20 for number in numbers)
     good = good and shape.width % shape.num_heads == 0 and shape.head_width % 2 == 0 and shape.num_heads % shape.num_kv_heads == 0
+    good = good and 4 * _MIN_ROWS * (shape.context_bytes + 3) * shape.kept_bytes <= _MAX_KEPT_BYTES
     if not good or shape.context_bytes % 2 or shape.rope_theta <= 1 or not 0 < shape.norm_eps < 1:
-        raise RequestError(f"{shape} does not fit together as a decoder; train the model anew")
+        raise RequestError(f"{shape} does not fit together as a decoder, or its context into memory; train the model anew")

@@ -59,7 +59,7 @@ class Phrases(Compressor):
     def __init__(self, *, dictionary: Dictionary, parse: str) -> None:
         """Raises `RequestError` for an unknown parse, and for a dictionary whose first 256 codes are not the bytes in order."""
         _check_choice("parse", parse)
-        if not dictionary.is_exact or dictionary.decode_nodes[:256].tolist() != list(range(1, 257)):
+        if not dictionary.is_exact or dictionary.gives_back.any() or dictionary.decode_nodes[:256].tolist() != list(range(1, 257)):
             raise RequestError(
                 "the dictionary of view 'phrases' has the 256 bytes first and a code of its own for each phrase; train it anew"
             )

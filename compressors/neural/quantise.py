@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from compressors.errors import RequestError
 from compressors.files import sha256_bytes
 from compressors.neural.jit import compiled
 from compressors.neural.models import PRECISION_BITS, TOTAL, Frequencies
@@ -30,6 +31,8 @@ STEPS_PER_NAT: Final = 46.16624130844683
 """The float64 nearest to 32 / ln 2."""
 WEIGHT_BITS: Final = 24
 WEIGHTS_SHA256: Final = "1768844debdb773e45c621b7acdddaa04e17a699c6132d338032d891ed32b0d4"
+
+NOT_FINITE: Final = "the byte model's logits are not all finite: its numbers are too large for their type; train the model anew"
 
 # N rows, 256 bytes
 Logits = npt.NDArray[np.float64]
@@ -56,8 +59,11 @@ WEIGHTS: Final = _weights()
 
 
 def quantise(logits: npt.NDArray[Any]) -> Frequencies:
-    """Frequencies of rows of logits, [N, 256] of any float type (converted to float64 first) -> uint16 [N, 256]. Logits must be finite."""
+    """Frequencies of rows of logits, [N, 256] of any float type (converted to float64 first) -> uint16 [N, 256]. Raises `RequestError`
+    for logits that are not finite."""
     rows = np.ascontiguousarray(logits, dtype=np.float64)
+    if not np.isfinite(rows).all():
+        raise RequestError(NOT_FINITE)
     out = np.empty(rows.shape, dtype=np.uint16)
     quantise_rows(rows, WEIGHTS, out)
     return out
