@@ -88,13 +88,19 @@ class Compressor(ABC):
         """Rebuild from what `spec()` and `files()` gave. Raises `RequestError` when they do not fit together."""
 
     @classmethod
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `train` with their defaults. Raises `RequestError` for what no documents could make right, so that callers can
+        ask before they make a model for hours."""
+        return take(cls.name, cls.options, options)
+
+    @classmethod
     def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
         """Fit to documents (an iterable that is gone through at most once). Without training, the options are the constructor's
         keywords and the documents are left alone. Raises `RequestError` for unknown options and bad values."""
         if cls.needs_training:
             raise NotImplementedError(f"view '{cls.name}' needs training and has no `train`")
         make: Callable[..., Self] = cls
-        return make(**take(cls.name, cls.options, options))
+        return make(**cls.take_options(options))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its artifact, so that a worker process rebuilds and checks it like anyone else."""

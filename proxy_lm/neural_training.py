@@ -156,7 +156,11 @@ def check_request(model: str, preset: str | None, view: str, options: Mapping[st
         raise RequestError(
             "option model=... is decided by this command: it trains the model; `compressor train table` takes one that is there"
         )
-    take(view, cls.options, options)
+    chosen = cls.take_options(options)
+    if model == "transformer" and view == "segments" and chosen["reset"] == "segment":
+        raise RequestError("view 'segments' of a transformer needs --option reset=window: otherwise decoding would ask the network")
+    if model == "transformer" and "verify" in options and not chosen["verify"]:
+        raise RequestError("view 'stream' of a transformer is exact only where each document is decoded; leave verify=false out")
     for text in settings:
         parse_override(text)
 

@@ -21,7 +21,6 @@ from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 
-from compressors import options as view_options
 from compressors import symbols as symbol_checks
 from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compressor, Symbols
 from compressors.errors import DecodeError, RequestError
@@ -128,14 +127,19 @@ class Cached(Compressor):
         return view
 
     @classmethod
-    def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
-        """Count the documents or load the model, then fill the cache with their windows. They are kept in memory."""
-        chosen = view_options.take(cls.name, cls.options, options)
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = super().take_options(options)
         if chosen["misses"] not in MISSES or chosen["bits"] not in BITS or chosen["symbol_bits"] not in (8, 16):
             raise RequestError(
                 f"view '{cls.name}' has misses=model or stop, bits {', '.join(map(str, BITS))} and symbol_bits 8 or 16; "
                 f"got {chosen['misses']}, {chosen['bits']} and {chosen['symbol_bits']}"
             )
+        return chosen
+
+    @classmethod
+    def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
+        """Count the documents or load the model, then fill the cache with their windows. They are kept in memory."""
+        chosen = cls.take_options(options)
         text = _first(documents, chosen["max_training_bytes"])
         model = stream.model_for(chosen["model"], text, chosen["max_training_bytes"])
         cache = Cache(chosen["bits"])

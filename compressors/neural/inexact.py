@@ -17,7 +17,6 @@ from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 
-from compressors import options as view_options
 from compressors import symbols as symbol_checks
 from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compressor, Symbols
 from compressors.errors import RequestError
@@ -46,9 +45,7 @@ class StreamInexact(Compressor):
 
     def __init__(self, *, model: ByteModel, rule: str, bits: int, reset: int, symbol_bits: int, depth: int, exclude: bool = False) -> None:
         """As `Stream`. Raises `RequestError` for what cannot be."""
-        stream.check_layout(self.name, coder="windows", bits=bits, reset=reset, symbol_bits=symbol_bits, depth=depth)
-        if rule not in RULES:
-            raise RequestError(f"option rule={rule!r} of view '{self.name}' must be one of {', '.join(RULES)}")
+        _check(self.name, rule, {"bits": bits, "reset": reset, "symbol_bits": symbol_bits, "depth": depth})
         self.model, self.rule = model, rule
         self.bits, self.reset, self.symbol_bits, self.depth = bits, reset, symbol_bits, depth
         self.exclude = stream.excludes(self.name, exclude, "windows", reset) and rule == "cells"
@@ -104,14 +101,18 @@ class StreamInexact(Compressor):
         return cls(model=stream.model_of(cls.name, spec, files), exclude=spec.get("exclude", False), **chosen)  # type: ignore[arg-type]
 
     @classmethod
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Stream.take_options`."""
+        chosen = super().take_options(stream.with_reset_told(options))
+        chosen["reset"] = stream.reset_windows(cls.name, chosen["reset"])
+        _check(cls.name, chosen["rule"], {key: chosen[key] for key in _LAYOUT})
+        return chosen
+
+    @classmethod
     def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
         """As `Stream.train`."""
-        if "reset" in options:
-            options["reset"] = str(options["reset"])
-        chosen = view_options.take(cls.name, cls.options, options)
-        chosen["reset"] = stream.reset_windows(cls.name, chosen["reset"])
+        chosen = cls.take_options(options)
         layout = {key: chosen[key] for key in _LAYOUT}
-        stream.check_layout(cls.name, coder="windows", **layout)
         model = stream.model_for(chosen["model"], documents, chosen["max_training_bytes"])
         return cls(model=model, rule=chosen["rule"], exclude=chosen["exclude"], **layout)
 
@@ -140,6 +141,13 @@ class StreamInexact(Compressor):
                 break
             text.window(cells, int.from_bytes(code.tobytes(), "big"), self.depth, max_bytes)
         return text.done()
+
+
+def _check(view: str, rule: str, layout: Mapping[str, Any]) -> None:
+    """Raises `RequestError` for what cannot be."""
+    stream.check_layout(view, coder="windows", **layout)
+    if rule not in RULES:
+        raise RequestError(f"option rule={rule!r} of view '{view}' must be one of {', '.join(RULES)}")
 
 
 class _Growing:

@@ -22,7 +22,6 @@ from typing import Any, ClassVar, Final, Self, cast, final
 
 import numpy as np
 
-from compressors import options as view_options
 from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compressor, Symbols
 from compressors.errors import DecodeError, RequestError
 from compressors.files import sha256_bytes
@@ -123,12 +122,17 @@ class Phrases(Compressor):
         return view
 
     @classmethod
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = super().take_options(options)
+        for name in _CHOICES:
+            _check_choice(name, chosen[name])
+        return chosen
+
+    @classmethod
     def train(cls, documents: Iterable[bytes], *, report: Any = None, **options: JSON) -> Self:
         """Learn the phrases from the first `max_training_bytes` of documents. Equal documents and options give equal phrases.
         `report(done, total)` counts symbols learned on the way."""
-        chosen = view_options.take(cls.name, cls.options, options)
-        for name in _CHOICES:
-            _check_choice(name, chosen[name])
+        chosen = cls.take_options(options)
         from compressors.neural.phrases_learn import LearnSettings, learn  # brings numba
 
         texts = _gathered(documents, chosen.pop("max_training_bytes"))

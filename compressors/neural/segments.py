@@ -27,7 +27,6 @@ from typing import Any, ClassVar, Final, Generic, NamedTuple, Self, TypeAlias, T
 import numpy as np
 import numpy.typing as npt
 
-from compressors import options as view_options
 from compressors import symbols as symbol_checks
 from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compressor, Symbols
 from compressors.errors import DecodeError, RequestError
@@ -162,11 +161,16 @@ class Segments(Compressor):
         return view
 
     @classmethod
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = super().take_options(options)
+        _check_choices(chosen)
+        return chosen
+
+    @classmethod
     def train(cls, documents: Iterable[bytes], *, report: Any = None, **options: JSON) -> Self:
         """Count the documents, or load `model`, and take the thresholds from the documents' first 2 MB. `report(done, total)` is called now
         and then."""
-        chosen = view_options.take(cls.name, cls.options, options)
-        _check_choices(chosen)
+        chosen = cls.take_options(options)
         from compressors.neural import entropy
 
         kept = _up_to(documents, chosen["max_training_bytes"])

@@ -27,7 +27,6 @@ from typing import Any, ClassVar, Final, Self, final
 
 import numpy as np
 
-from compressors import options as view_options
 from compressors import symbols as symbol_checks
 from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compressor, Symbols
 from compressors.errors import DecodeError, NotRepresentableError, RequestError
@@ -38,6 +37,7 @@ from compressors.options import Option
 WINDOW_BITS: Final = (16, 24, 32, 64, 128)
 MAX_DEPTH: Final = 1 << 20
 MODEL_PREFIX: Final = "model-"
+_LAYOUT: Final = ("coder", "bits", "reset", "symbol_bits", "depth")
 _BYTES_AT_ONCE: Final = 1 << 22
 _DOCUMENTS_AT_ONCE: Final = 256
 
@@ -162,14 +162,18 @@ class Stream(Compressor):
         return cls(model=model_of(cls.name, spec, files), exclude=spec.get("exclude", False), **known, **chosen)  # type: ignore[arg-type]
 
     @classmethod
-    def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
-        """Count the documents, or load the model. `reset` may be given as a number."""
-        if "reset" in options:
-            options["reset"] = str(options["reset"])
-        chosen = view_options.take(cls.name, cls.options, options)
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """`reset` may be given as a number, and comes back as one."""
+        chosen = super().take_options(with_reset_told(options))
         chosen["reset"] = reset_windows(cls.name, chosen["reset"])
-        layout = {key: chosen[key] for key in ("coder", "bits", "reset", "symbol_bits", "depth")}
-        check_layout(cls.name, **layout)  # before minutes of counting
+        check_layout(cls.name, **{key: chosen[key] for key in _LAYOUT})
+        return chosen
+
+    @classmethod
+    def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
+        """Count the documents, or load the model."""
+        chosen = cls.take_options(options)
+        layout = {key: chosen[key] for key in _LAYOUT}
         model = model_for(chosen["model"], documents, chosen["max_training_bytes"])
         return cls(model=model, exclude=chosen["exclude"], verify=chosen["verify"], **layout)
 
@@ -264,6 +268,11 @@ def excludes(view: str, exclude: Any, coder: str, reset: int) -> bool:
     if type(exclude) is not bool:
         raise RequestError(f"option exclude={exclude!r} of view '{view}' must be true or false")
     return exclude and coder == "windows" and reset != 1
+
+
+def with_reset_told(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with `reset` in words, where it may have been given as a number."""
+    return {name: str(value) if name == "reset" else value for name, value in options.items()}
 
 
 def reset_windows(view: str, reset: str) -> int:

@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Final, Self, TypeAlias, cast, final
 
 import numpy as np
 
-from compressors import options as view_options
 from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compressor, Symbols
 from compressors.errors import DecodeError, RequestError
 from compressors.files import digest_of, sha256_bytes
@@ -136,18 +135,25 @@ class WindowTable(Compressor):
         return view
 
     @classmethod
+    def take_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = super().take_options(options)
+        _check_choices(cls, chosen)
+        from compressors.neural import build
+
+        build.check(**{name: chosen[name] for name in ("bits", "rule", "depth", "alphabet_size")})
+        return chosen
+
+    @classmethod
     def train(cls, documents: Iterable[bytes], *, report: Any = None, **options: JSON) -> Self:
         """Count the documents, or load `model`, and compile. Documents are kept in memory up to `max_training_bytes`; `report(done, total)`
         is called on the way."""
-        chosen = view_options.take(cls.name, cls.options, options)
+        chosen = cls.take_options(options)
         from compressors.neural import build
         from compressors.neural.prune import most_used
 
         rule, parse, keep = chosen["rule"], chosen.get("parse", "greedy"), chosen.get("keep", "probable")
-        _check_choices(cls, chosen)
         used = keep == "used"
         within = {"bits": chosen["bits"], "rule": rule, "depth": chosen["depth"]}
-        build.check(**within, alphabet_size=chosen["alphabet_size"])
         text = list(_first(documents, chosen["max_training_bytes"]))
         if used and not any(text):
             raise RequestError(f"view '{cls.name}' with keep=used needs documents that are not empty: it keeps what their parse uses")
