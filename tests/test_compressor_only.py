@@ -6,6 +6,7 @@ bytes. It is recomputed here the slow way, one whole document at a time.
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from compressors import registry
 from eval.bpb import EvaluationSettings, evaluate
 from proxy_lm.data.encoding import encode_corpus
+from proxy_lm.errors import RequestError
 from proxy_lm.train.restore import load_model
 from proxy_lm.view_training import train_view
 from proxy_lm.vocabulary import BOS, EOS
@@ -86,3 +88,17 @@ def test_a_cut_document_charges_every_symbol_once(run):
     assert cut["num_symbols"] == whole["num_symbols"]
     assert cut["num_windows"] > whole["num_windows"]
     assert cut["bits_per_byte"] == pytest.approx(whole["bits_per_byte"], rel=0.2)
+
+
+def test_a_view_that_gives_nothing_back_has_no_bits_per_byte(tiny_run):
+    """The trainer says none, as the evaluation refuses to: what such symbols cost is no likelihood of the text."""
+    folder = tiny_run.folder / "neural" / "paper"
+    train_view("table-paper", tiny_run.corpus, folder, options={"symbol_bits": 8})
+    encode_corpus(tiny_run.corpus, folder, folder, num_workers=1)
+    settings = tiny_run.settings("paper", views={"paper": str(folder)}, mix={"rate": 1.0}, num_steps=2)
+    output = tiny_run.train(tiny_run.write(settings))
+    assert "validation bits per byte paper none" in output
+    lines = (tiny_run.folder / "runs" / "paper" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["bits_per_byte"]["paper"] for line in lines] == [None, None]
+    with pytest.raises(RequestError, match="does not promise to give documents back"):
+        evaluate(tiny_run.folder / "runs" / "paper", EvaluationSettings(view="paper", device="cpu"))

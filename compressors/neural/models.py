@@ -113,6 +113,11 @@ def save_model(model: ByteModel, folder: Path, measured: Mapping[str, Any] | Non
 
 def load_model(folder: Path) -> ByteModel:
     """The model of a folder. Raises `RequestError` for anything but what `save_model` wrote."""
+    if not (folder / MODEL_NAME).is_file():
+        raise RequestError(
+            f"there is no byte model in {folder}: it has no {MODEL_NAME}; `proxy-lm compressor train neural --corpus DIR --out VIEW` makes "
+            "one in VIEW/model"
+        )
     record = read_json(folder / MODEL_NAME, "byte model")
     good = record.get("schema") == MODEL_SCHEMA and isinstance(record.get("spec"), dict) and isinstance(record.get("files"), dict)
     if not good or digest_of(record["spec"]) != record.get("fingerprint"):

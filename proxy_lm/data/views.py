@@ -40,8 +40,12 @@ class View:
         offsets: npt.NDArray[np.int64],
         raw_only: npt.NDArray[np.int64],
         symbols: npt.NDArray[Any],
+        *,
+        exact: bool = True,
     ) -> None:
         self.path = path
+        self.exact = exact
+        """Whether its compressor promises to give documents back."""
         self.name = name
         """The view's name in the run: the key in the configuration, not the kind of compressor."""
         self.manifest = dict(manifest)
@@ -83,7 +87,7 @@ class View:
         offsets = _checked_map(path / INDEX, manifest, np.dtype("<i8"), verify)
         raw_only = _checked_map(path / RAW_ONLY, manifest, np.dtype("<i8"), verify)
         _check_index(path, manifest, offsets, raw_only, symbols)
-        return cls(path, name or path.name, manifest, offsets, raw_only, symbols)
+        return cls(path, name or path.name, manifest, offsets, raw_only, symbols, exact=artifact.get("exact") is not False)
 
     @property
     def num_documents(self) -> int:

@@ -42,6 +42,11 @@ class Inputs:
         """`raw` and the views, in the order of the codes."""
         return ["raw", *(view.name for view in self.views)]
 
+    @property
+    def inexact_names(self) -> list[str]:
+        """Views that do not promise to give documents back; their symbols have no bits per byte."""
+        return [view.name for view in self.views if not view.exact]
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share with a run that continues it."""
         return {

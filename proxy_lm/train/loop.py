@@ -160,7 +160,7 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
     flops_per_second = symbols * inputs.flops_per_symbol / step_seconds
     record: dict[str, Any] = {
         "step": counters.step,
-        **step_record(totals, inputs.view_names, symbols),
+        **step_record(totals, inputs.view_names, symbols, inputs.inexact_names),
         "learning_rate": rate,
         "gradient_norm": finite(job.engine.gradient_norm),
         "loss_scale": job.engine.loss_scale,
@@ -201,7 +201,11 @@ class Console:
             return
         self._last = time.monotonic()
         rate = self.job.inputs.shape.symbols_per_step / max(step_seconds, 1e-9)
-        parts = " ".join(f"{n} {v:.3f}" for n, v in totals.bits_per_byte(self.job.inputs.view_names).items() if v is not None)
+        parts = " ".join(
+            f"{n} {v:.3f}"
+            for n, v in totals.bits_per_byte(self.job.inputs.view_names, self.job.inputs.inexact_names).items()
+            if v is not None
+        )
         left = int(self._seconds_per_step * (last_step - step))
         eta = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         note(f"step {step}/{last_step} loss {totals.loss_nats:.4f} nats, bits per byte {parts}, {rate:,.0f} symbols/s, {eta} left")

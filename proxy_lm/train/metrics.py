@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -45,11 +45,12 @@ class StepTotals:
         """Mean over all targets of the first head."""
         return float(self.nll_nats.sum() / max(self.num_targets.sum(), 1.0))
 
-    def bits_per_byte(self, names: Sequence[str]) -> dict[str, float | None]:
-        """Bits per source byte by view. Raw targets are bytes themselves; a view's symbols are charged to the bytes they tell."""
+    def bits_per_byte(self, names: Sequence[str], inexact: Collection[str] = ()) -> dict[str, float | None]:
+        """Bits per source byte by view. Raw targets are bytes themselves; a view's symbols are charged to the bytes they tell. None for a
+        view that does not give documents back: what its symbols cost is no likelihood of the text."""
         told = [self.num_targets[0], *self.source_bytes[1:]]
         return {
-            name: finite(float(nll) / math.log(2) / float(size)) if size else None
+            name: finite(float(nll) / math.log(2) / float(size)) if size and name not in inexact else None
             for name, nll, size in zip(names, self.nll_nats[:-1], told, strict=True)
         }
 
@@ -126,13 +127,13 @@ class Counters:
         return sum(self.source_bytes_by_view.values())
 
 
-def step_record(totals: StepTotals, names: Sequence[str], symbols: int) -> dict[str, Any]:
+def step_record(totals: StepTotals, names: Sequence[str], symbols: int, inexact: Collection[str] = ()) -> dict[str, Any]:
     """The part of a step's line that depends on nothing but data and weights."""
     return {
         "loss_nats": finite(totals.loss_nats),
         "loss_hex": totals.loss_nats.hex(),
         "objective": finite(totals.objective),
-        "bits_per_byte": totals.bits_per_byte(names),
+        "bits_per_byte": totals.bits_per_byte(names, inexact),
         "document_share": _shares(names, totals.num_documents, float(totals.num_documents.sum())),
         "symbol_share": _shares(names, totals.num_symbols, float(symbols)),
         "source_byte_share": _shares(names, totals.source_bytes, float(totals.source_bytes.sum())),

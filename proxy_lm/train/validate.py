@@ -61,7 +61,7 @@ class Validation:
                 tally = Tally(self.ranks, len(names) - 1)
                 for batch in self._batches(reader, self.rows[name]):
                     tally.add(engine.forward(*to_tensors(batch, engine.device)), batch)
-                found[name] = tally.reduce().bits_per_byte(names)[name]
+                found[name] = tally.reduce().bits_per_byte(names, self.inputs.inexact_names)[name]
         engine.train()
         return found
 
