@@ -27,6 +27,7 @@ from compressors.errors import DecodeError, RequestError
 from compressors.files import sha256_bytes
 from compressors.neural import cutter, lockstep, packing, stream, window_cache
 from compressors.neural.models import ByteModel
+from compressors.neural.training_text import whole_until
 from compressors.neural.window_cache import Cache
 from compressors.neural.windows import Windows
 from compressors.options import Option
@@ -140,7 +141,7 @@ class Cached(Compressor):
     def train(cls, documents: Iterable[bytes], **options: JSON) -> Self:
         """Count the documents or load the model, then fill the cache with their windows. They are kept in memory."""
         chosen = cls.take_options(options)
-        text = _first(documents, chosen["max_training_bytes"])
+        text = whole_until(documents, chosen["max_training_bytes"])
         model = stream.model_for(chosen["model"], text, chosen["max_training_bytes"])
         cache = Cache(chosen["bits"])
         _add_root(cache, model)
@@ -227,15 +228,3 @@ def _add_root(cache: Cache, model: ByteModel) -> None:
     parts = [cutter.child(row, np.int64(byte), np.int64(0), np.int64(1 << cache.bits), True) for byte in range(256)]
     lows, cells = np.array(parts, np.int64).T
     cache.add(np.zeros(256, np.uint32), np.arange(256).astype(np.uint8), np.ascontiguousarray(lows), np.ascontiguousarray(cells))
-
-
-def _first(documents: Iterable[bytes], max_bytes: int) -> list[bytes]:
-    """Whole documents until `max_bytes`; the last may pass it."""
-    kept: list[bytes] = []
-    num_left = max_bytes
-    for document in documents:
-        if num_left <= 0:
-            break
-        kept.append(document)
-        num_left -= len(document)
-    return kept

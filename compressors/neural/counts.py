@@ -28,6 +28,7 @@ from compressors.neural import count_follow, count_match, count_trie
 from compressors.neural.count_follow import I64, U8, U16, U32
 from compressors.neural.count_trie import Report
 from compressors.neural.models import TOTAL, ByteModel, Frequencies, Prefixes
+from compressors.neural.training_text import cut_at
 from compressors.options import Option, take
 
 # For each document the places in it where windows start, int64, rising.
@@ -116,7 +117,9 @@ class CountModel(ByteModel):
         """Count. `starts` names the places where windows start (a view's own borders, say); without it they are drawn at random.
         `report(done, total)` is called as levels of the trie are done. Raises `RequestError` for unknown options and no text."""
         chosen = take("counts", cls.options, options)
-        kept = _kept(documents, chosen["max_training_bytes"])
+        kept = cut_at(documents, chosen["max_training_bytes"])
+        if not kept:
+            raise RequestError("there is no text to count: give at least one document that is not empty")
         held = kept[_HOLD_EVERY - 1 :: _HOLD_EVERY]
         text, offsets = _joined([document for i, document in enumerate(kept) if (i + 1) % _HOLD_EVERY] if held else kept)
         places = _drawn(text, offsets, starts, chosen["num_starts"], chosen["seed"])
@@ -142,20 +145,6 @@ class CountModel(ByteModel):
 def _first_of(offsets: I64, max_bytes: int) -> I64:
     """Offsets of the first documents, up to so many bytes; of one at least."""
     return offsets[: max(2, int(np.searchsorted(offsets, max_bytes, "right")))]
-
-
-def _kept(documents: Iterable[bytes], max_bytes: int) -> list[bytes]:
-    """The first documents up to `max_bytes`, the last one cut there."""
-    kept, size = [], 0
-    for document in documents:
-        if document:
-            kept.append(document[: max_bytes - size])
-            size += len(kept[-1])
-        if size == max_bytes:
-            break
-    if not kept:
-        raise RequestError("there is no text to count: give at least one document that is not empty")
-    return kept
 
 
 def _joined(documents: Sequence[bytes]) -> tuple[U8, I64]:

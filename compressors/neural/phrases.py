@@ -26,6 +26,7 @@ from compressors.base import DEFAULT_MAX_DECODED_BYTES, JSON, Borders, Compresso
 from compressors.errors import DecodeError, RequestError
 from compressors.files import sha256_bytes
 from compressors.neural.dictionary import Dictionary, Parse
+from compressors.neural.training_text import cut_at
 from compressors.options import Option
 from compressors.symbols import checked
 
@@ -135,7 +136,7 @@ class Phrases(Compressor):
         chosen = cls.take_options(options)
         from compressors.neural.phrases_learn import LearnSettings, learn  # brings numba
 
-        texts = _gathered(documents, chosen.pop("max_training_bytes"))
+        texts = cut_at(documents, chosen.pop("max_training_bytes"))
         return cls(dictionary=learn(texts, LearnSettings(**chosen), report), parse=chosen["parse"])
 
     def _encode(self, documents: Sequence[bytes]) -> list[Symbols]:
@@ -145,16 +146,3 @@ class Phrases(Compressor):
 def _check_choice(name: str, value: str) -> None:
     if value not in _CHOICES[name]:
         raise RequestError(f"option {name}={value!r} of view 'phrases' must be one of: {', '.join(_CHOICES[name])}")
-
-
-def _gathered(documents: Iterable[bytes], max_bytes: int) -> list[bytes]:
-    """The first documents up to `max_bytes`, the last one cut there."""
-    kept: list[bytes] = []
-    size = 0
-    for document in documents:
-        if document:
-            kept.append(document[: max_bytes - size])
-            size += len(kept[-1])
-        if size == max_bytes:
-            break
-    return kept

@@ -33,6 +33,7 @@ from compressors.errors import DecodeError, RequestError
 from compressors.files import sha256_bytes
 from compressors.neural.dictionary import Dictionary
 from compressors.neural.models import ByteModel, load_model, model_class, model_from_files
+from compressors.neural.training_text import cut_at
 from compressors.options import Option
 
 VERSION: Final = 1
@@ -173,12 +174,12 @@ class Segments(Compressor):
         chosen = cls.take_options(options)
         from compressors.neural import entropy
 
-        kept = _up_to(documents, chosen["max_training_bytes"])
+        kept = cut_at(documents, chosen["max_training_bytes"])
         given = chosen["model"]
         model = load_model(Path(given)) if given else model_class("counts").train(kept, report=_part(report, 0, 60))
         _check_model(model, chosen["reset"])
         thresholds = entropy.learn_thresholds(
-            entropy.entropies_of(model, _up_to(kept, _THRESHOLD_BYTES), chunk_bytes=chosen["chunk_bytes"]),
+            entropy.entropies_of(model, cut_at(kept, _THRESHOLD_BYTES), chunk_bytes=chosen["chunk_bytes"]),
             chunk_bytes=chosen["chunk_bytes"],
             global_quantile=float(chosen["global_quantile"]),
             monotonic_quantile=float(chosen["monotonic_quantile"]),
@@ -308,17 +309,6 @@ def _runs(values: npt.NDArray[np.uint32], is_code: npt.NDArray[np.bool_]) -> lis
 
 def _pairs(values: npt.NDArray[np.uint32], is_code: npt.NDArray[np.bool_], chosen: npt.NDArray[np.bool_]) -> Iterator[tuple[int, bool]]:
     return zip(values[chosen].tolist(), is_code[chosen].tolist(), strict=True)
-
-
-def _up_to(documents: Iterable[bytes], max_bytes: int) -> list[bytes]:
-    """The first documents, the last one cut at `max_bytes` in all."""
-    kept: list[bytes] = []
-    for document in documents:
-        kept.append(document[:max_bytes])
-        max_bytes -= len(kept[-1])
-        if max_bytes <= 0:
-            break
-    return kept
 
 
 def _part(report: Report | None, first: int, last: int) -> Report:

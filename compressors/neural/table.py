@@ -17,7 +17,7 @@ Not promised: that training again on another machine gives the same table where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeAlias, cast, final
@@ -29,6 +29,7 @@ from compressors.errors import DecodeError, RequestError
 from compressors.files import digest_of, sha256_bytes
 from compressors.neural.dictionary import Dictionary, Offsets
 from compressors.neural.models import ByteModel, load_model
+from compressors.neural.training_text import whole_until
 from compressors.options import Option
 from compressors.symbols import checked
 
@@ -154,7 +155,7 @@ class WindowTable(Compressor):
         rule, parse, keep = chosen["rule"], chosen.get("parse", "greedy"), chosen.get("keep", "probable")
         used = keep == "used"
         within = {"bits": chosen["bits"], "rule": rule, "depth": chosen["depth"]}
-        text = list(_first(documents, chosen["max_training_bytes"]))
+        text = whole_until(documents, chosen["max_training_bytes"])
         if used and not any(text):
             raise RequestError(f"view '{cls.name}' with keep=used needs documents that are not empty: it keeps what their parse uses")
         counting, building, keeping = (_part(report, number) for number in range(3))
@@ -170,7 +171,7 @@ class WindowTable(Compressor):
             "parse": parse,
             "model": {"kind": model.kind, "fingerprint": digest_of(model.spec())},
         }
-        return cls(dictionary=dictionary, facts=facts | cls._more_facts(dictionary, list(_first(text, _COLLISION_SAMPLE_BYTES))))
+        return cls(dictionary=dictionary, facts=facts | cls._more_facts(dictionary, whole_until(text, _COLLISION_SAMPLE_BYTES)))
 
     @classmethod
     def _more_facts(cls, dictionary: Dictionary, documents: Sequence[bytes]) -> dict[str, JSON]:
@@ -243,16 +244,6 @@ def _windows(dictionary: Dictionary) -> Dictionary:
     nodes = np.arange(1, len(dictionary.labels), dtype=np.uint32)
     codes = np.concatenate([dictionary.codes[:1], nodes - 1])
     return Dictionary(labels=dictionary.labels, parents=dictionary.parents, codes=codes, decode_nodes=nodes)
-
-
-def _first(documents: Iterable[bytes], max_bytes: int) -> Iterator[bytes]:
-    """Documents from the first on until there are `max_bytes`, the last one whole."""
-    num_left = max_bytes
-    for document in documents:
-        yield document
-        num_left -= len(document)
-        if num_left <= 0:
-            return
 
 
 def _part(report: Report | None, number: int) -> Report:
