@@ -75,7 +75,7 @@ def test_what_is_finished_is_kept(call, corpus, tmp_path, monkeypatch):
         ("identity --corpus CORPUS --split tests", "no split 'tests'"),
         ("identity --corpus CORPUS --max-bytes 0", "--max-bytes 1"),
         ("identity --corpus CORPUS --seed -1", "--seed -1"),
-        ("identity --corpus CORPUS --model nowhere", "model.json does not exist"),
+        ("identity --corpus CORPUS --model nowhere", "there is no byte model in nowhere"),
     ],
 )
 def test_wrong_requests_are_one_sentence(call, corpus, tmp_path, words, sentence):

@@ -114,7 +114,7 @@ def test_a_check_can_fail():
         ("--corpus CORPUS --rows A99", "unknown row 'A99'"),
         ("--corpus CORPUS --max-bytes 100", "less than one example"),
         ("--corpus CORPUS --split tests", "no split 'tests'"),
-        ("--corpus CORPUS --model nowhere", "model.json does not exist"),
+        ("--corpus CORPUS --model nowhere", "there is no byte model in nowhere"),
         ("--corpus CORPUS --max-training-bytes 0", "give 1 or more"),
         ("--corpus nowhere", "nowhere is not a folder"),
     ],
