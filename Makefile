@@ -1,6 +1,6 @@
 # Two commands do all set-up: `make run` and `make test`. Everything lands in .venv/, .cache/ and runs/; nothing is installed elsewhere.
 #
-#   make run     set-up, then the main job on the installed Python's sources, offline (about 15 minutes on 2 cores)
+#   make run     set-up, then the main job on the installed Python's sources, offline (about 17 minutes on 2 cores)
 #   make test    set-up, then format, lint, types and all tests
 #   make bench   set-up, then the speed and memory measurements (ratios and medians)
 #   make clean   remove what the project made here, the environment included
