@@ -29,7 +29,8 @@ from compressors.files import canonical_json
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.model.decoder import Losses
 from proxy_lm.train.launch import Launch
-from proxy_lm.train.settings import CommunicationSettings, OptimizerSettings, RunSettings
+from proxy_lm.train.settings import RunSettings
+from proxy_lm.train.settings_groups import CommunicationSettings, OptimizerSettings
 
 TAG: Final = "engine"
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
