@@ -3,6 +3,9 @@
 #   make run     set-up, then the main job on the installed Python's sources, offline (about 17 minutes on 2 cores)
 #   make test    set-up, then format, lint, types and all tests
 #   make bench   set-up, then the speed and memory measurements (ratios and medians)
+#   make gpu-check   the `gpu` tests and the speed of training steps beside a matrix product; without a GPU its processor part
+#   make gpu-wheels  wheels for a GPU machine without network, in .cache/gpu-wheels; bring them along and `make gpu-check` takes them
+#   make campaign    kills, corruptions and signals by the hundred; resumable (hours)
 #   make clean   remove what the project made here, the environment included
 #
 # PYTHON=python3.12 picks another interpreter. TORCH='torch==2.12.1' picks another torch in the range of pyproject.toml; by default the CPU
@@ -20,10 +23,10 @@ export TOKENIZERS_PARALLELISM = false
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up-complete
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types bench clean
+.PHONY: help setup run test check lint types bench gpu-check gpu-wheels campaign clean
 
 help:
-	@sed -n '3,6s/^# *//p' Makefile
+	@sed -n '3,9s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -60,5 +63,19 @@ check: test
 bench: $(STAMP)
 	@$(PY) -m pytest -m bench -s
 
+# On a machine without an index the wheels that were brought along take the place of the set-up; torch is then the machine's own.
+gpu-check:
+	@if [ ! -e $(STAMP) ] && [ -d .cache/gpu-wheels ]; then \
+	  $(PYTHON) -m proxy_lm.train.wheels install .cache/gpu-wheels .venv-gpu && py=.venv-gpu/bin/python; \
+	else $(MAKE) --silent setup && py=$(PY); fi && \
+	{ $$py -m pytest -m gpu -rs; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 5 ] || exit $$code; } && \
+	$$py -m proxy_lm.train.gpu_check $(GPU_CHECK)
+
+gpu-wheels:
+	@$(PYTHON) -m proxy_lm.train.wheels pack .cache/gpu-wheels
+
+campaign: $(STAMP)
+	@$(PY) -m proxy_lm.train.campaign $(CAMPAIGN)
+
 clean:
-	rm -rf $(VENV) .cache runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu .cache runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
