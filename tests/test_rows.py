@@ -188,7 +188,7 @@ def test_raw_only_documents_are_told_raw_and_counted():
     assert example.pictures() == ["^[A]$^<bc", "cd>$^[DEF", "F]$^<bcd>"]
     summary = example.plan.summary()
     assert summary["views"]["v0"]["num_raw_only"] == summary["num_raw_only"] == 2
-    assert summary["layouts"] == {"raw": 2, "view": 2, "pair": 0, "parallel": 0}
+    assert summary["layouts"] == {"raw": 2, "view": 2, "pair": 0, "parallel": 0, "splice": 0}
     assert Example(DOCUMENTS, [["A", None, "DEF"]], {"pair": 1, "raw_first": 1}).pictures()[1] == "^<bcd>$^<"  # nor is it paired
 
 

@@ -1,16 +1,18 @@
 """Pieces and slices: how a told document becomes ids, and which stretch of which piece fills a row. Lengths only, no payload.
 
-A piece is one telling of one document: start sentinel, payload, end sentinel. A document's pieces in the stream, by layout:
+A piece is a run of ids: opening specials, payload symbols `first .. first + payload - 1` of one document under one view, closing specials.
+A document's pieces in the stream, by layout:
 
-    raw       BOS raw EOS                          one segment
-    view      BOS view EOS                         one segment
-    pair      BOS first second EOS                 one segment: the second piece sees the first
-    parallel  BOS first EOS BOS second EOS         two segments: neither sees the other
+    raw       BOS <raw> raw </raw> EOS                            one segment
+    view      BOS <view> view </view> EOS                         one segment
+    pair      BOS <a> first </a> <b> second </b> EOS              one segment: the second piece sees the first
+    parallel  BOS <a> first </a> EOS BOS <b> second </b> EOS      two segments: neither sees the other
+    splice    BOS <a> stretch SPLICE <b> stretch ... </b> EOS     one segment: told once, by raw and a view in turn
 
-BOS and EOS are counted to the piece they touch, so a piece is a run of `bos + 1 + payload + 1 + eos` ids. The stream is all pieces in the
-order of positions; row r of the stream is ids r * L up to r * L + L + H of it (L row_length, H lookahead): cut, never padded. A slice is
-the part of a piece that lies in a row; the same ids stand in two rows only as the lookahead of the first. In which order the stream's rows
-are trained on is said in `row_order`.
+`Opening` and `Closing` name the specials that begin and end a piece. The stream is all pieces in the order of positions; row r of the
+stream is ids r * L up to r * L + L + H of it (L row_length, H lookahead): cut, never padded. A slice is the part of a piece that lies in a
+row; the same ids stand in two rows only as the lookahead of the first. In which order the stream's rows are trained on is said in
+`row_order`.
 """
 
 from __future__ import annotations
@@ -38,10 +40,59 @@ class Layout(IntEnum):
     VIEW = 1
     PAIR = 2
     PARALLEL = 3
+    SPLICE = 4
 
 
-# Ids of a told document that are not payload: BOS, EOS and a sentinel pair for each piece.
-OVERHEAD: Final[I64] = np.array([4, 4, 6, 8], dtype=np.int64)
+class Opening(IntEnum):
+    """The specials before a piece's payload. START is the start sentinel of the piece's own view."""
+
+    BOS_START = 0
+    START = 1
+    SPLICE_START = 2
+    BOS_START_PREFIX = 3
+    BOS_START_PREFIX_SUFFIX = 4
+    SUFFIX = 5
+    MIDDLE = 6
+
+
+class Closing(IntEnum):
+    """The specials after a piece's payload. END is the end sentinel of the piece's own view."""
+
+    END_EOS = 0
+    END = 1
+    NOTHING = 2
+
+
+# Names of the specials in order; `rows` knows their ids.
+OPENINGS: Final[tuple[tuple[str, ...], ...]] = (
+    ("bos", "start"),
+    ("start",),
+    ("splice", "start"),
+    ("bos", "start", "prefix"),
+    ("bos", "start", "prefix", "suffix"),
+    ("suffix",),
+    ("middle",),
+)
+CLOSINGS: Final[tuple[tuple[str, ...], ...]] = (("end", "eos"), ("end",), ())
+OPENING_LENGTHS: Final[I64] = np.array([len(names) for names in OPENINGS], dtype=np.int64)
+CLOSING_LENGTHS: Final[I64] = np.array([len(names) for names in CLOSINGS], dtype=np.int64)
+# A segment begins where a BOS does.
+OPENS_SEGMENT: Final[Bools] = np.array([names[0] == "bos" for names in OPENINGS])
+# Ids of the opening up to its start sentinel, itself included: a telling counts as a document where this one stands.
+_UP_TO_START: Final[I64] = np.array([names.index("start") + 1 if "start" in names else 1 for names in OPENINGS], dtype=np.int64)
+
+# Ids of a told document that are not payload: BOS, EOS and the sentinels. Each cut of a splice adds two (SPLICE and a start sentinel).
+OVERHEAD: Final[I64] = np.array([4, 4, 6, 8, 4], dtype=np.int64)
+OVERHEAD_PER_CUT: Final = 2
+
+
+@dataclass(frozen=True)
+class CutPoints:
+    """Where documents are cut: `borders[k] .. borders[k + 1]` of the flat arrays are document k's, both strictly increasing in it."""
+
+    borders: I64  # [num_documents + 1]
+    byte: I64  # [num_cuts] bytes of the document before the cut
+    symbol: I64  # [num_cuts] symbols of its view before the cut
 
 
 @dataclass(frozen=True)
@@ -56,10 +107,11 @@ class Told:
     view_length: I64  # symbols of that view
     raw_first: Bools
     missing: U8  # code of the drawn view that cannot express the document, which is therefore raw; else 0
+    cuts: CutPoints | None = None  # of the spliced documents; None where there are none
 
 
 def stream_lengths(layout: U8, size_bytes: I64, view_length: I64) -> I64:
-    """Ids in the stream of documents told in these layouts, int64 [num_told]."""
+    """Ids in the stream of documents told in these layouts, int64 [num_told]; for layouts without cuts."""
     lengths: I64 = OVERHEAD[layout]
     lengths += np.where(layout == Layout.VIEW, 0, size_bytes)
     lengths += np.where(layout == Layout.RAW, 0, view_length)
@@ -71,15 +123,18 @@ class Pieces:
     """Pieces in stream order: arrays of shape [num_pieces]."""
 
     start: I64  # place of the piece's first id in the stream
-    length: I64  # ids, sentinels included
+    length: I64  # ids, specials included
     payload: I64  # symbols (bytes for raw)
+    first: I64  # the first of them in the whole telling of the document
     position: I64
     document: I64
-    size_bytes: I64  # of the document
+    first_byte: I64  # first byte of the document that the piece tells
+    num_bytes: I64  # bytes of the document that it tells
     layout: U8
     code: U8  # RAW_CODE or the view's code
-    bos: Bools
-    eos: Bools
+    opening: U8  # an `Opening`
+    closing: U8  # a `Closing`
+    counts: Bools  # the piece is a telling that counts as a document; a later stretch of one is not
     missing: U8  # as in `Told`
 
     @property
@@ -87,31 +142,80 @@ class Pieces:
         """Place in the stream just after each piece."""
         return self.start + self.length
 
+    @property
+    def opens(self) -> Bools:
+        """Whether a segment opens with the piece."""
+        opens: Bools = OPENS_SEGMENT[self.opening]
+        return opens
+
     @classmethod
     def of(cls, told: Told, stream_start: int) -> Pieces:
         """The pieces of consecutive documents, the first of which starts at `stream_start`."""
-        twice = told.layout >= Layout.PAIR
-        if twice.any():
-            index = np.repeat(np.arange(told.layout.size), 1 + twice)
-            first = np.diff(index, prepend=-1) != 0
-            last = np.append(first[1:], True)
-            told = Told(**{field.name: getattr(told, field.name)[index] for field in fields(Told)})
-            parallel = told.layout == Layout.PARALLEL
-            # Told twice: raw stands where raw_first and "is the first" agree. Told once: as the layout says.
-            raw = np.where(told.layout >= Layout.PAIR, told.raw_first == first, told.layout == Layout.RAW)
-            bos, eos = first | parallel, last | parallel
-        else:
+        num_told = told.layout.size
+        if told.layout.max(initial=0) <= Layout.VIEW:
             raw = told.layout == Layout.RAW
-            bos = eos = np.ones(told.layout.size, dtype=np.bool_)
-        payload = np.where(raw, told.size_bytes, told.view_length)
-        length = payload + 2
-        length += bos
-        length += eos
+            payload = np.where(raw, told.size_bytes, told.view_length)
+            zeros, codes, ones = (np.zeros(num_told, np.int64), np.zeros(num_told, np.uint8), np.ones(num_told, np.bool_))
+            return cls._place(told, slice(None), raw, stream_start, (payload, zeros, zeros, told.size_bytes), (codes, codes), ones)
+        num_cuts = np.zeros(num_told, dtype=np.int64) if told.cuts is None else np.diff(told.cuts.borders)
+        num_pieces = np.array([1, 1, 2, 2, 1])[told.layout] + num_cuts
+        index = np.repeat(np.arange(num_told), num_pieces)
+        number = np.arange(index.size) - (np.cumsum(num_pieces) - num_pieces)[index]
+        last = number == num_pieces[index] - 1
+        layout = told.layout[index]
+        # Told twice or in turn: raw stands in the even places or in the odd ones. Told once: as the layout says.
+        raw = np.where(layout >= Layout.PAIR, told.raw_first[index] == (number % 2 == 0), layout == Layout.RAW)
+        stretch = layout == Layout.SPLICE
+        opening = np.where(stretch & (number > 0), np.uint8(Opening.SPLICE_START), np.uint8(Opening.BOS_START))
+        opening[(layout == Layout.PAIR) & (number > 0)] = Opening.START
+        closing = np.where(stretch & ~last, np.uint8(Closing.NOTHING), np.uint8(Closing.END_EOS))
+        closing[(layout == Layout.PAIR) & ~last] = Closing.END
+        first_byte, first_symbol, end_byte, end_symbol = _stretches(told, index, number, last)
+        bounds = (
+            np.where(raw, end_byte - first_byte, end_symbol - first_symbol),
+            np.where(raw, first_byte, first_symbol),
+            first_byte,
+            end_byte - first_byte,
+        )
+        return cls._place(told, index, raw, stream_start, bounds, (opening, closing), ~stretch | (number == 0))
+
+    @classmethod
+    def _place(
+        cls,
+        told: Told,
+        index: I64 | slice,
+        raw: Bools,
+        stream_start: int,
+        bounds: tuple[I64, I64, I64, I64],
+        signs: tuple[U8, U8],
+        counts: Bools,
+    ) -> Pieces:
+        """Pieces one after the other. `index` is the document of each; `bounds` are payload, first, first_byte and num_bytes."""
+        payload, first, first_byte, num_bytes = bounds
+        opening, closing = signs
+        length = OPENING_LENGTHS[opening] + payload
+        length += CLOSING_LENGTHS[closing]
         start = np.cumsum(length)
         start -= length
         start += stream_start
-        code = np.where(raw, np.uint8(RAW_CODE), told.view)
-        return cls(start, length, payload, told.position, told.document, told.size_bytes, told.layout, code, bos, eos, told.missing)
+        code = np.where(raw, np.uint8(RAW_CODE), told.view[index])
+        document, layout, missing = told.document[index], told.layout[index], told.missing[index]
+        return cls(
+            start,
+            length,
+            payload,
+            first,
+            told.position[index],
+            document,
+            first_byte,
+            num_bytes,
+            layout,
+            code,
+            opening,
+            closing,
+            counts,
+            missing,
+        )
 
     @classmethod
     def join(cls, parts: list[Pieces]) -> Pieces:
@@ -119,6 +223,19 @@ class Pieces:
         if len(parts) == 1:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+def _stretches(told: Told, index: I64, number: I64, last: Bools) -> tuple[I64, I64, I64, I64]:
+    """(first byte, first symbol, end byte, end symbol) of each piece in its document: between its cuts, all of it without cuts."""
+    end_byte, end_symbol = told.size_bytes[index], told.view_length[index]
+    first_byte, first_symbol = np.zeros_like(end_byte), np.zeros_like(end_symbol)
+    if told.cuts is not None and told.cuts.byte.size:
+        stretch = told.layout[index] == Layout.SPLICE
+        at = told.cuts.borders[index] + number
+        later, earlier = stretch & (number > 0), stretch & ~last
+        first_byte[later], first_symbol[later] = told.cuts.byte[at[later] - 1], told.cuts.symbol[at[later] - 1]
+        end_byte[earlier], end_symbol[earlier] = told.cuts.byte[at[earlier]], told.cuts.symbol[at[earlier]]
+    return first_byte, first_symbol, end_byte, end_symbol
 
 
 @dataclass(frozen=True)
@@ -130,35 +247,43 @@ class Slices:
     offset: I64  # ids of the piece that come before the slice
     length: I64  # ids
     payload: I64  # symbols of the whole piece
+    first: I64  # the first of them in the whole telling of the document
     order: I64  # position of the document in the global order
     document: I64
-    size_bytes: I64  # of the document
+    first_byte: I64  # first byte of the document that the whole piece tells
+    num_bytes: I64  # bytes of the document that the whole piece tells
     layout: U8
     code: U8
-    bos: Bools  # the piece begins with BOS
-    eos: Bools  # the piece ends with EOS
+    opening: U8  # an `Opening`
+    closing: U8  # a `Closing`
+    counts: Bools  # the piece is a telling that counts as a document
     segment: I64  # number of the segment in the row, from 0
     position: I64  # RoPE position of the slice's first id: ids of its segment in this row that come before it
 
     def digest(self) -> str:
-        """SHA-256 of (row, document, code, layout, offset, length) of every slice: what the rows hold, whoever reads them."""
-        table = np.stack([self.row, self.document, self.code, self.layout, self.offset, self.length]).astype("<i8")
+        """SHA-256 of (row, document, code, layout, offset, length) of every slice: what the rows hold, whoever reads them.
+
+        Offsets count from the telling's begin. Where a document is told in stretches, the layout also names opening and closing."""
+        parts = self.layout > Layout.PARALLEL
+        layout = self.layout + np.where(parts, (self.opening.astype(np.int64) + 1 << 8) + (self.closing.astype(np.int64) << 16), 0)
+        table = np.stack([self.row, self.document, self.code, layout, self.first + self.offset, self.length]).astype("<i8")
         return hashlib.sha256(table.tobytes()).hexdigest()
 
     def payload_range(self, limit: int | None = None) -> tuple[I64, I64]:
-        """First and end payload symbol of each slice, both int64 [num_slices]; only columns below `limit` where one is given."""
+        """First and end symbol of each slice among its piece's, both int64 [num_slices]; only columns below `limit` where one is given."""
         lengths = self.length if limit is None else np.clip(limit - self.column, 0, self.length)
-        before = self.offset - self.bos - 1
+        before = self.offset - OPENING_LENGTHS[self.opening]
         return np.clip(before, 0, self.payload), np.clip(before + lengths, 0, self.payload)
 
     def tally(self, row_length: int, num_views: int) -> tuple[I64, I64, I64]:
         """(documents, symbols, source bytes) told by each code in the rows' own columns, each int64 [num_views + 1].
 
-        A piece counts as a document where its start sentinel stands. Symbols are payload symbols. Bytes: see `told_bytes`."""
+        A telling counts as a document where its start sentinel stands. Symbols are payload symbols. Bytes: see `told_bytes`."""
         first, end = self.payload_range(row_length)
-        start_column = self.column + self.bos - self.offset
-        begins = (self.offset <= self.bos) & (self.offset + self.length > self.bos) & (start_column < row_length)
-        told = told_bytes(first, end, self.payload, self.size_bytes, begins)
+        start_at = _UP_TO_START[self.opening] - 1
+        begins = self.counts & (self.offset <= start_at) & (self.offset + self.length > start_at)
+        begins &= self.column + start_at - self.offset < row_length
+        told = told_bytes(first, end, self.payload, self.num_bytes, begins)
         return _sum_by(self.code, begins, num_views), _sum_by(self.code, end - first, num_views), _sum_by(self.code, told, num_views)
 
     def __len__(self) -> int:
@@ -175,14 +300,22 @@ class Slices:
         return Slices(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
-def told_bytes(first: I64, end: I64, payload: I64, size_bytes: I64, begins: Bools) -> I64:
+def told_bytes(first: I64, end: I64, payload: I64, num_bytes: I64, begins: Bools) -> I64:
     """Source bytes that symbols a..b tell, out of m symbols for s bytes: floor(b * s / m) - floor(a * s / m), which adds up to s.
 
     `begins` says whether the start sentinel is in the part; it stands for the bytes of a piece without symbols."""
     symbols = np.maximum(payload, 1)
-    told: I64 = end * size_bytes // symbols - first * size_bytes // symbols
-    told += np.where(begins & (payload == 0), size_bytes, 0)
+    told: I64 = end * num_bytes // symbols - first * num_bytes // symbols
+    told += np.where(begins & (payload == 0), num_bytes, 0)
     return told
+
+
+def inside(pieces: Pieces, num_symbols: int) -> tuple[I64, I64, I64, Bools]:
+    """(ids, payload symbols, source bytes, whether its document begins) of each piece that lie before place `num_symbols`."""
+    ids = np.clip(num_symbols - pieces.start, 0, pieces.length)
+    symbols = np.clip(ids - OPENING_LENGTHS[pieces.opening], 0, pieces.payload)
+    begins = pieces.counts & (ids >= _UP_TO_START[pieces.opening])
+    return ids, symbols, told_bytes(np.zeros_like(symbols), symbols, pieces.payload, pieces.num_bytes, begins), begins
 
 
 def _sum_by(code: U8, values: npt.NDArray[np.generic], num_views: int) -> I64:
@@ -206,25 +339,28 @@ def cut(pieces: Pieces, rows: I64, stream_rows: I64, row_length: int, lookahead:
     length = np.minimum(ends[index], row_ends[in_row]) - begin
     offset = begin - start
     # A row opens a segment, and so does each BOS; a row that opens with a BOS opens one segment, not two.
-    bos = pieces.bos[index]
-    opens = bos.copy()
+    opening = pieces.opening[index]
+    opens = OPENS_SEGMENT[opening]
     opens[before] = True
     segment = np.cumsum(opens)
     segment -= segment[before][in_row]
-    opening = np.flatnonzero(opens)[np.cumsum(opens) - 1]
+    opened = np.flatnonzero(opens)[np.cumsum(opens) - 1]
     return Slices(
         row=rows[in_row],
         column=begin - row_starts[in_row],
         offset=offset,
         length=length,
         payload=pieces.payload[index],
+        first=pieces.first[index],
         order=pieces.position[index],
         document=pieces.document[index],
-        size_bytes=pieces.size_bytes[index],
+        first_byte=pieces.first_byte[index],
+        num_bytes=pieces.num_bytes[index],
         layout=pieces.layout[index],
         code=pieces.code[index],
-        bos=bos,
-        eos=pieces.eos[index],
+        opening=opening,
+        closing=pieces.closing[index],
+        counts=pieces.counts[index],
         segment=segment,
-        position=begin - begin[opening],
+        position=begin - begin[opened],
     )

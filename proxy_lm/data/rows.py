@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from proxy_lm.data.pieces import I64, Slices
+from proxy_lm.data.pieces import CLOSING_LENGTHS, CLOSINGS, I64, OPENING_LENGTHS, OPENINGS, Slices
 from proxy_lm.data.plan import Plan
 from proxy_lm.errors import RequestError
-from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary
+from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
 
 
 class Payloads(Protocol):
@@ -70,8 +70,8 @@ class RowReader:
         self._sources: list[Payloads] = [corpus, *views]
         # By code: 0 raw, k + 1 view k.
         self._first_ids = np.array([0, *(v.first_id for v in vocabulary.views)], dtype=np.int64)
-        self._start_ids = np.array([RAW_START, *(v.start_id for v in vocabulary.views)], dtype=np.int64)
-        self._end_ids = np.array([RAW_END, *(v.end_id for v in vocabulary.views)], dtype=np.int64)
+        self._opening_ids = _special_ids(OPENINGS, vocabulary)
+        self._closing_ids = _special_ids(CLOSINGS, vocabulary)
 
     def read(self, rows: Sequence[int]) -> Batch:
         """The rows of these global numbers, in this order. Raises `RequestError` for rows the plan does not have."""
@@ -89,21 +89,15 @@ class RowReader:
         segments = np.repeat(slices.segment.astype(np.int32), slices.length)
         positions = np.arange(total, dtype=np.int32)
         positions -= np.repeat((starts - slices.position).astype(np.int32), slices.length)
-        ones = np.ones(len(slices), dtype=np.int64)
-        start_at = ones * slices.bos
-        end_at = start_at + 1 + slices.payload
-        for there, at, value in (
-            (slices.bos, 0 * ones, BOS * ones),
-            (None, start_at, self._start_ids[slices.code]),
-            (None, end_at, self._end_ids[slices.code]),
-            (slices.eos, end_at + 1, EOS * ones),
-        ):
-            inside = (at >= slices.offset) & (at < slices.offset + slices.length)
-            if there is not None:
-                inside &= there
-            columns = (starts - slices.offset + at)[inside]
-            ids[columns] = value[inside]
-            views[columns] = SPECIAL_CODE
+        after = OPENING_LENGTHS[slices.opening] + slices.payload
+        for table, which, at in ((self._opening_ids, slices.opening, None), (self._closing_ids, slices.closing, after)):
+            lengths = (OPENING_LENGTHS if at is None else CLOSING_LENGTHS)[which]
+            for k in range(table.shape[2]):
+                place = k - slices.offset if at is None else k + at - slices.offset
+                some = np.flatnonzero((k < lengths) & (place >= 0) & (place < slices.length))
+                columns = starts[some] + place[some]
+                ids[columns] = table[which[some], slices.code[some], k]
+                views[columns] = SPECIAL_CODE
         self._copy_payloads(slices, starts, ids)
         num_documents, num_symbols, source_bytes = slices.tally(self.plan.row_length, self.plan.num_views)
         shape = (num_rows, width)
@@ -120,13 +114,26 @@ class RowReader:
 
     def _copy_payloads(self, slices: Slices, starts: I64, ids: I64) -> None:
         first, end = slices.payload_range()
-        columns = starts + first + 1 + slices.bos - slices.offset
+        columns = starts + first + OPENING_LENGTHS[slices.opening] - slices.offset
         some = np.flatnonzero(end > first)
         first_ids = self._first_ids.tolist()
-        table = (slices.code[some], slices.document[some], first[some], end[some], columns[some])
+        told_first, told_end = (first + slices.first)[some], (end + slices.first)[some]
+        table = (slices.code[some], slices.document[some], told_first, told_end, columns[some])
         for code, document, begin, stop, column in zip(*(values.tolist() for values in table), strict=True):
             payload = self._sources[code].slice(document, begin, stop)
             np.add(payload, first_ids[code], out=ids[column : column + stop - begin], dtype=np.int64)
+
+
+def _special_ids(names: Sequence[Sequence[str]], vocabulary: Vocabulary) -> I64:
+    """Ids of openings or closings, int64 [num_names, num_views + 1, longest], by the code of the piece; -1 behind the end of short ones."""
+    fixed = {"bos": BOS, "eos": EOS, "splice": special_id("<|splice|>")}
+    fixed |= {part: special_id(f"<|fim_{part}|>") for part in ("prefix", "suffix", "middle")}
+    by_code = {"start": [RAW_START, *(v.start_id for v in vocabulary.views)], "end": [RAW_END, *(v.end_id for v in vocabulary.views)]}
+    table = np.full((len(names), len(vocabulary.views) + 1, max(map(len, names))), -1, dtype=np.int64)
+    for number, parts in enumerate(names):
+        for k, part in enumerate(parts):
+            table[number, :, k] = by_code[part] if part in by_code else fixed[part]
+    return table
 
 
 def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:

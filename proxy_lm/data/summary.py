@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from proxy_lm.data.pieces import I64, Layout, Pieces, told_bytes
+from proxy_lm.data.pieces import I64, Bools, Layout, Pieces, inside
 
 if TYPE_CHECKING:
     from proxy_lm.data.plan import Plan
@@ -32,12 +32,13 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
     num_begun = num_split = 0
     for pieces in plan.pieces():
         phase = np.minimum((plan.progress(pieces.start) * num_phases).astype(np.int64), num_phases - 1)
-        ids, symbols, bytes_told, begins = _inside(pieces, plan.num_symbols)
+        ids, symbols, bytes_told, begins = inside(pieces, plan.num_symbols)
         for table, values in zip(codes, (begins, symbols, bytes_told), strict=False):
             np.add.at(table, (phase, pieces.code), values)
         np.add.at(specials, phase, ids - symbols)
-        np.maximum.at(told, pieces.document - plan.documents.start, bytes_told)
-        first = (np.diff(pieces.position, prepend=-1) != 0) & (ids > 0)
+        opens = np.diff(pieces.position, prepend=-1) != 0
+        _count_told(told, pieces, opens, bytes_told, plan.documents.start)
+        first = opens & (ids > 0)
         np.add.at(layouts, (phase[first], pieces.layout[first]), 1)
         np.add.at(codes[3], (phase[first], pieces.missing[first]), 1)
         seen[pieces.document[first] - plan.documents.start] = True
@@ -63,12 +64,13 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
     }
 
 
-def _inside(pieces: Pieces, num_symbols: int) -> tuple[I64, I64, I64, I64]:
-    """(ids, payload symbols, source bytes, 1 if the piece begins) of each piece that lie before the end of the last row."""
-    ids = np.clip(num_symbols - pieces.start, 0, pieces.length)
-    symbols = np.clip(ids - pieces.bos - 1, 0, pieces.payload)
-    begins = ids > pieces.bos
-    return ids, symbols, told_bytes(np.zeros_like(symbols), symbols, pieces.payload, pieces.size_bytes, begins), begins.astype(np.int64)
+def _count_told(told: I64, pieces: Pieces, opens: Bools, bytes_told: I64, first_document: int) -> None:
+    """Raise `told` of each document to what one telling at one position reaches: both tellings of a pair tell the same bytes, and the
+    stretches of a splice different ones."""
+    groups = np.flatnonzero(opens)
+    twice = (pieces.layout[groups] == Layout.PAIR) | (pieces.layout[groups] == Layout.PARALLEL)
+    reached = np.where(twice, np.maximum.reduceat(bytes_told, groups), np.add.reduceat(bytes_told, groups))
+    np.maximum.at(told, pieces.document[groups] - first_document, reached)
 
 
 def _num_split(pieces: Pieces, plan: Plan) -> int:
