@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from proxy_lm.config import load as load_settings
 from proxy_lm.data.bench import MemoryDocuments
-from proxy_lm.data.loader import Loader
+from proxy_lm.data.loader import Loader, LoaderSettings
 from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.plan import Plan, step_digest
 from proxy_lm.data.rows import RowReader
 from proxy_lm.errors import RequestError, WorkError
+from proxy_lm.train.settings import RunSettings, changed_settings
 from proxy_lm.vocabulary import Vocabulary
 
 SIZES = np.random.default_rng(0).lognormal(3.0, 1.0, 200).astype(np.int64)
@@ -44,7 +46,7 @@ def make_reader(mix: dict[str, Any] = LAYOUTS[1]) -> RowReader:
     return RowReader(raw, [view], vocabulary, plan)
 
 
-def load(reader: RowReader, rows_per_device: int, world_size: int, first_step: int = 0, num_steps: int = NUM_STEPS, prefetch: int = 2):
+def load(reader: RowReader, rows_per_device: int, world_size: int, first_step: int = 0, num_steps: int = NUM_STEPS, **reading: int):
     """Ids of each global step, rows in global order, put together from all ranks: [num_steps, ROWS, L + H]."""
     accumulation = ROWS // (rows_per_device * world_size)
     steps = np.zeros((num_steps, accumulation, world_size, rows_per_device, 33), dtype=np.int64)
@@ -57,7 +59,7 @@ def load(reader: RowReader, rows_per_device: int, world_size: int, first_step: i
             accumulation=accumulation,
             rank=rank,
             world_size=world_size,
-            prefetch=prefetch,
+            **reading,
         ) as loader:
             for step, batches in enumerate(loader):
                 assert len(batches) == accumulation
@@ -79,10 +81,45 @@ def test_any_world_size_and_accumulation_deal_the_same_rows(whole, rows_per_devi
     assert np.array_equal(load(make_reader(), rows_per_device, world_size), whole)
 
 
-@pytest.mark.parametrize("prefetch", [0, 1, 7, 100])
-def test_reading_ahead_changes_nothing(whole, prefetch):
+@pytest.mark.parametrize(("workers", "prefetch_steps"), [(0, 2), (1, 1), (1, 7), (1, 100), (2, 2), (3, 1), (8, 20)])
+def test_reading_ahead_changes_nothing(whole, workers, prefetch_steps):
     """A3: the schedule also ran ahead of the training by whatever the queue held."""
-    assert np.array_equal(load(make_reader(), 4, 2, prefetch=prefetch), whole)
+    assert np.array_equal(load(make_reader(), 4, 2, workers=workers, prefetch_steps=prefetch_steps), whole)
+
+
+class Uneven(RowReader):
+    """Takes its time for some rows, so that workers finish out of order; remembers which steps were read and when."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.first_rows: list[int] = []
+
+    def read(self, rows):
+        self.first_rows.append(rows[0])
+        time.sleep(0.02 if rows[0] // ROWS % 3 == 0 else 0.0)
+        return super().read(rows)
+
+
+def uneven() -> Uneven:
+    good = make_reader()
+    return Uneven(good._sources[0], [good._sources[1]], good.vocabulary, good.plan)
+
+
+def test_steps_come_in_order_whichever_worker_is_first(whole):
+    reader = uneven()
+    assert np.array_equal(load(reader, ROWS, 1, num_steps=12, workers=3, prefetch_steps=4), whole[:12])
+    assert sorted(reader.first_rows) == [step * ROWS for step in range(12)]  # each once
+
+
+def test_no_more_than_the_wanted_steps_are_read_ahead():
+    reader = uneven()
+    with Loader(
+        reader, first_step=0, num_steps=40, rows_per_device=8, accumulation=1, rank=0, world_size=1, workers=2, prefetch_steps=5
+    ) as loader:
+        for taken in range(1, 4):
+            next(loader)
+            time.sleep(0.2)
+            assert len(reader.first_rows) == taken + 5
 
 
 @pytest.mark.parametrize("mix", LAYOUTS, ids=["view", "pair", "parallel"])
@@ -123,15 +160,16 @@ class Broken(RowReader):
         return super().read(rows)
 
 
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_an_error_while_reading_reaches_the_consumer_as_itself_in_its_step(prefetch):
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_an_error_while_reading_reaches_the_consumer_as_itself_in_its_step(workers):
     """A6: any exception while reading ended the process on the spot, without a word of what it was."""
     good = make_reader()
     reader = Broken(good._sources[0], [good._sources[1]], good.vocabulary, good.plan)
-    loader = Loader(reader, first_step=0, num_steps=NUM_STEPS, rows_per_device=8, accumulation=1, rank=0, world_size=1, prefetch=prefetch)
-    got = []
+    loader = Loader(reader, first_step=0, num_steps=NUM_STEPS, rows_per_device=8, accumulation=1, rank=0, world_size=1, workers=workers)
+    for _ in range(3):
+        assert len(next(loader)) == 1
     with pytest.raises(WorkError, match="the disk went away"):
-        got.extend(loader)
+        next(loader)
     assert not any(thread.name == "loader" for thread in threading.enumerate())
     with pytest.raises(StopIteration):
         next(loader)
@@ -140,7 +178,7 @@ def test_an_error_while_reading_reaches_the_consumer_as_itself_in_its_step(prefe
 def test_steps_before_the_error_arrive():
     good = make_reader()
     reader = Broken(good._sources[0], [good._sources[1]], good.vocabulary, good.plan)
-    with Loader(reader, first_step=0, num_steps=9, rows_per_device=8, accumulation=1, rank=0, world_size=1, prefetch=5) as loader:
+    with Loader(reader, first_step=0, num_steps=9, rows_per_device=8, accumulation=1, rank=0, world_size=1, prefetch_steps=5) as loader:
         assert [len(next(loader)) for _ in range(3)] == [1, 1, 1]
         with pytest.raises(WorkError, match="the disk went away"):
             next(loader)
@@ -172,3 +210,11 @@ def test_steps_beyond_the_plan_are_refused():
     with pytest.raises(RequestError, match="rows_per_device is 0"):
         Loader(make_reader(), first_step=0, num_steps=1, rows_per_device=0, accumulation=1, rank=0, world_size=1)
     assert list(Loader(make_reader(), first_step=40, num_steps=0, rows_per_device=8, accumulation=1, rank=0, world_size=1)) == []
+
+
+def test_workers_and_depth_may_differ_between_a_checkpoint_and_its_continuation():
+    assert changed_settings({"loader": {"workers": 1, "prefetch_steps": 2}}, {"loader": {"workers": 4, "prefetch_steps": 9}}) == []
+    assert (LoaderSettings().workers, LoaderSettings().prefetch_steps) == (1, 2)
+    for wrong, said in (({"workers": -1}, "loader.workers"), ({"prefetch_steps": 0}, "loader.prefetch_steps")):
+        with pytest.raises(RequestError, match=said):
+            load_settings(RunSettings, None, base={"name": "x", "corpus": "c", "num_steps": 1, "loader": wrong})

@@ -108,7 +108,7 @@ def test_a_rate_that_jumps_half_way_jumps_half_way_in_the_steps_trained(accumula
         accumulation=accumulation,
         rank=0,
         world_size=1,
-        prefetch=6,
+        prefetch_steps=6,
     )
     told = [sum(batch.num_documents for batch in batches).tolist() for batches in loader]
     assert told == [[8, 0]] * (10 - first_step) + [[0, 8]] * 10

@@ -164,7 +164,7 @@ def _loader(inputs: Inputs, ranks: Ranks) -> Loader:
         accumulation=inputs.shape.accumulation,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        prefetch=0,
+        workers=0,
     )
 
 

@@ -63,6 +63,8 @@ def run_steps(job: Job, counters: Counters) -> bool:
         accumulation=inputs.shape.accumulation,
         rank=job.ranks.rank,
         world_size=job.ranks.world_size,
+        workers=settings.loader.workers,
+        prefetch_steps=settings.loader.prefetch_steps,
     )
     job.engine.train()
     with loader:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from proxy_lm.config import Settings
+from proxy_lm.data.loader import LoaderSettings
 from proxy_lm.data.mixing import MixSettings
 from proxy_lm.errors import RequestError
 from proxy_lm.model.settings import ModelSettings
@@ -94,6 +95,9 @@ class RunSettings(Settings):
 
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more work (not counted in training_flops)."""
+
+    loader: LoaderSettings = LoaderSettings()
+    """Who reads the rows; changes no id."""
 
     communication: CommunicationSettings = CommunicationSettings()
     """How ranks talk."""
@@ -195,6 +199,7 @@ SAFE_TO_CHANGE = (
     "logging.",
     "checkpoint.",
     "communication.",
+    "loader.",
     "resume",
     "rows_per_device",
     "validation.",
