@@ -155,8 +155,8 @@ def _run(given: Mapping[str, Any], folder: Path, preset: str) -> RunSettings:
     values = merge(base, {name: value for name, value in given.items() if name not in ("crops", "launch")})
     fixed = {"name": "byte-model", "out": str(folder), "corpus": str(folder / "crops")}
     run = validate(RunSettings, {**values, **fixed}, source="the byte model's settings")
-    if run.model.resolved().num_raw_heads:
-        raise RequestError("a byte model has one head; leave model.num_raw_heads at 0")
+    if run.model.resolved().num_extra_heads:
+        raise RequestError("a byte model has one head; leave model.num_raw_heads and model.num_symbol_heads at 0")
     steps = num_steps(run, training_flops_per_symbol(run.model, RAW_VOCABULARY_SIZE, run.row_length))
     return run.model_copy(update={"num_steps": steps, "num_symbols": None, "training_flops": None})
 

@@ -124,7 +124,7 @@ def network_of(decoder: Decoder, context_bytes: int) -> NetworkModel:
     )
     weights = {}
     for name, parameter in decoder.named_parameters():
-        if not name.startswith("raw_heads."):
+        if not name.startswith(("raw_heads.", "symbol_heads.")):
             weights[name.removesuffix(".weight")] = parameter.detach().cpu().numpy()
     weights["embedding"] = weights["embedding"][[*range(NUM_BYTES), BOS, RAW_START]]
     weights["head"] = weights["head"][:NUM_BYTES]

@@ -60,17 +60,16 @@ def test_extra_heads_count_only_raw_bytes_of_one_piece() -> None:
     batch["views"][0] = torch.tensor([1, 255, 0, 0, 0, 255, 255, 0, 0, 1, 1], dtype=torch.uint8)
     losses = model(**batch)
     # Eight columns. The next two raw and in the segment: columns 1, 2 and 6, not 0, whose next is a special. The next three: column 1.
-    assert losses.raw_head_num_targets.tolist() == [3, 1]
+    assert losses.head_num_targets.tolist() == [7, 3, 1]
     assert losses.num_targets.tolist() == [5, 0, 2]
-    main = losses.nll_nats.sum() + losses.raw_head_nll_nats.sum()
-    torch.testing.assert_close(losses.loss.double(), main / 8, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(losses.loss.double(), losses.head_nll_nats.sum() / 8, rtol=1e-5, atol=1e-5)
 
 
 def test_raw_head_weight_scales_their_share_of_the_loss() -> None:
     batch = row([[0] * 11], num_ids=256)
     plain, weighted = (small(settings={"num_raw_heads": 1, "raw_head_weight": weight})(**batch) for weight in (0.0, 0.5))
     share = (weighted.loss - plain.loss).double()
-    torch.testing.assert_close(share, 0.5 * plain.raw_head_nll_nats.sum() / 9, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(share, 0.5 * plain.head_nll_nats[1] / 9, rtol=1e-4, atol=1e-5)
 
 
 def test_the_denominator_is_constant() -> None:

@@ -17,6 +17,7 @@ CASES = [
     (ModelSettings(preset="nano"), 320),
     (ModelSettings(preset="nano", width=32, depth=2, num_heads=4, num_kv_heads=1, hidden=48), 1024),
     (ModelSettings(preset="nano", width=32, depth=1, num_heads=2, num_kv_heads=2, hidden=40, num_raw_heads=2), 640),
+    (ModelSettings(preset="nano", width=32, depth=1, num_heads=2, hidden=40, num_raw_heads=1, num_symbol_heads=3), 640),
 ]
 
 
@@ -51,8 +52,8 @@ def test_flops_of_a_model_small_enough_to_do_by_hand() -> None:
 @pytest.mark.parametrize(("settings", "vocabulary_size"), CASES)
 def test_parameters_are_counted_without_building(settings: ModelSettings, vocabulary_size: int) -> None:
     model = Decoder(settings, vocabulary_size)
-    held = dict.fromkeys(("body", "embedding", "output", "raw_heads"), 0)
-    names = {"embedding": "embedding", "head": "output", "raw_heads": "raw_heads"}
+    held = dict.fromkeys(("body", "embedding", "output", "raw_heads", "symbol_heads"), 0)
+    names = {"embedding": "embedding", "head": "output", "raw_heads": "raw_heads", "symbol_heads": "symbol_heads"}
     for name, parameter in model.named_parameters():
         held[names.get(name.split(".")[0], "body")] += parameter.numel()
     assert num_parameters(settings, vocabulary_size)._asdict() == held

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,19 +30,22 @@ from proxy_lm.errors import RequestError
 from proxy_lm.model.attention import Layout, Path, document_attention, layout_of
 from proxy_lm.model.loss import OutputHead
 from proxy_lm.model.settings import ModelSettings, ResolvedModel
-from proxy_lm.vocabulary import RAW_CODE, RAW_VOCABULARY_SIZE
+from proxy_lm.model.targets import head_targets
+from proxy_lm.vocabulary import RAW_VOCABULARY_SIZE
 
 TRUNCATION_STDS = 3.0
+Attend = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
 
 
 class Losses(NamedTuple):
-    """What a forward gives. Codes: 0 raw, k + 1 view k, the last slot specials; a target belongs to the view it stands in."""
+    """What a forward gives. Codes: 0 raw, k + 1 view k, the last slot specials; a target belongs to the view it stands in. Heads: in the
+    order of `ResolvedModel.head_names`. Everything but `loss` is detached and without weights."""
 
-    loss: Tensor  # float32 scalar, differentiable: sum over counted targets / (B * L), plus the raw heads' share
-    nll_nats: Tensor  # float64 [num_views + 2], detached: sums of the first head's losses by the view of the target
+    loss: Tensor  # float32 scalar, differentiable: every counted target of every head by its weights, over (B * L)
+    nll_nats: Tensor  # float64 [num_views + 2]: sums of the first head's losses by the view of the target
     num_targets: Tensor  # int64 [num_views + 2]
-    raw_head_nll_nats: Tensor  # float64 [num_raw_heads], detached
-    raw_head_num_targets: Tensor  # int64 [num_raw_heads]
+    head_nll_nats: Tensor  # float64 [num_heads]: sums of each head's losses
+    head_num_targets: Tensor  # int64 [num_heads]
 
 
 class Linear(nn.Module):
@@ -91,6 +95,7 @@ class Attention(nn.Module):
     def __init__(self, model: ResolvedModel) -> None:
         super().__init__()
         self.head_width = model.head_width
+        self.attend: Attend = document_attention
         self.query = Linear(model.width, model.width)
         self.key = Linear(model.width, model.num_kv_heads * model.head_width)
         self.value = Linear(model.width, model.num_kv_heads * model.head_width)
@@ -99,7 +104,7 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         rows, positions, _ = x_BTD.shape
         q, k, v = (part(x_BTD).view(rows, positions, -1, self.head_width) for part in (self.query, self.key, self.value))
-        out_BTHE = document_attention(rotate(q, rotation), rotate(k, rotation), v, layout)
+        out_BTHE = self.attend(rotate(q, rotation), rotate(k, rotation), v, layout)
         return self.output(out_BTHE.reshape(rows, positions, -1))  # type: ignore[no-any-return]
 
 
@@ -159,14 +164,25 @@ class Decoder(nn.Module):
         self.lookahead = model.lookahead
         self.activation_checkpointing = activation_checkpointing
         self.attention_path: Path = attention
+        self._column_share, self._num_shares = 0, 1
         self.embedding = Embedding(vocabulary_size, model.width)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
         self.norm = Norm(model.width, model.norm_eps)
         self.head = OutputHead(model.width, vocabulary_size)
         self.raw_heads = nn.ModuleList(OutputHead(model.width, RAW_VOCABULARY_SIZE) for _ in range(model.num_raw_heads))
+        self.symbol_heads = nn.ModuleList(OutputHead(model.width, vocabulary_size) for _ in range(model.num_symbol_heads))
         self._angles = _angle_table(row_length or 1, model.head_width, model.rope_theta)
         if seed is not None:
             self.initialise(seed)
+
+    def share_columns(self, share: int, num_shares: int, attend: Attend) -> None:
+        """From now on `forward` takes whole rows and gives the losses of one of `num_shares` equal stretches of their columns, over B times
+        L / num_shares: the mean over all stretches is the loss of whole rows. `attend` takes queries, keys and values of these columns
+        and all heads, [B, L / num_shares, ., E], with the layout of whole rows, and gives these columns' output; it has to talk to the
+        holders of the other stretches. `logits` and `target_nll` do not share."""
+        self._column_share, self._num_shares = share, num_shares
+        for block in self.blocks:
+            block.attention.attend = attend  # type: ignore[union-attr,assignment]
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -181,31 +197,32 @@ class Decoder(nn.Module):
             std = self.sizes.init_std / (math.sqrt(2 * self.sizes.depth) if residual else 1.0)
             parameter.copy_(truncated_normal(parameter.shape, std, seed, name))
 
-    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor) -> Losses:
+    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor, loss_weights: Tensor | None = None) -> Losses:
         """Losses of rows [B, L + lookahead] (ids int64; segments, positions integers; views uint8, see `proxy_lm.vocabulary`).
-        The denominator B * L is constant: neither world size nor accumulation changes a gradient."""
+
+        `loss_weights` (float32 [num_views + 2], by the code of the target; left out, all 1) weighs what is trained, never what is
+        reported. The denominator B * L is constant: neither world size, accumulation nor weights change it."""
         length = ids.shape[1] - self.lookahead
-        hidden_ND = self._hidden(ids[:, :length], segments[:, :length], positions[:, :length]).flatten(0, 1)
-        same_BL = segments[:, :length] >= 0
-        raw_BL = torch.ones_like(same_BL)
+        whole_segments = segments[:, :length]
+        if self._num_shares > 1:  # this rank's columns and the lookahead behind them; attention alone needs whole rows
+            length //= self._num_shares
+            columns = slice(self._column_share * length, (self._column_share + 1) * length + self.lookahead)
+            ids, segments, positions, views = (part[:, columns] for part in (ids, segments, positions, views))
+        hidden_ND = self._hidden(ids[:, :length], whole_segments, positions[:, :length]).flatten(0, 1)
         total = hidden_ND.new_zeros((), dtype=torch.float32)
-        raw_nll, raw_num = [], []
-        for ahead, head in enumerate([self.head, *self.raw_heads], start=1):
+        sums, numbers = [], []
+        wanted = head_targets(segments, views, length, self.sizes.num_raw_heads, self.sizes.num_symbol_heads)
+        for (head, head_weight), (ahead, counts_BL) in zip(self._weighted_heads(), wanted, strict=True):
             columns = slice(ahead, ahead + length)
-            same_BL = same_BL & (segments[:, columns] == segments[:, :length])
-            raw_BL = raw_BL & (views[:, columns] == RAW_CODE)
-            counts_N = (same_BL if ahead == 1 else same_BL & raw_BL).flatten()
-            nll_sum, nll_N = head(hidden_ND, ids[:, columns].flatten(), counts_N)
+            counts_N, codes_N = counts_BL.flatten(), self._codes(views[:, columns].flatten())
+            weights_N = None if loss_weights is None else loss_weights.to(torch.float32)[codes_N]
+            objective, nll_N = head(hidden_ND, ids[:, columns].flatten(), counts_N, weights_N)
+            total = total + head_weight * objective
             if ahead == 1:
-                total = total + nll_sum
-                nll_nats, num_targets = self._by_view(nll_N, counts_N, views[:, columns].flatten())
-            else:
-                total = total + self.sizes.raw_head_weight * nll_sum
-                raw_nll.append(nll_N.sum(dtype=torch.float64))
-                raw_num.append(counts_N.sum())
-        none = nll_nats[:0], num_targets[:0]
-        raw = (torch.stack(raw_nll), torch.stack(raw_num)) if raw_nll else none
-        return Losses(total / (ids.shape[0] * length), nll_nats, num_targets, *raw)
+                nll_nats, num_targets = self._by_view(nll_N, counts_N, codes_N)
+            sums.append(nll_N.sum(dtype=torch.float64))
+            numbers.append(counts_N.sum())
+        return Losses(total / (ids.shape[0] * length), nll_nats, num_targets, torch.stack(sums), torch.stack(numbers))
 
     def logits(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         """Logits of the first head, float32 [B, T, V]."""
@@ -234,18 +251,26 @@ class Decoder(nn.Module):
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         # The table is no buffer: casting the model to 16 bits must not cast the angles. A row of T has positions below T.
-        if positions.shape[1] > self._angles.shape[0]:
-            self._angles = _angle_table(positions.shape[1], self.sizes.head_width, self.sizes.rope_theta)
+        num_positions = positions.shape[1] * self._num_shares
+        if num_positions > self._angles.shape[0]:
+            self._angles = _angle_table(num_positions, self.sizes.head_width, self.sizes.rope_theta)
         if self._angles.device != positions.device:
             self._angles = self._angles.to(positions.device)
         angles_BT1E = self._angles[positions.long()].unsqueeze(2)
         return Rotation(angles_BT1E.cos().to(dtype), angles_BT1E.sin().to(dtype))
 
-    def _by_view(self, nll_N: Tensor, counts_N: Tensor, views_N: Tensor) -> tuple[Tensor, Tensor]:
+    def _weighted_heads(self) -> list[tuple[nn.Module, float]]:
+        """Every output head with its weight, in the order of `Losses`."""
+        raw = [(head, self.sizes.raw_head_weight) for head in self.raw_heads]
+        return [(self.head, 1.0), *raw, *((head, self.sizes.symbol_head_weight) for head in self.symbol_heads)]
+
+    def _codes(self, views_N: Tensor) -> Tensor:
+        """Slots of `Losses` (int64): specials have the last."""
+        return views_N.long().clamp(max=self.num_views + 1)
+
+    def _by_view(self, nll_N: Tensor, counts_N: Tensor, codes_N: Tensor) -> tuple[Tensor, Tensor]:
         """Sums by code as one product with a one-hot table: a fixed shape, and the same bits on every run."""
-        num_codes = self.num_views + 2
-        codes_N = views_N.long().clamp(max=num_codes - 1)
-        one_hot_CN = (codes_N == torch.arange(num_codes, device=codes_N.device).unsqueeze(1)) & counts_N
+        one_hot_CN = (codes_N == torch.arange(self.num_views + 2, device=codes_N.device).unsqueeze(1)) & counts_N
         return (one_hot_CN * nll_N.to(torch.float64)).sum(dim=1), one_hot_CN.sum(dim=1)
 
 
@@ -267,7 +292,7 @@ def truncated_normal(shape: torch.Size, std: float, seed: int, name: str) -> Ten
 
 def llama_name(name: str) -> str | None:
     """This parameter's name in `LlamaForCausalLM`, same shape; None for the extra heads, which that class does not have."""
-    if name.startswith("raw_heads."):
+    if name.startswith(("raw_heads.", "symbol_heads.")):
         return None
     whole = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight", "head.weight": "lm_head.weight"}
     if name in whole:

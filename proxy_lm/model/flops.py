@@ -27,11 +27,12 @@ class ParameterCounts(NamedTuple):
     embedding: int
     output: int
     raw_heads: int
+    symbol_heads: int
 
     @property
     def total(self) -> int:
         """All parameters."""
-        return self.body + self.embedding + self.output + self.raw_heads
+        return self.body + self.embedding + self.output + self.raw_heads + self.symbol_heads
 
 
 def num_parameters(settings: ModelSettings, vocabulary_size: int) -> ParameterCounts:
@@ -43,13 +44,14 @@ def num_parameters(settings: ModelSettings, vocabulary_size: int) -> ParameterCo
         embedding=vocabulary_size * model.width,
         output=vocabulary_size * model.width,
         raw_heads=model.num_raw_heads * RAW_VOCABULARY_SIZE * model.width,
+        symbol_heads=model.num_symbol_heads * vocabulary_size * model.width,
     )
 
 
 def forward_flops_per_symbol(settings: ModelSettings, vocabulary_size: int, row_length: int) -> int:
     """FLOPs of one forward over a row of `row_length`, by its length: 2 * (blocks' matrices + output rows) + 4 * depth * L * D."""
     model = settings.resolved()
-    output = model.width * (vocabulary_size + model.num_raw_heads * RAW_VOCABULARY_SIZE)
+    output = model.width * output_rows(model, vocabulary_size)
     attention = 2 * 2 * model.depth * row_length * model.width  # scores and weighted values, 2 * L * D products each
     return 2 * (model.depth * _block_matrices(model) + output) + attention
 
@@ -57,6 +59,11 @@ def forward_flops_per_symbol(settings: ModelSettings, vocabulary_size: int, row_
 def training_flops_per_symbol(settings: ModelSettings, vocabulary_size: int, row_length: int) -> int:
     """FLOPs of one symbol's share of a training step: three forwards."""
     return FORWARDS_PER_TRAINING_STEP * forward_flops_per_symbol(settings, vocabulary_size, row_length)
+
+
+def output_rows(model: ResolvedModel, vocabulary_size: int) -> int:
+    """Rows of all output matrices: the first head, the raw heads over bytes and specials, the symbol heads over everything."""
+    return (1 + model.num_symbol_heads) * vocabulary_size + model.num_raw_heads * RAW_VOCABULARY_SIZE
 
 
 def _block_matrices(model: ResolvedModel) -> int:

@@ -5,23 +5,31 @@ All logits never exist together: a vocabulary of 65,536 costs one chunk of them,
 
 Numbers: logits, softmax and sums are float32 whatever the dtype of the inputs. The gradients are kept without the division by the
 number of positions, so that in float16 they do not underflow before the engine's loss scale reaches them in `backward`.
+A position's weight multiplies its gradient and its share of the objective, never the loss that is reported.
+
+On CUDA the passes over a chunk's logits are one compiled kernel after another where triton is (`softmax_of`); elsewhere they are torch's.
 
 Not promised: second derivatives; gradients through the per-position losses (only through their sum).
 """
 
-# N positions (rows flattened), D width, V ids
+# N positions (rows flattened), D width, V ids, C positions of one chunk
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# Logits of one chunk, in numbers. On one core 2**19 and 2**20 are level and 2**22 is a tenth slower (README.md). On CUDA, 1,024 positions
-# of 65,536 ids, to fill the device; not measured.
-CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 26}
+# Logits of one chunk, in numbers. On one core 2**19 and 2**20 are level and 2**22 is a tenth slower (README.md). On CUDA, 2,048 positions
+# of 65,536 ids: the float32 sums of the matrix's gradient are read and written once a chunk, so larger chunks are cheaper; not measured.
+CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
 MIN_CHUNK_POSITIONS = 64
+
+Softmax = tuple[Tensor, Tensor, Tensor]
 
 
 class OutputHead(nn.Module):
@@ -31,57 +39,104 @@ class OutputHead(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.full((num_ids, width), float("nan")))
 
-    def forward(self, hidden_ND: Tensor, targets_N: Tensor | None = None, counts_N: Tensor | None = None) -> tuple[Tensor, Tensor] | Tensor:
-        """With targets (int64) and counts (bool: this position counts): the sum of the losses in nats (float32 scalar,
-        differentiable) and the losses [N] (float32, detached, 0 where not counted). Without: the logits, float32 [N, V]."""
+    def forward(
+        self, hidden_ND: Tensor, targets_N: Tensor | None = None, counts_N: Tensor | None = None, weights_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        """With targets (int64) and counts (bool: this position counts): the sum of the losses in nats, each times its weight (float32
+        [N]; left out, 1), as a differentiable float32 scalar; and the losses [N] (float32, detached, unweighted, 0 where not counted).
+        Without: the logits, float32 [N, V]."""
         if targets_N is None or counts_N is None:
             return _logits(hidden_ND, self.weight)
         weight_VD: Tensor = self.weight
         if not torch.is_grad_enabled():  # an autograd Function is told that a parameter needs its gradient even here
             hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
-        total, nll_N = ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, counts_N)  # type: ignore[no-untyped-call]
+        return _counted_loss(hidden_ND, weight_VD, targets_N, counts_N, weights_N)
+
+
+# Whole-model compilation stops here and goes on behind it: chunks of 65,536 ids are products, and have their own kernels.
+@torch.compiler.disable
+def _counted_loss(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor, weights_N: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    # A CPU knows at no cost which positions count, and skips the others: most columns of a raw head in a run of compressed views.
+    skips = not hidden_ND.is_cuda and not bool(counts_N.all())
+    if not skips:
+        total, nll_N = ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, counts_N, weights_N)  # type: ignore[no-untyped-call]
         return total, nll_N
+    kept_C = counts_N.nonzero().squeeze(1)
+    chosen = (None if x is None else x.index_select(0, kept_C) for x in (targets_N, counts_N, weights_N))
+    total, nll_C = ChunkedCrossEntropy.apply(hidden_ND.index_select(0, kept_C), weight_VD, *chosen)  # type: ignore[no-untyped-call]
+    return total, nll_C.new_zeros(counts_N.shape).index_copy_(0, kept_C, nll_C)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """(hidden [N, D], weight [V, D], targets [N], counts [N]) -> (sum of nll, nll [N]). See the head of this file."""
+    """(hidden [N, D], weight [V, D], targets [N], counts [N], weights [N] or None) -> (weighted sum of nll, nll [N])."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor, weights_N: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         num_positions, num_ids = hidden_ND.shape[0], weight_VD.shape[0]
         nll_N = torch.zeros(num_positions, dtype=torch.float32, device=hidden_ND.device)
+        scale_N1 = (counts_N.to(torch.float32) if weights_N is None else weights_N.masked_fill(~counts_N, 0.0)).unsqueeze(1)
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+        softmax = softmax_of(hidden_ND.device.type)
         chunk = chunk_positions(num_ids, hidden_ND.device.type)
         for start in range(0, num_positions, chunk):
             part = slice(start, min(start + chunk, num_positions))
-            hidden_CD, counts_C = hidden_ND[part], counts_N[part]
+            hidden_CD, counts_C, scale_C1 = hidden_ND[part], counts_N[part], scale_N1[part].to(hidden_ND.dtype)
             # A target that does not count may be any id, in range or not.
             targets_C1 = targets_N[part].masked_fill(~counts_C, 0).unsqueeze(1)
-            log_p_CV = torch.log_softmax(_logits(hidden_CD, weight_VD), dim=1)
-            nll_N[part] = log_p_CV.gather(1, targets_C1).squeeze(1).neg_().masked_fill_(~counts_C, 0.0)
+            nll_C1, slope_C1, grad_CV = softmax(_logits(hidden_CD, weight_VD), targets_C1, hidden_ND.dtype)
+            nll_N[part] = nll_C1.squeeze(1).masked_fill_(~counts_C, 0.0)
             if not (needs_hidden or needs_weight):
                 continue
-            counted_C1 = counts_C.unsqueeze(1).to(torch.float32)
-            grad_CV = log_p_CV.exp_().mul_(counted_C1).scatter_add_(1, targets_C1, -counted_C1)
-            grad_CV = grad_CV.to(hidden_ND.dtype)
+            # The gradient of the logits is p - 1 at the target and p elsewhere; scaling D numbers a position is less than scaling V.
+            grad_CV.scatter_(1, targets_C1, slope_C1)
             if grad_hidden_ND is not None:
-                torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[part])
+                torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[part]).mul_(scale_C1)
             if grad_weight_VD is not None:
-                _add_product(grad_weight_VD, grad_CV.t(), hidden_CD)
+                _add_product(grad_weight_VD, grad_CV.t(), hidden_CD * scale_C1)
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
-        return nll_N.sum(dtype=torch.float64).to(torch.float32), nll_N
+        weighted_N = nll_N if weights_N is None else nll_N * scale_N1.squeeze(1)
+        return weighted_N.sum(dtype=torch.float64).to(torch.float32), nll_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         scale = grads[0]
         hidden = None if grad_hidden_ND is None else grad_hidden_ND * scale.to(grad_hidden_ND.dtype)
         weight = None if grad_weight_VD is None else (grad_weight_VD * scale).to(ctx.weight_dtype)
-        return hidden, weight, None, None
+        return hidden, weight, None, None, None
+
+
+def softmax_chunk(logits_CV: Tensor, targets_C1: Tensor, dtype: torch.dtype) -> Softmax:
+    """nll [C, 1] (float32), p - 1 at the target [C, 1] and p [C, V] (both in `dtype`) of float32 logits."""
+    top_C1, chosen_C1 = logits_CV.amax(dim=1, keepdim=True), logits_CV.gather(1, targets_C1)
+    p_CV = torch.softmax(logits_CV, dim=1)
+    # The largest probability is at least 1/V, so its logarithm is exact to a rounding: one exp an id, where log-softmax and exp take two.
+    log_sum_C1 = top_C1 - p_CV.amax(dim=1, keepdim=True).log()
+    return log_sum_C1 - chosen_C1, torch.expm1(chosen_C1 - log_sum_C1).to(dtype), p_CV.to(dtype)
+
+
+def softmax_chunk_to_compile(logits_CV: Tensor, targets_C1: Tensor, dtype: torch.dtype) -> Softmax:
+    """The same, written so that a compiler makes one pass for the sums and one for p in its final dtype."""
+    top_C1, chosen_C1 = logits_CV.amax(dim=1, keepdim=True), logits_CV.gather(1, targets_C1)
+    log_sum_C1 = top_C1 + (logits_CV - top_C1).exp().sum(dim=1, keepdim=True).log()
+    p_CV = (logits_CV - log_sum_C1).exp().to(dtype)
+    return log_sum_C1 - chosen_C1, torch.expm1(chosen_C1 - log_sum_C1).to(dtype), p_CV
+
+
+@functools.cache
+def softmax_of(device_type: str) -> Callable[[Tensor, Tensor, torch.dtype], Softmax]:
+    """The function for this device. Chunks but the last have one shape, so it is compiled at most twice for each vocabulary."""
+    if device_type == "cuda" and importlib.util.find_spec("triton") is not None:
+        return torch.compile(softmax_chunk_to_compile, dynamic=True)
+    return softmax_chunk
 
 
 def chunk_positions(num_ids: int, device_type: str = "cpu") -> int:

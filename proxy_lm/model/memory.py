@@ -24,10 +24,9 @@ from __future__ import annotations
 from typing import Literal
 
 from proxy_lm.errors import RequestError
-from proxy_lm.model.flops import num_parameters
+from proxy_lm.model.flops import num_parameters, output_rows
 from proxy_lm.model.loss import chunk_positions
 from proxy_lm.model.settings import ModelSettings
-from proxy_lm.vocabulary import RAW_VOCABULARY_SIZE
 
 Dtype = Literal["fp32", "bf16", "fp16"]
 Offload = Literal["none", "optimizer", "parameters"]
@@ -95,14 +94,15 @@ def activation_bytes(settings: ModelSettings, rows: int, row_length: int, dtype:
 
 
 def logits_bytes(settings: ModelSettings, vocabulary_size: int, num_positions: int, dtype: Dtype, device_type: str = "cpu") -> int:
-    """The loss: one chunk of logits with its log-softmax (float32), and until the backward pass the float32 gradients of the output
+    """The loss: one chunk of logits with its softmax (float32), and until the backward pass the float32 gradients of the output
     matrices and the hidden states' gradient of every head."""
     model = settings.resolved()
     size = _DTYPE_BYTES[dtype]
     chunk = min(chunk_positions(vocabulary_size, device_type), num_positions)
     in_dtype = 0 if dtype == "fp32" else 2 * size
-    matrices = 4 * model.width * (vocabulary_size + model.num_raw_heads * RAW_VOCABULARY_SIZE)
-    return chunk * vocabulary_size * (8 + in_dtype) + matrices + model.lookahead * num_positions * model.width * size
+    matrices = 4 * model.width * output_rows(model, vocabulary_size)
+    hidden = (1 + model.num_extra_heads) * num_positions * model.width * size
+    return chunk * vocabulary_size * (8 + in_dtype) + matrices + hidden
 
 
 def _largest_module(settings: ModelSettings, vocabulary_size: int) -> int:

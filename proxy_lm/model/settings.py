@@ -66,6 +66,8 @@ class ResolvedModel(NamedTuple):
     init_std: float
     num_raw_heads: int
     raw_head_weight: float
+    num_symbol_heads: int
+    symbol_head_weight: float
 
     @property
     def head_width(self) -> int:
@@ -74,8 +76,19 @@ class ResolvedModel(NamedTuple):
 
     @property
     def lookahead(self) -> int:
-        """Columns a row carries beyond its length, so that every head has its target: 1 + num_raw_heads."""
-        return 1 + self.num_raw_heads
+        """Columns a row carries beyond its length, so that the head that looks furthest has its target."""
+        return 1 + max(self.num_raw_heads, self.num_symbol_heads)
+
+    @property
+    def num_extra_heads(self) -> int:
+        """Output heads beside the first."""
+        return self.num_raw_heads + self.num_symbol_heads
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """All output heads in the order of `Losses`: `next`, then `raw_k` and `symbol_k`, which predict k columns ahead."""
+        raw = (f"raw_{2 + j}" for j in range(self.num_raw_heads))
+        return "next", *raw, *(f"symbol_{2 + j}" for j in range(self.num_symbol_heads))
 
 
 class ModelSettings(Settings):
@@ -99,10 +112,15 @@ class ModelSettings(Settings):
     """Added to the mean square inside the norms."""
     init_std: float | None = Field(default=None, gt=0.0, le=1.0)
     """Standard deviation of the matrices at the start; left out it is 1/sqrt(width) (README.md says what was measured)."""
-    num_raw_heads: int = Field(default=0, ge=0, le=16)
-    """Extra heads; head j predicts the raw byte 1 + j columns ahead. The same number in every arm of a comparison."""
-    raw_head_weight: float = Field(default=1.0, ge=0.0)
-    """Weight of each extra head's loss beside the first head's."""
+    num_raw_heads: int = Field(default=0, ge=0)
+    """Extra heads over bytes and specials; head j predicts the raw byte 1 + j columns ahead. The same in every arm of a comparison."""
+    raw_head_weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    """Weight of each raw head's loss beside the first head's."""
+    num_symbol_heads: int = Field(default=0, ge=0)
+    """Extra heads over the whole vocabulary; head j predicts the symbol 1 + j columns ahead, bytes and symbols of views alike, inside one
+    piece. Each costs another output matrix. The same number in every arm of a comparison."""
+    symbol_head_weight: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
+    """Weight of each symbol head's loss beside the first head's."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -118,6 +136,8 @@ class ModelSettings(Settings):
             init_std=self.init_std or shape.width**-0.5,
             num_raw_heads=self.num_raw_heads,
             raw_head_weight=self.raw_head_weight,
+            num_symbol_heads=self.num_symbol_heads,
+            symbol_head_weight=self.symbol_head_weight,
         )
         _check_heads(resolved)
         return resolved

@@ -61,8 +61,8 @@ def run_steps(job: Job, counters: Counters) -> bool:
         num_steps=inputs.num_steps - counters.step,
         rows_per_device=inputs.shape.rows_per_device,
         accumulation=inputs.shape.accumulation,
-        rank=job.ranks.rank,
-        world_size=job.ranks.world_size,
+        rank=job.ranks.reader,
+        world_size=job.ranks.num_readers,
         workers=settings.loader.workers,
         prefetch_steps=settings.loader.prefetch_steps,
     )
@@ -162,7 +162,9 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
     flops_per_second = symbols * inputs.flops_per_symbol / step_seconds
     record: dict[str, Any] = {
         "step": counters.step,
-        **step_record(totals, inputs.view_names, symbols, inputs.inexact_names),
+        **step_record(
+            totals, inputs.view_names, symbols, inputs.inexact_names, head_names=inputs.settings.model.resolved().head_names
+        ),
         "learning_rate": rate,
         "gradient_norm": finite(job.engine.gradient_norm),
         "loss_scale": job.engine.loss_scale,

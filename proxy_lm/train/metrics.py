@@ -32,6 +32,9 @@ class StepTotals:
     """The trained loss, averaged over micro-batches and ranks."""
     nll_nats: np.ndarray[Any, np.dtype[np.float64]]
     num_targets: np.ndarray[Any, np.dtype[np.float64]]
+    head_nll_nats: np.ndarray[Any, np.dtype[np.float64]]
+    """Of every output head, in the order of `ResolvedModel.head_names`; so with `head_num_targets`."""
+    head_num_targets: np.ndarray[Any, np.dtype[np.float64]]
     source_bytes: np.ndarray[Any, np.dtype[np.float64]]
     num_documents: np.ndarray[Any, np.dtype[np.float64]]
     num_symbols: np.ndarray[Any, np.dtype[np.float64]]
@@ -44,6 +47,11 @@ class StepTotals:
     def loss_nats(self) -> float:
         """Mean over all targets of the first head."""
         return float(self.nll_nats.sum() / max(self.num_targets.sum(), 1.0))
+
+    def head_loss_nats(self, head_names: Sequence[str]) -> dict[str, float | None]:
+        """Mean over each output head's own targets; None where it had none, or where the mean is not finite."""
+        means = zip(head_names, self.head_nll_nats, self.head_num_targets, strict=True)
+        return {name: finite(float(nll) / float(number)) if number else None for name, nll, number in means}
 
     def bits_per_byte(self, names: Sequence[str], inexact: Collection[str] = ()) -> dict[str, float | None]:
         """Bits per source byte by view. Raw targets are bytes themselves; a view's symbols are charged to the bytes they tell. None for a
@@ -62,30 +70,36 @@ class Tally:
         self.ranks = ranks
         self.num_views = num_views
         self._losses: list[torch.Tensor] = []
+        self._num_heads = 0
         self._counts = np.zeros(3 * (num_views + 1))
 
     def add(self, losses: Losses, batch: Batch) -> None:
         """One micro-batch of this rank. Nothing is read back from the device yet."""
-        self._losses.append(torch.cat((losses.loss.detach().double().reshape(1), losses.nll_nats, losses.num_targets.double())))
-        self._counts += np.concatenate((batch.source_bytes, batch.num_documents, batch.num_symbols))
+        parts = (losses.loss.detach().reshape(1), losses.nll_nats, losses.num_targets, losses.head_nll_nats, losses.head_num_targets)
+        self._losses.append(torch.cat([part.double() for part in parts]))
+        self._num_heads = len(losses.head_nll_nats)
+        if self.ranks.column_share == 0:  # ranks that share rows have the same ones, and different losses
+            self._counts += np.concatenate((batch.source_bytes, batch.num_documents, batch.num_symbols))
 
     def reduce(self, wait_seconds: float = 0.0, flags: Sequence[bool] = ()) -> StepTotals:
         """The sums over all ranks; every rank gets the same."""
         mine = torch.stack(self._losses).sum(dim=0)
         rest = torch.from_numpy(np.concatenate((self._counts, [wait_seconds], np.array(flags, dtype=np.float64))))
         total = self.ranks.sum(torch.cat((mine, rest.to(mine.device)))).numpy()
-        codes, views = self.num_views + 2, self.num_views + 1
-        parts = np.split(total, np.cumsum([1, codes, codes, views, views, views, 1]))
+        codes, heads, views = self.num_views + 2, self._num_heads, self.num_views + 1
+        parts = np.split(total, np.cumsum([1, codes, codes, heads, heads, views, views, views, 1]))
         world = self.ranks.world_size
         return StepTotals(
             objective=float(parts[0][0]) / (world * len(self._losses)),
             nll_nats=parts[1],
             num_targets=parts[2],
-            source_bytes=parts[3],
-            num_documents=parts[4],
-            num_symbols=parts[5],
-            wait_seconds=float(parts[6][0]) / world,
-            flags=tuple(bool(flag > 0) for flag in parts[7]),
+            head_nll_nats=parts[3],
+            head_num_targets=parts[4],
+            source_bytes=parts[5],
+            num_documents=parts[6],
+            num_symbols=parts[7],
+            wait_seconds=float(parts[8][0]) / world,
+            flags=tuple(bool(flag > 0) for flag in parts[9]),
         )
 
 
@@ -127,11 +141,14 @@ class Counters:
         return sum(self.source_bytes_by_view.values())
 
 
-def step_record(totals: StepTotals, names: Sequence[str], symbols: int, inexact: Collection[str] = ()) -> dict[str, Any]:
+def step_record(
+    totals: StepTotals, names: Sequence[str], symbols: int, inexact: Collection[str] = (), *, head_names: Sequence[str]
+) -> dict[str, Any]:
     """The part of a step's line that depends on nothing but data and weights."""
     return {
         "loss_nats": finite(totals.loss_nats),
         "loss_hex": totals.loss_nats.hex(),
+        "head_loss_nats": totals.head_loss_nats(head_names),
         "objective": finite(totals.objective),
         "bits_per_byte": totals.bits_per_byte(names, inexact),
         "document_share": _shares(names, totals.num_documents, float(totals.num_documents.sum())),
