@@ -218,17 +218,37 @@ class Engine:
         """DeepSpeed's own files under `folder`/engine; every rank calls it. No `latest` is written: the checkpoint manager commits."""
         self._engine.save_checkpoint(str(folder), tag=TAG, client_state={"own_skipped": self._own_skipped}, save_latest=False)
 
-    def load(self, folder: Path) -> None:
-        """Weights, optimizer and counters from what `save` wrote. The caller has verified every file by digest. Raises `WorkError`.
+    def load(self, folder: Path, *, universal: bool = False) -> None:
+        """Weights, optimizer and counters from what `save` wrote, or `universal.py` made of it for another number of ranks. The caller has
+        verified every file by digest. Raises `WorkError`.
 
         At stage 3 DeepSpeed cannot load right after saving with the same engine: load into a new one."""
+        groups = self._engine.optimizer.param_groups
+        ours = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        level = deepspeed_logger.level
+        self._engine._config.load_universal_checkpoint = universal
+        deepspeed_logger.setLevel(logging.ERROR)  # the universal loader warns that there is no tensor parallelism
         try:
             path, state = self._engine.load_checkpoint(str(folder), tag=TAG)
-        except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
+        except (OSError, LookupError, ValueError, AssertionError, RuntimeError) as error:
             raise WorkError(f"DeepSpeed could not load {folder / TAG}: {_first_line(error)}") from error
+        finally:
+            self._engine._config.load_universal_checkpoint = False
+            deepspeed_logger.setLevel(level)
         if path is None:
             raise WorkError(f"DeepSpeed found no checkpoint in {folder / TAG}; a run never restarts at step 0 by itself")
         self._own_skipped = int((state or {}).get("own_skipped", 0))
+        if universal:
+            self._mend_universal(groups, ours)
+
+    def _mend_universal(self, groups: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
+        """What DeepSpeed's universal loader gets wrong at stage 3: every group gets the first one's weight decay, and all groups share one
+        count of steps, which each then moves on. On CUDA the fused optimizer also wants that count on the device."""
+        for group, settings in zip(groups, ours, strict=True):
+            group.update(settings)
+        for parameter, state in self._engine.optimizer.state.items():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone().to(parameter.device)
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """(name, fp32 tensor on the CPU) in the model's order, one at a time, whatever the stage; None on every rank but 0.
