@@ -36,6 +36,7 @@ from proxy_lm.train.metrics import METRICS_NAME, Board, Counters, MetricsFile
 from proxy_lm.train.run_lock import RunLock
 from proxy_lm.train.settings import RunSettings, changed_settings
 from proxy_lm.train.stopping import EXIT_STOPPED, StopRequest
+from proxy_lm.train.universal import load_checkpoint
 from proxy_lm.train.validate import Validation
 from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
 
@@ -49,7 +50,7 @@ def train(settings: RunSettings, launch: Launch, user_json: dict[str, Any] | Non
             note(f"the run in {settings.folder} is finished; nothing to do (another `name` or `out` starts a new one)")
         return 0
     with StopRequest() as stop:
-        ranks = deepspeed_engine.start(settings.communication, launch)
+        ranks = deepspeed_engine.start(settings.communication, launch, settings.sequence_parallel)
         keep_freed_memory()
         inputs = first_then_rest(
             ranks,
@@ -88,7 +89,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
     )
     with together():
         checkpoint = manager.newest_valid()
-    agree(ranks, lambda: check_resume(inputs, checkpoint, ranks.world_size))
+    agree(ranks, lambda: check_resume(inputs, checkpoint))
     counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
     record = _describe(inputs, ranks)
     if ranks.rank == 0:
@@ -108,8 +109,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
     )
     engine = agree(ranks, lambda: Engine(model, settings, config, ranks))
     if checkpoint:
-        folder = checkpoint.path
-        agree(ranks, lambda: engine.load(folder))
+        load_checkpoint(engine, checkpoint, settings.folder, ranks)
 
     def save(now: Counters) -> None:
         state = checkpoint_state(inputs, now, ranks.world_size, deepspeed_engine.versions())
@@ -143,7 +143,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
     return finished
 
 
-def check_resume(inputs: Inputs, checkpoint: Checkpoint | None, world_size: int) -> None:
+def check_resume(inputs: Inputs, checkpoint: Checkpoint | None) -> None:
     """Refuse to continue something else. Raises `RequestError` with the difference."""
     settings = inputs.settings
     if checkpoint is None:
@@ -162,12 +162,6 @@ def check_resume(inputs: Inputs, checkpoint: Checkpoint | None, world_size: int)
                 f"{checkpoint.path} was trained with the {what} {state['identity'][what]} and this run has {ours}; "
                 "give back what it was trained on, or choose another `name` or `out`"
             )
-    if state["world_size"] != world_size and settings.zero.stage > 0:
-        raise RequestError(
-            f"{checkpoint.path} was written by {state['world_size']} ranks at ZeRO stage {settings.zero.stage} and this run has "
-            f"{world_size}; DeepSpeed shards the optimizer by rank there: start {state['world_size']} ranks "
-            "(only at stage 0 may their number change)"
-        )
 
 
 def _refuse_changes(old: dict[str, Any], settings: RunSettings, where: Path) -> None:
