@@ -21,7 +21,8 @@ from proxy_lm.config import validate
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.train import engine as ds
 from proxy_lm.train.deepspeed_config import derive
-from proxy_lm.train.engine import Engine, parameter_groups
+from proxy_lm.train.engine import Engine
+from proxy_lm.train.optimizers import parameter_groups
 from proxy_lm.train.inputs import open_inputs
 from proxy_lm.train.launch import detect
 from proxy_lm.train.metrics import Tally

@@ -31,11 +31,12 @@ from proxy_lm.model.decoder import Decoder
 from proxy_lm.train import engine as deepspeed_engine
 from proxy_lm.train.checkpoint import CheckpointManager
 from proxy_lm.train.deepspeed_config import derive
-from proxy_lm.train.engine import Engine, Ranks, parameter_groups
+from proxy_lm.train.engine import Engine, Ranks
 from proxy_lm.train.inputs import Inputs, open_inputs
 from proxy_lm.train.launch import detect
 from proxy_lm.train.loop import Job, log_step
 from proxy_lm.train.metrics import Counters, MetricsFile, Tally
+from proxy_lm.train.optimizers import parameter_groups
 from proxy_lm.train.schedule import learning_rate
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.stopping import StopRequest

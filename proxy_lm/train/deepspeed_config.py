@@ -49,6 +49,8 @@ SHARED: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "zero_optimization.allgather_bucket_size": ("zero.allgather_bucket_size", lambda value: int(float(value))),
     "zero_optimization.offload_optimizer.device": ("zero.offload_optimizer", str),
     "zero_optimization.offload_param.device": ("zero.offload_parameters", str),
+    "zero_optimization.offload_optimizer.nvme_path": ("zero.nvme_path", str),
+    "zero_optimization.offload_param.nvme_path": ("zero.nvme_path", str),
     "fp16.loss_scale": ("loss_scale.static", float),
     "fp16.initial_scale_power": ("loss_scale.initial_power", int),
     "fp16.loss_scale_window": ("loss_scale.window_steps", int),
@@ -82,8 +84,15 @@ def derive(settings: RunSettings, shape: StepShape) -> dict[str, Any]:
         sharding["offload_optimizer"] = {"device": zero.offload_optimizer, "pin_memory": False}
     if zero.offload_parameters != "none":
         sharding["offload_param"] = {"device": zero.offload_parameters, "pin_memory": False}
+    for name, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_parameters)):
+        if device == "nvme":
+            sharding[name]["nvme_path"] = zero.nvme_path
+    if zero.stage == 3 and settings.optimizer.kind == "muon":
+        # DeepSpeed's Muon needs whole gradients of its matrices on their way there and refuses to scatter them.
+        sharding["reduce_scatter"] = False
     return {
-        "train_batch_size": shape.rows_per_step,
+        # Ranks that share rows hold a part of each: DeepSpeed counts such parts, one data-parallel rank a rank.
+        "train_batch_size": shape.rows_per_device * shape.accumulation * shape.world_size,
         "train_micro_batch_size_per_gpu": shape.rows_per_device,
         "gradient_accumulation_steps": shape.accumulation,
         # At stage 0 our engine clips by itself, because DeepSpeed keeps no gradient norm there; 0 turns DeepSpeed's own off.
@@ -200,8 +209,11 @@ def _precision(user: dict[str, Any], source: str) -> str | None:
 def _check_optimizer(user: dict[str, Any], settings: RunSettings, source: str) -> None:
     optimizer = user.get("optimizer") or {}
     kind = str(optimizer.get("type", "AdamW"))
-    if kind.lower() != "adamw":
-        raise RequestError(f"{source}: optimizer.type = {kind!r}; this trainer has AdamW: remove the optimizer block")
+    if kind.lower() != settings.optimizer.kind:
+        raise RequestError(
+            f"{source}: optimizer.type = {kind!r} and the run has optimizer.kind={settings.optimizer.kind}; this trainer has AdamW and "
+            "Muon: set it there and remove the optimizer block"
+        )
     for key, value in (optimizer.get("params") or {}).items():
         ours = getattr(settings.optimizer, OPTIMIZER_KEYS[key]) if key in OPTIMIZER_KEYS else None
         same = value == "auto" or (list(value) == list(ours) if isinstance(value, list) and isinstance(ours, tuple) else value == ours)

@@ -1,8 +1,11 @@
 """DeepSpeed, and nothing else of the project imports it: process group, engine, its checkpoint files, gathered fp32 weights.
 
-    ranks = start(settings.communication, launch)         # process group: nccl on CUDA, gloo on the CPU
+    ranks = start(settings.communication, launch, settings.sequence_parallel)    # process group: nccl on CUDA, gloo on the CPU
     engine = Engine(model, settings, config, ranks)       # config: the dict of `deepspeed_config`
     losses = engine.forward(batch); engine.backward(losses.loss); engine.step()
+
+Ranks that share rows (`sequence_parallel`) are data-parallel ranks to DeepSpeed: each has the loss of its own columns over its own number
+of columns, so that the mean over ranks, which DeepSpeed takes, is the mean over whole rows. Only attention talks (Ulysses all-to-all).
 
 Not promised: models that do not fit one host's memory once per rank (parameters are built whole, then sharded), pipeline or tensor
 parallelism, loading a checkpoint of another world size for ZeRO stages 1 to 3.
@@ -14,9 +17,10 @@ import json
 import logging
 import math
 import os
+import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +31,15 @@ from torch import Tensor, nn
 
 from compressors.files import canonical_json
 from proxy_lm.errors import RequestError, WorkError
-from proxy_lm.model.decoder import Losses
+from proxy_lm.model.attention import Layout, document_attention
+from proxy_lm.model.decoder import Decoder, Losses
 from proxy_lm.train.launch import Launch
+from proxy_lm.train.optimizers import parameter_groups, set_rates
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.settings_groups import CommunicationSettings, OptimizerSettings
 
 TAG: Final = "engine"
+COMPILERS: Final = ("c++", "g++", "clang++")
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 if not torch.cuda.is_available():
@@ -40,6 +47,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed  # noqa: E402 - reads the variable above
 from deepspeed.accelerator import get_accelerator  # noqa: E402 - as above
+from deepspeed.sequence.layer import DistributedAttention  # noqa: E402 - as above
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402 - as above
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402 - as above
 
@@ -47,12 +55,23 @@ from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402 - as above
 class Ranks:
     """The processes of this run. `Collectives` for small JSON on a gloo group of its own, and sums of float64 numbers."""
 
-    def __init__(self, launch: Launch, timeout_seconds: float) -> None:
+    def __init__(self, launch: Launch, timeout_seconds: float, sequence_parallel: int = 1) -> None:
+        """`sequence_parallel` neighbours share their rows: `reader` of `num_readers` says whose rows these are, `column_share` which of
+        the shares of their columns this rank holds."""
         self.rank = launch.rank
         self.world_size = launch.world_size
         self.local_rank = launch.local_rank
         self.device = torch.device(get_accelerator().device_name(launch.local_rank))
+        self.sequence_parallel = sequence_parallel
+        self.reader, self.column_share = divmod(launch.rank, sequence_parallel)
+        self.num_readers = launch.world_size // sequence_parallel
         timeout = timedelta(seconds=timeout_seconds)
+        self.sequence_group: dist.ProcessGroup | None = None
+        if sequence_parallel > 1:
+            for first in range(0, launch.world_size, sequence_parallel):  # every rank makes every group
+                group = dist.new_group(range(first, first + sequence_parallel), timeout=timeout)
+                if first == launch.rank - self.column_share:
+                    self.sequence_group = group
         self._group = dist.new_group(backend="gloo", timeout=timeout) if launch.world_size > 1 else None
 
     def barrier(self) -> None:
@@ -91,8 +110,14 @@ class Ranks:
         return numbers.cpu()
 
 
-def start(settings: CommunicationSettings, launch: Launch) -> Ranks:
-    """Join the process group that `launch` describes. Raises `WorkError` when the ranks do not find each other."""
+def start(settings: CommunicationSettings, launch: Launch, sequence_parallel: int = 1) -> Ranks:
+    """Join the process group that `launch` describes. Raises `WorkError` when the ranks do not find each other, `RequestError` where
+    `sequence_parallel` does not divide their number."""
+    if launch.world_size % sequence_parallel:
+        raise RequestError(
+            f"sequence_parallel={sequence_parallel} does not divide the world size {launch.world_size}; start a multiple of "
+            f"{sequence_parallel} ranks"
+        )
     _quiet(launch.rank)
     device = get_accelerator().device_name()
     if device == "cuda":
@@ -123,7 +148,7 @@ def start(settings: CommunicationSettings, launch: Launch) -> Ranks:
             f"rank {launch.rank} of {launch.world_size} could not meet the others at {address} ({_first_line(error)}); "
             "check that all ranks start, that the port is free and the address is reachable"
         ) from error
-    return Ranks(launch, settings.timeout_seconds)
+    return Ranks(launch, settings.timeout_seconds, sequence_parallel)
 
 
 def stop() -> None:
@@ -155,8 +180,9 @@ def versions() -> dict[str, str]:
 class Engine:
     """One model under DeepSpeed: passes, updates, files."""
 
-    def __init__(self, model: nn.Module, settings: RunSettings, config: dict[str, Any], ranks: Ranks) -> None:
-        """`config` is the resolved DeepSpeed dict. Raises `RequestError` where DeepSpeed refuses it."""
+    def __init__(self, model: Decoder, settings: RunSettings, config: dict[str, Any], ranks: Ranks) -> None:
+        """`config` is the resolved DeepSpeed dict. Raises `RequestError` where DeepSpeed refuses it, and for what this machine lacks."""
+        check_machine(settings)
         self.settings = settings
         self.ranks = ranks
         self.stage = settings.zero.stage
@@ -164,8 +190,12 @@ class Engine:
         self._clip = settings.optimizer.gradient_clip
         self._own_skipped = 0
         self._norm = 0.0
-        # With offload the optimizer state lies in host memory whatever the device of the passes is; fused works in both places.
-        optimizer = torch.optim.AdamW(parameter_groups(model, settings.optimizer), **_adamw(settings.optimizer), fused=True)
+        if ranks.sequence_group is not None:
+            model.share_columns(ranks.column_share, ranks.sequence_parallel, Ulysses(ranks.sequence_group))
+        optimizer = build_optimizer(model, settings.optimizer)
+        # DeepSpeed's Muon asks for compiled kernels; on a CPU that means a C++ compiler and a minute, for matrices that need neither.
+        muon_on_cpu = settings.optimizer.kind == "muon" and self.device.type == "cpu"
+        self._updating: Callable[[], AbstractContextManager[Any]] = _without_compiling if muon_on_cpu else nullcontext
         try:
             self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
         except (ValueError, AssertionError, NotImplementedError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
@@ -174,26 +204,32 @@ class Engine:
                 f"ZeRO {settings.zero.stage}, on {ranks.device.type}); change the setting it speaks of"
             ) from error
         self.module: nn.Module = self._engine.module
+        if settings.compile == "model":
+            self._engine.compile(compile_kwargs={"dynamic": False})
+        elif settings.compile == "blocks":
+            for block in model.blocks:
+                block.compile(dynamic=False)
 
-    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor) -> Losses:
-        """The model's losses on one micro-batch."""
-        losses: Losses = self._engine(ids, segments, positions, views)
+    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor, loss_weights: Tensor | None = None) -> Losses:
+        """The model's losses on one micro-batch; `loss_weights` as in `Decoder.forward`."""
+        losses: Losses = self._engine(ids, segments, positions, views, loss_weights)
         return losses
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch; at the last one of a step they are summed over the ranks."""
-        self._engine.backward(loss)
+        with self._updating():
+            self._engine.backward(loss)
 
     def step(self) -> None:
         """After every micro-batch. At the last one of a step: clip, update, clear."""
         if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
             self._clip_here()
-        self._engine.step()
+        with self._updating():
+            self._engine.step()
 
     def set_learning_rate(self, rate: float) -> None:
-        """Rate of the next update."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
+        """AdamW's rate of the next update; Muon's follows in proportion."""
+        set_rates(self._engine.optimizer.param_groups, self.settings.optimizer, rate)
 
     def train(self, mode: bool = True) -> None:
         """Training or evaluation mode of the model."""
@@ -277,15 +313,51 @@ class Engine:
             nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Parameters with and without weight decay: vectors (gains of norms) and the embedding do not decay unless asked for."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        decays = settings.decay_norms if parameter.dim() < 2 else settings.decay_embeddings if name == "embedding.weight" else True
-        (decayed if decays else plain).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """torch's AdamW, or DeepSpeed's Muon with that AdamW inside. Fused also where offload keeps the state in host memory."""
+    groups, adamw = parameter_groups(model, settings), _adamw(settings)
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(groups, **adamw, fused=True)
+    # Imported here because importing it decorates its kernels for compilation, which costs every other start a second.
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    muon: torch.optim.Optimizer = MuonWithAuxAdam(groups, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={**adamw, "fused": True})
+    return muon
+
+
+def check_machine(settings: RunSettings) -> None:
+    """What the settings need at run time and this machine lacks. Raises `RequestError` with the remedy; DeepSpeed and torch would answer
+    in the middle of the start, in pages."""
+    if settings.compile != "none" and not any(shutil.which(name) for name in COMPILERS):
+        raise RequestError(
+            f"compile={settings.compile} needs a C++ compiler ({', '.join(COMPILERS)}) at run time and none is found; install one, "
+            "or use compile=none"
+        )
+    if "nvme" in (settings.zero.offload_optimizer, settings.zero.offload_parameters):
+        from deepspeed.ops.op_builder import AsyncIOBuilder
+
+        if not AsyncIOBuilder().is_compatible(verbose=False):
+            raise RequestError(
+                "offload to nvme needs DeepSpeed's asynchronous reads and writes, which cannot be built here: install libaio with its "
+                "headers (libaio-dev), a C++ compiler and ninja (`proxy-lm doctor` looks for them), or use offload to cpu"
+            )
+
+
+class Ulysses:
+    """Attention over columns that several ranks share, as `Decoder.share_columns` takes it: DeepSpeed's all-to-all gives each rank all
+    columns of some heads and gives the columns back after. No module, so that ZeRO 3 hangs no hooks on it."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._exchange = DistributedAttention(document_attention, group, scatter_idx=2, gather_idx=1)
+
+    def __call__(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, layout: Layout) -> Tensor:
+        out: Tensor = self._exchange(q_BTHE, k_BTKE, v_BTKE, 0, None, layout)
+        return out
+
+
+def _without_compiling() -> AbstractContextManager[Any]:
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _adamw(settings: OptimizerSettings) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class RunSettings(Settings):
     """Length of the run in training FLOPs counted from the model's structure; rounded to the nearest whole step."""
 
     optimizer: OptimizerSettings = OptimizerSettings()
-    """AdamW."""
+    """AdamW or Muon."""
 
     schedule: ScheduleSettings = ScheduleSettings()
     """Learning rate over the run."""
@@ -95,6 +95,13 @@ class RunSettings(Settings):
 
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more work (not counted in training_flops)."""
+
+    compile: Literal["none", "blocks", "model"] = "none"
+    """`torch.compile`: each block by itself (one compilation serves all of them), or the whole model. Needs a compiler at run time."""
+
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Ranks that share their rows: each holds row_length / sequence_parallel columns and, inside attention, some of the heads (DeepSpeed
+    Ulysses). For rows too long for one device. It divides the world size, row_length and the model's numbers of heads."""
 
     loader: LoaderSettings = LoaderSettings()
     """Who reads the rows; changes no id."""
@@ -130,7 +137,34 @@ class RunSettings(Settings):
                 f"zero.stage=0 with precision={self.precision} would sum gradients in {self.precision}; "
                 "use zero.stage=1, which sums in fp32 at any world size"
             )
+        if self.optimizer.kind == "muon":
+            self._check_muon()
+        if self.sequence_parallel > 1:
+            self._check_sequence_parallel()
         return self
+
+    def _check_muon(self) -> None:
+        clip, stage = self.optimizer.gradient_clip, self.zero.stage
+        if clip > 0 and stage > 0:
+            # DeepSpeed takes its norm after the orthogonalisation, where it is about the root of all ranks of all matrices.
+            raise ValueError(
+                f"optimizer.gradient_clip={clip} with optimizer.kind=muon would clip Muon's finished updates at zero.stage={stage}, whose "
+                "size does not depend on the gradient; set optimizer.gradient_clip=0 (only zero.stage=0 clips before Muon)"
+            )
+        if self.precision == "fp16":
+            raise ValueError("optimizer.kind=muon with precision=fp16 is not offered: use precision=bf16, which needs no loss scale")
+        if "nvme" in (self.zero.offload_optimizer, self.zero.offload_parameters):
+            raise ValueError("optimizer.kind=muon with offload to nvme is not offered; use cpu, or optimizer.kind=adamw")
+
+    def _check_sequence_parallel(self) -> None:
+        ways, model = self.sequence_parallel, self.model.resolved()
+        for what, number in (
+            ("row_length", self.row_length),
+            ("model.num_heads", model.num_heads),
+            ("model.num_kv_heads", model.num_kv_heads),
+        ):
+            if number % ways:
+                raise ValueError(f"sequence_parallel={ways} does not divide {what}={number}; use a common divisor of both")
 
     @property
     def folder(self) -> Path:
@@ -140,34 +174,39 @@ class RunSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class StepShape:
-    """How one optimizer update is dealt: rows_per_step = rows_per_device * world_size * accumulation."""
+    """How one optimizer update is dealt: rows_per_step = rows_per_device * num_readers * accumulation."""
 
     rows_per_step: int
     rows_per_device: int
     world_size: int
+    num_readers: int
+    """Groups of ranks that read rows of their own: world_size / sequence_parallel."""
     accumulation: int
     symbols_per_step: int
 
 
 def step_shape(settings: RunSettings, world_size: int) -> StepShape:
     """Divide the global rows over the ranks. Raises `RequestError` with the numbers and a remedy when they do not divide."""
-    rows, device = settings.rows_per_step, settings.rows_per_device
-    if rows % (device * world_size):
-        fits = [n for n in range(1, rows + 1) if rows % (n * world_size) == 0]
+    rows, device, ways = settings.rows_per_step, settings.rows_per_device, settings.sequence_parallel
+    if world_size % ways:
+        raise RequestError(f"sequence_parallel={ways} does not divide the world size {world_size}; start a multiple of {ways} ranks")
+    readers = world_size // ways
+    if rows % (device * readers):
+        fits = [n for n in range(1, rows + 1) if rows % (n * readers) == 0]
+        sharing = f" (each row shared by {ways})" if ways > 1 else ""
         remedy = (
-            f"rows_per_device can be {', '.join(map(str, fits[-6:]))} with {world_size} ranks"
+            f"rows_per_device can be {', '.join(map(str, fits[-6:]))} with {world_size} ranks{sharing}"
             if fits
-            else f"with {world_size} ranks rows_per_step must be a multiple of {world_size}"
+            else f"with {world_size} ranks{sharing} rows_per_step must be a multiple of {readers}"
         )
-        raise RequestError(
-            f"rows_per_step={rows} is not a multiple of rows_per_device={device} times world size {world_size} "
-            f"= {device * world_size}; {remedy}"
-        )
+        by = f"world size {world_size}" if ways == 1 else f"world size {world_size} / sequence_parallel {ways}"
+        raise RequestError(f"rows_per_step={rows} is not a multiple of rows_per_device={device} times {by} = {device * readers}; {remedy}")
     return StepShape(
         rows_per_step=rows,
         rows_per_device=device,
         world_size=world_size,
-        accumulation=rows // (device * world_size),
+        num_readers=readers,
+        accumulation=rows // (device * readers),
         symbols_per_step=rows * settings.row_length,
     )
 
@@ -202,6 +241,7 @@ SAFE_TO_CHANGE = (
     "loader.",
     "resume",
     "rows_per_device",
+    "sequence_parallel",
     "validation.",
 )
 

@@ -17,8 +17,31 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+class MuonSettings(Settings):
+    """DeepSpeed's Muon, for the matrices of the blocks: momentum, made nearly orthogonal by Newton-Schulz steps. Everything else of the
+    model (embedding, output matrices, gains) stays with AdamW and its settings."""
+
+    learning_rate: float = Field(default=0.02, gt=0)
+    """Peak rate of the block matrices, in units of spectral norm; the schedule scales it as it scales AdamW's."""
+
+    momentum: Decay = 0.95
+    """Decay of the momentum (Nesterov's)."""
+
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Decoupled decay of the block matrices, times Muon's rate."""
+
+    newton_schulz: Literal["gram", "standard"] = "gram"
+    """gram: on the smaller square, in fp16 where the device has it, else fp32. standard: the original iteration, in bf16."""
+
+
 class OptimizerSettings(Settings):
-    """AdamW; torch's fused kernel where the device has one."""
+    """AdamW (torch's fused kernel where the device has one), or Muon for the matrices of the blocks and AdamW for the rest."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw: everything by AdamW. muon: the two-dimensional parameters of the blocks by Muon."""
+
+    muon: MuonSettings = MuonSettings()
+    """kind=muon only."""
 
     learning_rate: float = Field(default=3e-4, gt=0)
     """Peak rate; the schedule scales it."""
@@ -61,11 +84,14 @@ class ZeroSettings(Settings):
     stage: Literal[0, 1, 2, 3] = 1
     """0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. Stage 0 has no fp32 sums under bf16 and fp16: fp32 only."""
 
-    offload_optimizer: Literal["none", "cpu"] = "none"
-    """Keep the optimizer state in host memory (stages 1 to 3)."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Keep the optimizer state in host memory (stages 1 to 3), or in files under `nvme_path` (stage 3)."""
 
-    offload_parameters: Literal["none", "cpu"] = "none"
-    """Keep the sharded parameters in host memory (stage 3)."""
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    """Keep the sharded parameters in host memory, or in files under `nvme_path` (both stage 3)."""
+
+    nvme_path: str | None = None
+    """Folder on a fast local disk, for nvme. DeepSpeed reads and writes it through libaio, for which it compiles an operation."""
 
     reduce_bucket_size: int = Field(default=50_000_000, ge=1)
     """Elements reduced at a time. Part of the configuration because another size sums in another order."""
@@ -77,8 +103,12 @@ class ZeroSettings(Settings):
     def _offload_fits_stage(self) -> ZeroSettings:
         if self.offload_optimizer == "cpu" and self.stage == 0:
             raise ValueError("offload_optimizer=cpu needs zero.stage 1, 2 or 3; stage 0 keeps everything on the device")
-        if self.offload_parameters == "cpu" and self.stage != 3:
-            raise ValueError(f"offload_parameters=cpu needs zero.stage=3 and it is {self.stage}")
+        if self.offload_optimizer == "nvme" and self.stage != 3:
+            raise ValueError(f"offload_optimizer=nvme needs zero.stage=3 and it is {self.stage}; use zero.stage=3, or cpu")
+        if self.offload_parameters != "none" and self.stage != 3:
+            raise ValueError(f"offload_parameters={self.offload_parameters} needs zero.stage=3 and it is {self.stage}")
+        if "nvme" in (self.offload_optimizer, self.offload_parameters) and self.nvme_path is None:
+            raise ValueError("offload to nvme needs nvme_path; name a folder on a fast local disk")
         return self
 
 

@@ -80,9 +80,9 @@ class Validation:
         return int((told + 4).sum()) // self.inputs.settings.row_length
 
     def _batches(self, reader: RowReader, wanted: list[int]) -> list[Batch]:
-        size, world = self.inputs.settings.rows_per_device, self.ranks.world_size
+        size, readers = self.inputs.settings.rows_per_device, self.ranks.num_readers
         batches, num_rows = [], len(wanted)
-        for first in range(self.ranks.rank * size, _round_up(num_rows, size * world), size * world):
+        for first in range(self.ranks.reader * size, _round_up(num_rows, size * readers), size * readers):
             rows = [wanted[min(row, num_rows - 1)] for row in range(first, first + size)]
             num_real = min(max(num_rows - first, 0), size)
             batch = reader.read(rows)
