@@ -20,6 +20,7 @@ from compressors.files import disk_error, write_bytes
 from proxy_lm.data.rows import Batch
 from proxy_lm.model.decoder import Losses
 from proxy_lm.train.engine import Ranks
+from proxy_lm.train.rows_read import NUM_PARTS, marks, rows_digest
 
 METRICS_NAME: Final = "metrics.jsonl"
 
@@ -38,6 +39,8 @@ class StepTotals:
     source_bytes: np.ndarray[Any, np.dtype[np.float64]]
     num_documents: np.ndarray[Any, np.dtype[np.float64]]
     num_symbols: np.ndarray[Any, np.dtype[np.float64]]
+    rows_digest: str
+    """Of the rows that the ranks were given, whichever rank read which."""
     wait_seconds: float
     """Waiting for data, averaged over ranks."""
     flags: tuple[bool, ...]
@@ -71,7 +74,7 @@ class Tally:
         self.num_views = num_views
         self._losses: list[torch.Tensor] = []
         self._num_heads = 0
-        self._counts = np.zeros(3 * (num_views + 1))
+        self._counts = np.zeros(3 * (num_views + 1) + NUM_PARTS)
 
     def add(self, losses: Losses, batch: Batch) -> None:
         """One micro-batch of this rank. Nothing is read back from the device yet."""
@@ -79,7 +82,7 @@ class Tally:
         self._losses.append(torch.cat([part.double() for part in parts]))
         self._num_heads = len(losses.head_nll_nats)
         if self.ranks.column_share == 0:  # ranks that share rows have the same ones, and different losses
-            self._counts += np.concatenate((batch.source_bytes, batch.num_documents, batch.num_symbols))
+            self._counts += np.concatenate((batch.source_bytes, batch.num_documents, batch.num_symbols, marks(batch)))
 
     def reduce(self, wait_seconds: float = 0.0, flags: Sequence[bool] = ()) -> StepTotals:
         """The sums over all ranks; every rank gets the same."""
@@ -87,7 +90,7 @@ class Tally:
         rest = torch.from_numpy(np.concatenate((self._counts, [wait_seconds], np.array(flags, dtype=np.float64))))
         total = self.ranks.sum(torch.cat((mine, rest.to(mine.device)))).numpy()
         codes, heads, views = self.num_views + 2, self._num_heads, self.num_views + 1
-        parts = np.split(total, np.cumsum([1, codes, codes, heads, heads, views, views, views, 1]))
+        parts = np.split(total, np.cumsum([1, codes, codes, heads, heads, views, views, views, NUM_PARTS, 1]))
         world = self.ranks.world_size
         return StepTotals(
             objective=float(parts[0][0]) / (world * len(self._losses)),
@@ -98,8 +101,9 @@ class Tally:
             source_bytes=parts[5],
             num_documents=parts[6],
             num_symbols=parts[7],
-            wait_seconds=float(parts[8][0]) / world,
-            flags=tuple(bool(flag > 0) for flag in parts[9]),
+            rows_digest=rows_digest(parts[8]),
+            wait_seconds=float(parts[9][0]) / world,
+            flags=tuple(bool(flag > 0) for flag in parts[10]),
         )
 
 
@@ -148,6 +152,7 @@ def step_record(
     return {
         "loss_nats": finite(totals.loss_nats),
         "loss_hex": totals.loss_nats.hex(),
+        "rows_digest": totals.rows_digest,
         "head_loss_nats": totals.head_loss_nats(head_names),
         "objective": finite(totals.objective),
         "bits_per_byte": totals.bits_per_byte(names, inexact),
