@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 HELP = "encode a corpus under a compressor: the symbols of every document, restartable, in parallel"
-EXAMPLE = "  proxy-lm encode --corpus corpus --view views/spm --workers 8"
+EXAMPLE = """  proxy-lm encode --corpus corpus --view views/spm --workers 8
+  proxy-lm encode --corpus corpus --view views/spm --engine ray --address 10.0.0.1:6379"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    from proxy_lm.data.engines import add_engine_arguments
+
     parser.add_argument("--corpus", type=Path, required=True, metavar="DIR", help="the prepared corpus")
     parser.add_argument(
         "--view", type=Path, required=True, metavar="DIR", help="the compressor's folder; the symbols are written beside it"
@@ -20,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
         metavar="N",
-        help="processes or threads; the result is the same for any number",
+        help="processes or threads; the result is the same for any number (default: all processors)",
     )
+    add_engine_arguments(parser)
     parser.add_argument("--verify-every", type=int, default=1, metavar="K", help="decode each K-th document again: 1 all (default), 0 none")
     parser.add_argument("--force", action="store_true", help="replace symbols of another corpus or compressor in the same folder")
 
@@ -32,17 +34,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Encode, and return the manifest with the two rates people ask for."""
     from proxy_lm.data.corpus import Corpus
     from proxy_lm.data.encoding import encode_corpus
+    from proxy_lm.data.engines import LocalEngine, open_engine
 
     corpus = Corpus.open(args.corpus, verify=False)
-    manifest = encode_corpus(
-        corpus,
-        args.view,
-        args.view,
-        num_workers=args.workers,
-        verify_every=args.verify_every,
-        verify_corpus=True,
-        force=args.force,
-    )
+    with open_engine(args.engine, num_workers=args.workers, address=args.address) as engine:
+        manifest = encode_corpus(
+            corpus,
+            args.view,
+            args.view,
+            num_workers=engine.num_workers,
+            engine=None if isinstance(engine, LocalEngine) else engine,  # here threads may serve, which an engine has not
+            verify_every=args.verify_every,
+            verify_corpus=True,
+            force=args.force,
+        )
     told_bytes = manifest["num_bytes"] - manifest["raw_only_bytes"]
     return {
         "view": str(args.view),

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.errors import RequestError
-
 HELP = "make a corpus from folders, files, containers, data sets by name, or the installed Python"
 EXAMPLE = """  proxy-lm prepare python: --out corpus --max-bytes 30000000
+  proxy-lm prepare data --out corpus --engine ray --address 10.0.0.1:6379
   proxy-lm prepare ~/src more.jsonl.zst hf:owner/name --out corpus --languages python,rust --against HumanEval.jsonl
 
 SRC is a folder (.gitignore honoured), a file, a .jsonl[.gz|.zst], .parquet or .tar[.gz|.zst], hf:NAME[/CONFIG], or python: for the
@@ -19,6 +18,7 @@ installed Python. The same command continues an interrupted run; a finished corp
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options as in `PrepareSettings`, which says more about each."""
+    from proxy_lm.data.engines import add_engine_arguments
     from proxy_lm.data.prepare import PrepareSettings
 
     def option(name: str, **how: Any) -> None:
@@ -50,14 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("text_field", "bytes_field", "project_field", "hub_split"):
         option(name, metavar="NAME")
     option("binary", choices=["drop", "keep"])
-    parser.add_argument("--workers", type=int, metavar="N", help="processes; changes nothing in the corpus (default: the processors here)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes; changes nothing in the corpus (default: all processors)")
+    add_engine_arguments(parser)
     parser.add_argument("--force", action="store_true", help="replace a corpus that was made with other settings")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The manifest's account of the corpus, with its path and the time it took."""
     from proxy_lm.config import validate
-    from proxy_lm.data.pool import default_workers
+    from proxy_lm.data.engines import open_engine
     from proxy_lm.data.prepare import PrepareSettings, prepare
 
     given: dict[str, Any] = {name: vars(args)[name] for name in PrepareSettings.model_fields if name in args}
@@ -66,11 +67,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if "near_duplicates" in given:
         given["near_duplicates"] = None if given["near_duplicates"] == "off" else given["near_duplicates"]
     settings = validate(PrepareSettings, given, "the options")
-    workers = default_workers() if args.workers is None else args.workers
-    if workers < 1:
-        raise RequestError(f"--workers {workers} is less than 1; give at least one process")
     started = time.monotonic()
-    manifest, made = prepare(args.sources, args.out, settings, against=args.against, num_workers=workers, force=args.force)
+    with open_engine(args.engine, num_workers=args.workers, address=args.address) as engine:
+        manifest, made = prepare(args.sources, args.out, settings, against=args.against, engine=engine, force=args.force)
     seconds = time.monotonic() - started
     shown = ("digest", "num_documents", "num_bytes", "splits", "split_bytes", "split_by", "drops", "num_records", "num_read_bytes")
     account = {name: manifest[name] for name in (*shown, "matched_problems", "damaged_examples")}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import fcntl
 import itertools
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -22,8 +23,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +34,7 @@ from compressors.base import Compressor
 from compressors.files import atomic_writer, disk_error, read_json, sha256_bytes, write_json
 from compressors.registry import load, read_artifact, save
 from proxy_lm.data.corpus import Corpus
+from proxy_lm.data.engines import Engine, idle
 from proxy_lm.data.parts import NUM_EXAMPLES, Joiner, Part, encode_block
 from proxy_lm.data.view_files import FILES, INDEX, MANIFEST, RAW_ONLY, SCHEMA, SYMBOLS, read_manifest, symbol_type, view_digest
 from proxy_lm.errors import RequestError, WorkError
@@ -40,6 +42,7 @@ from proxy_lm.progress import ProgressBar, note
 
 BLOCK_BYTES: Final = 4 << 20
 PARTS: Final = "encode.parts"
+KEY: Final = "key.json"
 KEEP_AFTER_SECONDS: Final = 2.0
 """Threads keep parts only when they have worked for so long: to keep one takes as long as to make it, and a shorter run is begun anew."""
 _Future: TypeAlias = "concurrent.futures.Future[Any]"
@@ -62,7 +65,8 @@ def encode_corpus(
     compressor_dir: Path,
     out: Path,
     *,
-    num_workers: int,
+    num_workers: int = 1,
+    engine: Engine | None = None,
     verify_round_trip: bool = True,
     verify_every: int = 1,
     verify_corpus: bool = False,
@@ -70,10 +74,12 @@ def encode_corpus(
 ) -> dict[str, Any]:
     """Symbols of every document of `corpus` into the folder `out`, which may be `compressor_dir` itself; returns the manifest.
 
-    `verify_every` k decodes each k-th document again. `verify_corpus` checks the corpus's digests before anything is kept, while the
-    compressor is loaded and the first blocks are encoded. `force` replaces what an encode of another corpus or compressor left in `out`.
+    `engine` encodes the blocks; by default `num_workers` threads or processes here do. `verify_every` k decodes each k-th document again.
+    `verify_corpus` checks the corpus's digests before anything is kept, while the compressor is loaded and the first blocks are encoded.
+    `force` replaces what an encode of another corpus or compressor left in `out`.
     Raises `RequestError` for a folder that holds another view, and `WorkError` for a full disk or a worker that died: finished blocks stay.
     """
+    num_workers = engine.num_workers if engine else num_workers
     if num_workers < 1:
         raise RequestError(f"{num_workers} workers encode nothing; give at least 1 worker")
     if verify_every < 0:
@@ -92,9 +98,11 @@ def encode_corpus(
             if out.resolve() != compressor_dir.resolve():
                 save(compressor, out, artifact.get("measured"))
             verify_every = verify_every if verify_round_trip else 0
-            job = _Job(corpus.path, out, out / PARTS, corpus.digest, verify_every, time.monotonic())
-            _open_parts(job, fingerprint, force)
-            joined = _encode_and_join(job, corpus, compressor, num_workers, checked)
+            out = out.absolute()  # workers on other machines stand elsewhere
+            job = _Job(corpus.path.absolute(), out, out / PARTS, corpus.digest, verify_every, time.monotonic())
+            with idle(job.parts / KEY):
+                _open_parts(job, fingerprint, force)
+            joined = _encode_and_join(job, corpus, compressor, engine or num_workers, checked)
             manifest = _finish(job, corpus, compressor, fingerprint, joined, num_workers)
             shutil.rmtree(job.parts)
         return manifest
@@ -151,7 +159,7 @@ def _finished(corpus: Corpus, fingerprint: str, out: Path, force: bool) -> dict[
 def _open_parts(job: _Job, fingerprint: str, force: bool) -> None:
     """An `encode.parts` folder for this corpus and compressor; one of another is replaced by `force` only."""
     key = {"schema": SCHEMA, "corpus_digest": job.corpus_digest, "fingerprint": fingerprint, "verify_every": job.verify_every}
-    path = job.parts / "key.json"
+    path = job.parts / KEY
     try:
         if path.exists() and (found := read_json(path, "encode key")) != key:
             if not force:
@@ -172,7 +180,7 @@ def _part_path(parts: Path, documents: range) -> Path:
     return parts / f"{documents.start:012d}-{documents.stop:012d}.part"
 
 
-def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, num_workers: int, checked: _Future) -> Joiner:
+def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, workers: int | Engine, checked: _Future) -> Joiner:
     """Make the parts that are missing, and join all in order as they come. The joined file waits among the parts, whole or absent."""
     blocks = blocks_of(corpus)
     missing = [documents for documents in blocks if _read_part(job, compressor, documents) is None]
@@ -182,7 +190,7 @@ def _encode_and_join(job: _Job, corpus: Corpus, compressor: Compressor, num_work
     with (
         atomic_writer(job.parts / SYMBOLS) as file,
         ProgressBar(f"encode {compressor.name}", total_bytes) as bar,
-        _made(job, corpus, compressor, missing, num_workers, checked) as made,
+        _made(job, corpus, compressor, missing, workers, checked) as made,
     ):
         joiner = Joiner(file)
         left = set(missing)
@@ -206,10 +214,16 @@ def _read_part(job: _Job, compressor: Compressor, documents: range) -> Part | No
 
 @contextmanager
 def _made(
-    job: _Job, corpus: Corpus, compressor: Compressor, missing: list[range], num_workers: int, checked: _Future
+    job: _Job, corpus: Corpus, compressor: Compressor, missing: list[range], workers: int | Engine, checked: _Future
 ) -> Iterator[Iterator[Part | None]]:
     """Parts of the missing blocks in order; None where another process wrote it."""
-    num_workers = min(num_workers, len(missing))
+    if isinstance(workers, Engine):
+        checked.result()
+        tasks = [(replace(job, began=-math.inf), documents) for documents in missing]
+        num_bytes = sum(_num_bytes(corpus, documents) for documents in missing)
+        yield _in_turn(workers.run(encode_documents, tasks, seal=job.parts / KEY, num_bytes=num_bytes), missing)
+        return
+    num_workers = min(workers, len(missing))
     if num_workers <= 1:
         yield (_encode_block(job, corpus, compressor, checked, documents) for documents in missing)
         return
@@ -246,23 +260,44 @@ def _in_order(
         yield waiting.popleft().result()
 
 
-def _num_bytes(corpus: Corpus, documents: range) -> int:
-    return int(corpus.offsets[documents.stop] - corpus.offsets[documents.start])
+def _in_turn(finished: Iterator[int], missing: list[range]) -> Iterator[None]:
+    """None for each missing block in order, each when it is among the `finished`, whatever their order."""
+    done: set[int] = set()
+    for documents in missing:
+        while documents.start not in done:
+            done.add(next(finished))
+        yield None
 
 
-_worker: tuple[_Job, Corpus, Compressor, _Future] | None = None
+def encode_documents(job: _Job, documents: range) -> int:
+    """Make the part file of one block, in a process that may do many. Returns its first document."""
+    _encode_block(job, *_opened(job), documents)
+    return documents.start
 
 
-def _start_worker(job: _Job) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which stops the pool
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+@lru_cache(maxsize=1)
+def _opened(job: _Job) -> tuple[Corpus, Compressor, _Future]:
     corpus = Corpus.open(job.corpus, verify=False)
     if corpus.digest != job.corpus_digest:
         raise WorkError(f"the corpus {job.corpus} changed while it was being encoded; run the same command again")
     checked: _Future = concurrent.futures.Future()
-    checked.set_result(None)  # by the parent
-    _worker = (job, corpus, load(job.artifact), checked)
+    checked.set_result(None)  # by whoever asks for the work
+    return corpus, load(job.artifact), checked
+
+
+def _num_bytes(corpus: Corpus, documents: range) -> int:
+    return int(corpus.offsets[documents.stop] - corpus.offsets[documents.start])
+
+
+_job: _Job | None = None
+
+
+def _start_worker(job: _Job) -> None:
+    global _job
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which stops the pool
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _opened(job)
+    _job = job
 
 
 def _leave_with_parent() -> None:
@@ -274,8 +309,8 @@ def _leave_with_parent() -> None:
 
 
 def _work(documents: range) -> None:
-    assert _worker is not None
-    _encode_block(*_worker, documents)
+    assert _job is not None
+    encode_documents(_job, documents)
 
 
 def _encode_block(job: _Job, corpus: Corpus, compressor: Compressor, checked: _Future, documents: range) -> Part:

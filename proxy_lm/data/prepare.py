@@ -25,9 +25,9 @@ from proxy_lm.config import Settings
 from proxy_lm.data.corpus import SPLITS, Corpus, CorpusWriter, Document
 from proxy_lm.data.decontaminate import MIN_RUNS, MIN_SHARE, RUN_WORDS
 from proxy_lm.data.dedup import NUM_VALUES, SHINGLE_WORDS, bands, check_library
+from proxy_lm.data.engines import Engine, LocalEngine, busy_file, idle
 from proxy_lm.data.folders import read_patterns
 from proxy_lm.data.languages import check_languages
-from proxy_lm.data.pool import run_tasks
 from proxy_lm.data.records import Fields
 from proxy_lm.data.select import Selection, load_problems_once, select
 from proxy_lm.data.sources import Source, Unit, open_sources, source_origin
@@ -37,8 +37,7 @@ from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import ProgressBar, note
 
 STATE_SCHEMA = "proxy-lm prepare 1"
-# Less than this is read sooner than worker processes start.
-_ALONE_BYTES = 4_000_000
+STATE = "state.json"
 _DOCUMENTS_AT_ONCE = 4096
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -103,11 +102,24 @@ class PrepareSettings(Settings):
 
 
 def prepare(
-    specs: Sequence[str], out: Path, settings: PrepareSettings, *, against: Sequence[Path] = (), num_workers: int = 1, force: bool = False
+    specs: Sequence[str],
+    out: Path,
+    settings: PrepareSettings,
+    *,
+    against: Sequence[Path] = (),
+    num_workers: int = 1,
+    engine: Engine | None = None,
+    force: bool = False,
 ) -> tuple[dict[str, Any], bool]:
-    """Make the corpus `out`, or find it made: its manifest, and whether there was work to do. Raises `RequestError` and `WorkError`."""
+    """Make the corpus `out`, or find it made: its manifest, and whether there was work to do. Raises `RequestError` and `WorkError`.
+
+    `engine` does the work (default: `num_workers` processes here); it changes nothing in the corpus.
+    """
+    engine = engine or LocalEngine(num_workers)
+    out = out.absolute()  # workers on other machines stand elsewhere
     if settings.near_duplicates is not None:
         check_library()
+    against = [path.absolute() for path in against]
     problems = load_problems_once(tuple(map(str, against)))
     request = {
         "settings": settings.model_dump(mode="json"),
@@ -123,10 +135,13 @@ def prepare(
     _check_replaceable(out)
     sources = open_sources(specs, hub_split=settings.hub_split)
     with _locked(staging):
-        _start_or_continue(staging, {**request, "schema": STATE_SCHEMA, "inventory": digest_of([source.inventory for source in sources])})
+        with idle(staging / STATE):
+            _start_or_continue(
+                staging, {**request, "schema": STATE_SCHEMA, "inventory": digest_of([source.inventory for source in sources])}
+            )
         units = [unit for source in sources for unit in source.units]
-        _read(staging / "spool", units, settings, num_workers)
-        spool = Spool(staging / "spool", units)
+        _read(staging, units, settings, engine)
+        spool = Spool(staging / "spool", units, staging / STATE)
         try:
             chosen = select(
                 spool,
@@ -134,7 +149,7 @@ def prepare(
                 near=settings.near_duplicates,
                 against=against,
                 max_bytes=settings.max_bytes,
-                num_workers=num_workers if spool.sizes.sum() > _ALONE_BYTES else 1,
+                engine=engine,
             )
             manifest = _write(staging / "corpus", spool, chosen, settings, sources, request)
         finally:
@@ -181,7 +196,7 @@ def _locked(staging: Path) -> Iterator[None]:
 
 def _start_or_continue(staging: Path, state: Mapping[str, Any]) -> None:
     """Keep what an interrupted run of the same request on the same input left, and nothing else."""
-    file = staging / "state.json"
+    file = staging / STATE
     if file.exists():
         try:
             same = read_json(file, "state of an interrupted run") == state
@@ -195,12 +210,12 @@ def _start_or_continue(staging: Path, state: Mapping[str, Any]) -> None:
     for entry in staging.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != "lock":
+        elif entry.name not in ("lock", busy_file(file).name):
             entry.unlink()
     write_json(file, state)
 
 
-def _read(spool: Path, units: Sequence[Unit], settings: PrepareSettings, num_workers: int) -> None:
+def _read(staging: Path, units: Sequence[Unit], settings: PrepareSettings, engine: Engine) -> None:
     filters = Filters(
         min_bytes=settings.min_bytes,
         max_document_bytes=settings.max_bytes_per_document,
@@ -212,12 +227,13 @@ def _read(spool: Path, units: Sequence[Unit], settings: PrepareSettings, num_wor
         fields=Fields(settings.text_field, settings.bytes_field, settings.project_field),
         hub_split=settings.hub_split,
     )
+    spool = staging / "spool"
     spool.mkdir(exist_ok=True)
     total = sum(unit.size_bytes for unit in units)
-    alone = total < _ALONE_BYTES and not any(unit.kind == "hub" for unit in units)
+    known = not any(unit.kind == "hub" for unit in units)
     tasks = [(spool, number, unit, filters) for number, unit in enumerate(units)]
     with ProgressBar("read", total or None) as bar:
-        for num_bytes in run_tasks(spool_unit, tasks, 1 if alone else min(num_workers, len(units))):
+        for num_bytes in engine.run(spool_unit, tasks, seal=staging / STATE, num_bytes=total if known else None):
             bar.advance(num_bytes)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from compressors.files import atomic_writer, disk_error
 from proxy_lm.data.decontaminate import Problems, load_problems
 from proxy_lm.data.dedup import NUM_VALUES, near_duplicates, signature
-from proxy_lm.data.pool import run_tasks
+from proxy_lm.data.engines import Engine
 from proxy_lm.data.spool import Spool, block_documents
 from proxy_lm.progress import ProgressBar
 
@@ -41,7 +41,7 @@ class Selection:
     """Problem -> documents dropped for it."""
 
 
-def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Path], max_bytes: int | None, num_workers: int) -> Selection:
+def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Path], max_bytes: int | None, engine: Engine) -> Selection:
     """Drop copies, problems and what is over the total size. `near` is the similarity from which on documents are near copies."""
     ids = spool.ids()
     order = shuffled(ids, seed)
@@ -49,7 +49,7 @@ def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Pat
     drops = {EXACT: _count(spool, np.setdiff1d(np.arange(spool.num_documents), distinct))}
     candidates = order[np.isin(order, distinct)]
     del ids, order
-    examiner = _Examiner(spool, near, tuple(map(str, against)), num_workers)
+    examiner = _Examiner(spool, near, tuple(map(str, against)), engine)
     wanted = int(spool.sizes[candidates].sum()) if max_bytes is None else int(_FIRST_SAMPLE * max_bytes)
     while True:
         sample = candidates[: _prefix(spool.sizes[candidates], wanted) + 1]
@@ -111,8 +111,8 @@ def load_problems_once(against: tuple[str, ...]) -> Problems:
 class _Examiner:
     """Signatures and problem matches of growing samples; each document is looked at once."""
 
-    def __init__(self, spool: Spool, near: float | None, against: tuple[str, ...], num_workers: int) -> None:
-        self.spool, self.near, self.against, self.num_workers = spool, near, against, num_workers
+    def __init__(self, spool: Spool, near: float | None, against: tuple[str, ...], engine: Engine) -> None:
+        self.spool, self.near, self.against, self.engine = spool, near, against, engine
         self.problems = load_problems_once(against)
         self._files: list[tuple[int, Path]] = []
         self._seen = np.zeros(0, np.int64)
@@ -124,8 +124,9 @@ class _Examiner:
             return {}, {}
         fresh = np.setdiff1d(sample, self._seen, assume_unique=True)
         self._seen, self._round = sample, self._round + 1
-        with ProgressBar("compare", int(self.spool.sizes[fresh].sum())) as bar:
-            for num_bytes in run_tasks(examine_block, self._tasks(fresh), self.num_workers):
+        total = int(self.spool.sizes[fresh].sum())
+        with ProgressBar("compare", total) as bar:
+            for num_bytes in self.engine.run(examine_block, list(self._tasks(fresh)), seal=self.spool.seal, num_bytes=total):
                 bar.advance(num_bytes)
         return self._judge(sample)
 

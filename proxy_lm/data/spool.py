@@ -198,11 +198,13 @@ class Spool:
     file that the system may drop. The documents' bytes are never held: a block of 16 MB a worker is.
     """
 
-    def __init__(self, folder: Path, units: Sequence[Unit]) -> None:
+    def __init__(self, folder: Path, units: Sequence[Unit], seal: Path) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.folder = folder
+        self.seal = seal
+        """The file that says which run this is (see `proxy_lm.data.engines`)."""
         self.blocks: list[str] = []
         self.first_documents = [0]
         self.reports = [load_report(folder, number) for number in range(len(units))]
