@@ -50,11 +50,11 @@ class OutputHead(nn.Module):
         weight_VD: Tensor = self.weight
         if not torch.is_grad_enabled():  # an autograd Function is told that a parameter needs its gradient even here
             hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
-        return _counted_loss(hidden_ND, weight_VD, targets_N, counts_N, weights_N)
+        return _counted_loss(hidden_ND, weight_VD, targets_N, counts_N, weights_N)  # type: ignore[no-any-return]
 
 
 # Whole-model compilation stops here and goes on behind it: chunks of 65,536 ids are products, and have their own kernels.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _counted_loss(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor, weights_N: Tensor | None
 ) -> tuple[Tensor, Tensor]:

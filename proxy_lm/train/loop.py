@@ -162,9 +162,7 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
     flops_per_second = symbols * inputs.flops_per_symbol / step_seconds
     record: dict[str, Any] = {
         "step": counters.step,
-        **step_record(
-            totals, inputs.view_names, symbols, inputs.inexact_names, head_names=inputs.settings.model.resolved().head_names
-        ),
+        **step_record(totals, inputs.view_names, symbols, inputs.inexact_names, head_names=inputs.settings.model.resolved().head_names),
         "learning_rate": rate,
         "gradient_norm": finite(job.engine.gradient_norm),
         "loss_scale": job.engine.loss_scale,
