@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "compressor": "proxy_lm.commands.compressor",
     "encode": "proxy_lm.commands.encode",
     "inspect": "proxy_lm.commands.inspect",
+    "launch": "proxy_lm.commands.launch",
 }
 
 

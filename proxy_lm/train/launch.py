@@ -12,8 +12,11 @@ import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from proxy_lm.errors import RequestError
+
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ def detect(environment: MutableMapping[str, str]) -> Launch:
     environment["RANK"] = str(launch.rank)
     environment["WORLD_SIZE"] = str(launch.world_size)
     environment["LOCAL_RANK"] = str(launch.local_rank)
-    if launch.local_world_size == launch.world_size and Path("/sys/class/net/lo").exists():
+    here = launch.local_world_size == launch.world_size or environment["MASTER_ADDR"] in LOOPBACK
+    if here and Path("/sys/class/net/lo").exists():
         # Everyone is on this machine. Without a name gloo resolves the host's own name, which in containers may lead nowhere.
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
     return launch
