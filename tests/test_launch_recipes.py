@@ -169,7 +169,7 @@ if code == 75:
     while not stopped:
         time.sleep(0.01)
     time.sleep(0.2)                            # the checkpoint; bash must not be gone before it
-os.write(1, f"rank {os.environ['SLURM_PROCID']} ends {code}\n".encode())
+os.write(1, f"rank {os.environ['SLURM_PROCID']} ends {code}\\n".encode())
 sys.exit(code)
 """
 
