@@ -1,6 +1,7 @@
 """How fast planning and reading are, on made-up documents. `make bench` prints it; `tests/test_bench_plan.py` holds it to the promise.
 
     plan_rate()      documents a second on one core: planning pass and slicing of all rows
+    pack_rate()      units a second that best-fit packing lays into rows, and the padding it leaves
     reader_rate()    megabytes of source, and ids, a second that one thread assembles out of a corpus in memory
     wait_share()     share of its time that a consumer which computes for 200 ms a step waits for the loader
 
@@ -81,6 +82,20 @@ def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[s
         "slicing_documents_per_second": told / (sliced - planned),
         "documents_per_second": told / (sliced - began),
     }
+
+
+def pack_rate(num_units: int = 1_000_000, row_length: int = 4_096) -> dict[str, float]:
+    """Units a second of CPU time that best-fit packing lays into rows, in blocks as the plan does, and the share of padding it leaves."""
+    from proxy_lm.data.fit import pack  # brings numba
+
+    lengths = made_up_sizes(num_units) + 4
+    pack(lengths[:100], row_length)  # compiled
+    num_rows = 0
+    began = time.process_time()
+    for first in range(0, num_units, 4096):
+        num_rows += pack(lengths[first : first + 4096], row_length).num_rows
+    seconds = time.process_time() - began
+    return {"units_per_second": num_units / seconds, "padding_share": 1 - int(lengths.sum()) / (num_rows * row_length)}
 
 
 def made_up_reader(num_documents: int, median_bytes: float, row_length: int, num_rows: int) -> RowReader:
