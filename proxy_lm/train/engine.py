@@ -172,6 +172,11 @@ def meeting() -> Iterator[None]:
         raise
 
 
+def device_name(device: torch.device) -> str:
+    """The device as its maker calls it; empty for a CPU, which `run.json` describes elsewhere."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
 def versions() -> dict[str, str]:
     """Of the libraries that decide a run's numbers."""
     return {"torch": torch.__version__, "deepspeed": deepspeed.__version__}

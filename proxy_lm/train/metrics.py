@@ -116,6 +116,10 @@ class Counters:
     training_flops: int = 0
     seconds: float = 0.0
     """Wall time of the loop on rank 0, validation and checkpoints included; time lost by a kill is not in it."""
+    earlier_seconds: float = 0.0
+    """Of `seconds`, those before this start."""
+    earlier_device_seconds: float = 0.0
+    """The same times the number of ranks that each start had."""
     source_bytes_by_view: dict[str, int] = field(default_factory=dict)
     documents_by_view: dict[str, int] = field(default_factory=dict)
     symbols_by_view: dict[str, int] = field(default_factory=dict)
@@ -138,6 +142,14 @@ class Counters:
         ):
             for name, number in zip(names, numbers, strict=True):
                 into[name] = into.get(name, 0) + int(number)
+
+    def device_seconds(self, world_size: int) -> float:
+        """Seconds of all ranks over all starts; `world_size` is of the present one."""
+        return self.earlier_device_seconds + (self.seconds - self.earlier_seconds) * world_size
+
+    def count_device_seconds(self, world_size: int) -> None:
+        """A start of `world_size` ranks has ended here and another begins."""
+        self.earlier_device_seconds, self.earlier_seconds = self.device_seconds(world_size), self.seconds
 
     @property
     def source_bytes(self) -> int:

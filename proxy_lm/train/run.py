@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
-import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import proxy_lm
 from compressors.files import digest_of, read_json, write_bytes, write_json
-from proxy_lm.config import dump_yaml
+from proxy_lm.config import dump_yaml, validate
 from proxy_lm.errors import RequestError
 from proxy_lm.model.allocator import keep_freed_memory
 from proxy_lm.model.decoder import Decoder
@@ -33,6 +30,7 @@ from proxy_lm.train.inputs import Inputs, describe_vocabulary, open_inputs
 from proxy_lm.train.launch import Launch
 from proxy_lm.train.loop import Job, checkpoint_state, measure_peak_flops, run_steps
 from proxy_lm.train.metrics import METRICS_NAME, Board, Counters, MetricsFile
+from proxy_lm.train.provenance import describe
 from proxy_lm.train.run_lock import RunLock
 from proxy_lm.train.settings import RunSettings, changed_settings
 from proxy_lm.train.stopping import EXIT_STOPPED, StopRequest
@@ -52,19 +50,26 @@ def train(settings: RunSettings, launch: Launch, user_json: dict[str, Any] | Non
     with StopRequest() as stop:
         ranks = deepspeed_engine.start(settings.communication, launch, settings.sequence_parallel)
         keep_freed_memory()
-        inputs = first_then_rest(
-            ranks,
-            lambda: open_inputs(settings, launch.world_size, verify=True),
-            lambda: open_inputs(settings, launch.world_size, verify=False),
-        )
-        derived = derive(settings, inputs.shape)
-        config = agree(ranks, lambda: complete(derived, user_json, source) if user_json else derived)
-        with contextlib.ExitStack() as stack:
-            with together():
-                stack.enter_context(RunLock(settings.folder, ranks))
-            finished = _train_locked(inputs, ranks, config, stop)
+        finished = train_among(ranks, settings, stop, user_json, source)
     deepspeed_engine.stop()
     return 0 if finished else EXIT_STOPPED
+
+
+def train_among(
+    ranks: Ranks, settings: RunSettings, stop: StopRequest, user_json: dict[str, Any] | None = None, source: str = "the DeepSpeed file"
+) -> bool:
+    """Train among processes that have met; several runs in turn may share one meeting. True when the run reached its end."""
+    inputs = first_then_rest(
+        ranks,
+        lambda: open_inputs(settings, ranks.world_size, verify=True),
+        lambda: open_inputs(settings, ranks.world_size, verify=False),
+    )
+    derived = derive(settings, inputs.shape)
+    config = agree(ranks, lambda: complete(derived, user_json, source) if user_json else derived)
+    with contextlib.ExitStack() as stack:
+        with together():
+            stack.enter_context(RunLock(settings.folder, ranks))
+        return _train_locked(inputs, ranks, config, stop)
 
 
 def is_finished(settings: RunSettings) -> bool:
@@ -91,7 +96,9 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
         checkpoint = manager.newest_valid()
     agree(ranks, lambda: check_resume(inputs, checkpoint))
     counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
-    record = _describe(inputs, ranks)
+    if checkpoint:
+        counters.count_device_seconds(checkpoint.world_size)
+    record = agree(ranks, lambda: _record(inputs, ranks, config, counters) if ranks.rank == 0 else {})
     if ranks.rank == 0:
         _announce(inputs, ranks, checkpoint)
         settings.folder.mkdir(parents=True, exist_ok=True)
@@ -165,6 +172,10 @@ def check_resume(inputs: Inputs, checkpoint: Checkpoint | None) -> None:
 
 
 def _refuse_changes(old: dict[str, Any], settings: RunSettings, where: Path) -> None:
+    # Settings that have come since take the value that they had when nobody could set them: their default. What this version does not know
+    # stays as it is and is refused below.
+    with contextlib.suppress(RequestError):
+        old = validate(RunSettings, old, str(where)).model_dump(mode="json")
     changes = changed_settings(old, settings.model_dump(mode="json"))
     if changes:
         raise RequestError(
@@ -187,26 +198,20 @@ def _write_checkpoint(engine: Engine, inputs: Inputs, folder: Path, step: int) -
     write_weights(path, engine.shapes(), engine.full_parameters(), metadata)
 
 
-def _describe(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
-    settings = inputs.settings
-    return {
-        "schema": 1,
-        "kind": "proxy-lm run",
-        "name": settings.name,
-        "settings": settings.model_dump(mode="json"),
-        "config_digest": digest_of(settings.model_dump(mode="json")),
-        "identity": inputs.identity(),
-        "versions": {"proxy_lm": proxy_lm.__version__, "python": platform.python_version(), **deepspeed_engine.versions()},
-        "git": _git_state(),
+def _record(inputs: Inputs, ranks: Ranks, config: dict[str, Any], counters: Counters) -> dict[str, Any]:
+    """What `run.json` says from the start on. `starts` is the run's history: what each start continued, and on what."""
+    record = describe(inputs)
+    record |= {
         "world_size": ranks.world_size,
         "device": str(ranks.device.type),
-        "seed": settings.seed,
-        "num_steps": inputs.num_steps,
-        "symbols_per_step": inputs.shape.symbols_per_step,
-        "training_flops_per_symbol": inputs.flops_per_symbol,
-        "vocabulary": describe_vocabulary(inputs.vocabulary),
+        "device_name": deepspeed_engine.device_name(ranks.device),
+        "deepspeed_digest": digest_of(config),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    path = inputs.settings.folder / RUN_NAME
+    earlier = read_json(path, "record of the run").get("starts", []) if counters.step and path.exists() else []
+    start = {"step": counters.step, **{key: record[key] for key in ("started", "world_size", "device", "versions", "git", "machine")}}
+    return {**record, "starts": [*earlier, start]}
 
 
 def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
@@ -218,19 +223,8 @@ def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
         "source_bytes": counters.source_bytes,
         # Of the whole plan, hence known to be told at the end only; a signal also leaves no time to count it.
         "unique_bytes": inputs.plan.summary()["unique_source_bytes"] if counters.step == inputs.num_steps else None,
-        "device_seconds": counters.seconds * ranks.world_size,
+        "device_seconds": counters.device_seconds(ranks.world_size),
     }
-
-
-def _git_state() -> dict[str, str] | None:
-    """Commit and cleanness of the checkout that this code runs from; None where it is no checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10).stdout
-        dirty = subprocess.run(["git", "-C", here, "status", "--porcelain"], capture_output=True, text=True, check=True, timeout=10).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit.strip(), "state": "changed" if dirty.strip() else "clean"}
 
 
 def _announce(inputs: Inputs, ranks: Ranks, checkpoint: Checkpoint | None) -> None:
