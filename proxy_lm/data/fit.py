@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from compressors.neural.jit import compiled
+from proxy_lm.data.pieces import Pieces, Slices, slices_of
 
 I64 = npt.NDArray[np.int64]
-U8 = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,48 @@ def pack(lengths: I64, row_length: int) -> Packed:
     bins = _best_fit(rest, longest_first, row_length)
     num_rows = _number(rest, (lengths - 1) // row_length, bins, whole_row, row, column)
     return Packed(whole_row, row, column, int(num_rows))
+
+
+def rows_of(pieces: Pieces, row_length: int) -> int:
+    """Rows that the segments of these pieces fill."""
+    return pack(_unit_lengths(pieces)[1], row_length).num_rows
+
+
+def lay(pieces: Pieces, first_row: int, row_length: int, lookahead: int) -> tuple[Slices, I64]:
+    """The slices of all rows that these pieces fill, from `first_row` on, in the order of the pieces; and the index of each one's piece.
+
+    A unit's part of a row is a segment of its own. The lookahead of a row shows how the unit goes on that fills all of it, so that each id
+    of a unit but its first is a target once; behind a unit that ends there is none."""
+    firsts, lengths = _unit_lengths(pieces)
+    packed = pack(lengths, row_length)
+    # Parts: a unit's stretch in one row.
+    num_parts = (lengths - 1) // row_length + 1
+    unit = np.repeat(np.arange(lengths.size), num_parts)
+    number = np.arange(unit.size) - (np.cumsum(num_parts) - num_parts)[unit]
+    last = number == num_parts[unit] - 1
+    row = first_row + np.where(last, packed.row[unit], packed.whole_row[unit] + number)
+    column = np.where(last, packed.column[unit], 0)
+    begin = pieces.start[firsts][unit] + number * row_length
+    end = np.minimum(begin + row_length + lookahead, (pieces.start[firsts] + lengths)[unit])
+    by_row = np.lexsort((column, row))
+    segment = np.empty_like(row)
+    segment[by_row] = np.arange(row.size) - np.searchsorted(row[by_row], row[by_row])
+    # Slices: a piece's stretch of a part.
+    ends = pieces.end
+    first_piece = np.searchsorted(ends, begin, side="right")
+    num_slices = np.searchsorted(pieces.start, end, side="left") - first_piece
+    part = np.repeat(np.arange(row.size), num_slices)
+    index = np.arange(part.size) + (first_piece - np.cumsum(num_slices) + num_slices)[part]
+    start = np.maximum(pieces.start[index], begin[part])
+    position = start - begin[part]
+    length = np.minimum(ends[index], end[part]) - start
+    return slices_of(pieces, index, row[part], column[part] + position, start, length, segment[part], position), index
+
+
+def _unit_lengths(pieces: Pieces) -> tuple[I64, I64]:
+    """First piece of each unit and the unit's ids, both int64 [num_units]; the first piece opens a segment."""
+    firsts = np.flatnonzero(pieces.opens)
+    return firsts, np.add.reduceat(pieces.length, firsts)
 
 
 @compiled

@@ -240,7 +240,8 @@ def _stretches(told: Told, index: I64, number: I64, last: Bools) -> tuple[I64, I
 
 @dataclass(frozen=True)
 class Slices:
-    """What fills rows, in (row, column) order: arrays of shape [num_slices]. The slices of a row cover it without gap or overlap."""
+    """What fills rows, in (row, column) order: arrays of shape [num_slices]. The slices of a row follow one another without gap or overlap
+    from column 0 on; where rows are packed, what they leave at the end of a row is padding."""
 
     row: I64  # global row of the run
     column: I64  # first column in the row
@@ -337,18 +338,21 @@ def cut(pieces: Pieces, rows: I64, stream_rows: I64, row_length: int, lookahead:
     start = pieces.start[index]
     begin = np.maximum(start, row_starts[in_row])
     length = np.minimum(ends[index], row_ends[in_row]) - begin
-    offset = begin - start
     # A row opens a segment, and so does each BOS; a row that opens with a BOS opens one segment, not two.
-    opening = pieces.opening[index]
-    opens = OPENS_SEGMENT[opening]
+    opens = OPENS_SEGMENT[pieces.opening[index]]
     opens[before] = True
     segment = np.cumsum(opens)
     segment -= segment[before][in_row]
     opened = np.flatnonzero(opens)[np.cumsum(opens) - 1]
+    return slices_of(pieces, index, rows[in_row], begin - row_starts[in_row], begin, length, segment, begin - begin[opened])
+
+
+def slices_of(pieces: Pieces, index: I64, row: I64, column: I64, begin: I64, length: I64, segment: I64, position: I64) -> Slices:
+    """Slices of the pieces `index`, from the places `begin` of the stream on; the other arrays as in `Slices`."""
     return Slices(
-        row=rows[in_row],
-        column=begin - row_starts[in_row],
-        offset=offset,
+        row=row,
+        column=column,
+        offset=begin - pieces.start[index],
         length=length,
         payload=pieces.payload[index],
         first=pieces.first[index],
@@ -358,9 +362,9 @@ def cut(pieces: Pieces, rows: I64, stream_rows: I64, row_length: int, lookahead:
         num_bytes=pieces.num_bytes[index],
         layout=pieces.layout[index],
         code=pieces.code[index],
-        opening=opening,
+        opening=pieces.opening[index],
         closing=pieces.closing[index],
         counts=pieces.counts[index],
         segment=segment,
-        position=begin - begin[opened],
+        position=position,
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from proxy_lm.data.pieces import CLOSING_LENGTHS, CLOSINGS, I64, OPENING_LENGTHS, OPENINGS, Slices
 from proxy_lm.data.plan import Plan
 from proxy_lm.errors import RequestError
-from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
+from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
 
 
 class Payloads(Protocol):
@@ -33,8 +33,8 @@ class Batch:
     """Rows as the model takes them. B rows, L row_length, H lookahead."""
 
     ids: npt.NDArray[np.int64]  # [B, L + H]
-    segments: npt.NDArray[np.int32]  # [B, L + H], from 0 up in each row; -1 would be padding, of which a plan makes none
-    positions: npt.NDArray[np.int32]  # [B, L + H], from 0 at each segment's start in the row
+    segments: npt.NDArray[np.int32]  # [B, L + H], from 0 up in each row; -1 is padding, at the ends of packed rows only
+    positions: npt.NDArray[np.int32]  # [B, L + H], from 0 at each segment's start in the row, and where padding begins
     views: npt.NDArray[np.uint8]  # [B, L + H], 0 raw, k + 1 view k, 255 special
     source_bytes: I64  # [num_views + 1], bytes of source told by each view in columns 0..L-1
     num_documents: I64  # [num_views + 1], pieces that begin in columns 0..L-1
@@ -79,16 +79,18 @@ class RowReader:
         return self.fill(slices[0] if len(slices) == 1 else Slices.join(slices), len(rows))
 
     def fill(self, slices: Slices, num_rows: int) -> Batch:
-        """The batch of slices that cover `num_rows` whole rows."""
+        """The batch of the slices of `num_rows` whole rows, in (row, column) order. What no slice covers is padding."""
         width = self.plan.row_length + self.plan.lookahead
         total = num_rows * width
-        starts = np.cumsum(slices.length) - slices.length  # where each slice begins among all columns of all rows
-        assert int(slices.length.sum()) == total
-        ids = np.empty(total, dtype=np.int64)
-        views = np.repeat(slices.code, slices.length)
-        segments = np.repeat(slices.segment.astype(np.int32), slices.length)
+        # Where each slice begins among all columns of all rows; each row has one slice at column 0.
+        starts = (np.cumsum(slices.column == 0) - 1) * width + slices.column
+        gaps = np.append(starts[1:], total) - starts - slices.length
+        assert gaps.min() >= 0
+        ids = np.full(total, PAD, dtype=np.int64) if gaps.any() else np.empty(total, dtype=np.int64)
+        views = _spread(slices.code, SPECIAL_CODE, slices.length, gaps)
+        segments = _spread(slices.segment.astype(np.int32), -1, slices.length, gaps)
         positions = np.arange(total, dtype=np.int32)
-        positions -= np.repeat((starts - slices.position).astype(np.int32), slices.length)
+        positions -= _spread((starts - slices.position).astype(np.int32), (starts + slices.length).astype(np.int32), slices.length, gaps)
         after = OPENING_LENGTHS[slices.opening] + slices.payload
         for table, which, at in ((self._opening_ids, slices.opening, None), (self._closing_ids, slices.closing, after)):
             lengths = (OPENING_LENGTHS if at is None else CLOSING_LENGTHS)[which]
@@ -122,6 +124,15 @@ class RowReader:
         for code, document, begin, stop, column in zip(*(values.tolist() for values in table), strict=True):
             payload = self._sources[code].slice(document, begin, stop)
             np.add(payload, first_ids[code], out=ids[column : column + stop - begin], dtype=np.int64)
+
+
+def _spread(values: npt.NDArray[Any], between: Any, lengths: I64, gaps: I64) -> npt.NDArray[Any]:
+    """Each value `lengths` times, and `between` (one number, or one a gap) `gaps` times after it."""
+    if not gaps.any():
+        return np.repeat(values, lengths)
+    both = np.empty((values.size, 2), dtype=values.dtype)
+    both[:, 0], both[:, 1] = values, between
+    return np.repeat(both.reshape(-1), np.stack([lengths, gaps], axis=1).reshape(-1))
 
 
 def _special_ids(names: Sequence[Sequence[str]], vocabulary: Vocabulary) -> I64:
