@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,11 +101,11 @@ class Attention(nn.Module):
         self.value = Linear(model.width, model.num_kv_heads * model.head_width)
         self.output = Linear(model.width, model.width)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
+    def project(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, T, H, E] and keys [B, T, K, E], both rotated, and values [B, T, K, E]."""
         rows, positions, _ = x_BTD.shape
         q, k, v = (part(x_BTD).view(rows, positions, -1, self.head_width) for part in (self.query, self.key, self.value))
-        out_BTHE = self.attend(rotate(q, rotation), rotate(k, rotation), v, layout)
-        return self.output(out_BTHE.reshape(rows, positions, -1))  # type: ignore[no-any-return]
+        return rotate(q, rotation), rotate(k, rotation), v
 
 
 class FeedForward(nn.Module):
@@ -130,10 +130,25 @@ class Block(nn.Module):
         self.attention = Attention(model)
         self.feed_forward_norm = Norm(model.width, model.norm_eps)
         self.feed_forward = FeedForward(model)
+        self._compiled: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rotation, layout)
+        before, after = self._compiled or (self.before_attention, self.after_attention)
+        return after(x_BTD, self.attention.attend(*before(x_BTD, rotation), layout))  # type: ignore[no-any-return]
+
+    def before_attention(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, as `Attention.project`."""
+        return self.attention.project(self.attention_norm(x_BTD), rotation)
+
+    def after_attention(self, x_BTD: Tensor, out_BTHE: Tensor) -> Tensor:
+        """The stream after attention's output and the feed-forward have been added."""
+        x_BTD = x_BTD + self.attention.output(out_BTHE.flatten(2))
         return x_BTD + self.feed_forward(self.feed_forward_norm(x_BTD))  # type: ignore[no-any-return]
+
+    def compile_around_attention(self, **options: Any) -> None:
+        """Compile what stands before and after attention, one compilation for all blocks. Attention keeps its own kernels: documents end
+        elsewhere in every batch, and code compiled for their borders would be compiled again for each."""
+        self._compiled = torch.compile(self.before_attention, **options), torch.compile(self.after_attention, **options)
 
 
 class Decoder(nn.Module):
@@ -164,6 +179,7 @@ class Decoder(nn.Module):
         self.lookahead = model.lookahead
         self.activation_checkpointing = activation_checkpointing
         self.attention_path: Path = attention
+        self.static_shapes = False
         self._column_share, self._num_shares = 0, 1
         self.embedding = Embedding(vocabulary_size, model.width)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
@@ -184,6 +200,11 @@ class Decoder(nn.Module):
         for block in self.blocks:
             block.attention.attend = attend  # type: ignore[union-attr,assignment]
 
+    def keep_shapes(self) -> None:
+        """Before the blocks or the model are compiled: from now on rows of one size give tensors of one size, or of few, whatever documents
+        they hold. Otherwise the attention of every batch would be compiled anew. Costs products in vain on a CPU."""
+        self.static_shapes = True
+
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Fill every parameter from its own generator, keyed by (seed, name): equal for any world size, equal bodies for arms that
@@ -198,12 +219,13 @@ class Decoder(nn.Module):
             parameter.copy_(truncated_normal(parameter.shape, std, seed, name))
 
     def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor, loss_weights: Tensor | None = None) -> Losses:
-        """Losses of rows [B, L + lookahead] (ids int64; segments, positions integers; views uint8, see `proxy_lm.vocabulary`).
+        """Losses of rows [B, L + lookahead] (ids int64; segments, positions integers; views uint8, see `proxy_lm.vocabulary`). Segments may
+        lie on the host while all else is on the device: then nothing here waits for the device.
 
         `loss_weights` (float32 [num_views + 2], by the code of the target; left out, all 1) weighs what is trained, never what is
         reported. The denominator B * L is constant: neither world size, accumulation nor weights change it."""
         length = ids.shape[1] - self.lookahead
-        whole_segments = segments[:, :length]
+        whole_segments, segments = segments[:, :length], segments.to(ids.device, non_blocking=True)
         if self._num_shares > 1:  # this rank's columns and the lookahead behind them; attention alone needs whole rows
             length //= self._num_shares
             columns = slice(self._column_share * length, (self._column_share + 1) * length + self.lookahead)
@@ -240,7 +262,7 @@ class Decoder(nn.Module):
 
     def _hidden(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         x_BTD = self.embedding(ids)
-        layout = layout_of(segments, x_BTD.dtype, self.attention_path)
+        layout = layout_of(segments, x_BTD.dtype, self.attention_path, ids.device, static_shapes=self.static_shapes)
         rotation = self._rotation(positions, x_BTD.dtype)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():

@@ -209,11 +209,9 @@ class Engine:
                 f"ZeRO {settings.zero.stage}, on {ranks.device.type}); change the setting it speaks of"
             ) from error
         self.module: nn.Module = self._engine.module
-        if settings.compile == "model":
-            self._engine.compile(compile_kwargs={"dynamic": False})
-        elif settings.compile == "blocks":
+        if settings.compile == "blocks":
             for block in model.blocks:
-                block.compile(dynamic=False)
+                block.compile_around_attention(dynamic=False)  # type: ignore[operator]
 
     def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor, loss_weights: Tensor | None = None) -> Losses:
         """The model's losses on one micro-batch; `loss_weights` as in `Decoder.forward`."""

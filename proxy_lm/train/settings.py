@@ -96,8 +96,9 @@ class RunSettings(Settings):
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more work (not counted in training_flops)."""
 
-    compile: Literal["none", "blocks", "model"] = "none"
-    """`torch.compile`: each block by itself (one compilation serves all of them), or the whole model. Needs a compiler at run time."""
+    compile: Literal["none", "blocks"] = "none"
+    """`torch.compile` for what stands before and after attention in each block; one compilation serves all blocks. Needs a C++ compiler at
+    run time. Never the whole model: documents end elsewhere in every batch, and it would be compiled again for each (README.md)."""
 
     sequence_parallel: int = Field(default=1, ge=1)
     """Ranks that share their rows: each holds row_length / sequence_parallel columns and, inside attention, some of the heads (DeepSpeed
