@@ -134,7 +134,8 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
         before, after = self._compiled or (self.before_attention, self.after_attention)
-        return after(x_BTD, self.attention.attend(*before(x_BTD, rotation), layout))  # type: ignore[no-any-return]
+        q_BTHE, k_BTKE, v_BTKE = before(x_BTD, rotation)
+        return after(x_BTD, self.attention.attend(q_BTHE, k_BTKE, v_BTKE, layout))  # type: ignore[no-any-return]
 
     def before_attention(self, x_BTD: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries and keys, and values, as `Attention.project`."""
