@@ -138,6 +138,7 @@ def settings_for(preset: str, row_length: int, rows: int, device_type: str) -> R
         "rows_per_step": rows,
         "num_steps": 1,
         "precision": "bf16" if device_type == "cuda" else "fp32",
+        "compile": "blocks" if device_type == "cuda" else "none",
         "zero": {"stage": 1},
     }
     return validate(RunSettings, plain, "the GPU check")
