@@ -1,11 +1,14 @@
 """Attention inside documents: causal, and only between positions of the same segment of the same row.
 
-One function, `document_attention`, with three paths of equal meaning:
+One function, `document_attention`, with paths of equal meaning:
 
 * `reference`: scores, mask, softmax, written out. Slow and readable; the others are tested against it.
 * `blocked` (the CPU path): torch's fused attention on blocks of 64 queries. A block sees only the keys from the first that one of its
   documents owns up to its own end, under an additive mask built once per forward. Half of a row's square, or less, is ever computed.
-* `varlen` or `flex` (CUDA): kernels that skip what the mask forbids. Chosen by what this torch and this device offer.
+* `static` (the CPU path of compiled blocks): the same with all keys up to the block's end, so that no shape depends on the documents and
+  one compilation serves every batch.
+* `varlen` or `flex` (CUDA): kernels that skip what the mask forbids. Chosen by what this torch and this device offer. Their layouts take
+  few sizes, for the same reason.
 
 Which positions a path multiplies in vain never shows in its meaning; it may show in the last bit of a float32.
 Padding (segment -1) attends to padding only, so no row of the softmax is empty; nothing else ever attends to it.
@@ -24,10 +27,12 @@ from torch import Tensor
 
 from proxy_lm.errors import RequestError
 
-Path = Literal["auto", "reference", "blocked", "varlen", "flex"]
+Path = Literal["auto", "reference", "blocked", "static", "varlen", "flex"]
 
 # Measured on one core with rows of 512 and 1024: 32 and 64 are level, 128 is slower by a tenth, no blocks by a factor of 2 (README.md).
 QUERIES_PER_BLOCK = 64
+# Of flex attention's mask: its kernels' own size.
+FLEX_BLOCK = 128
 
 
 class Block(NamedTuple):
@@ -45,30 +50,39 @@ class Layout(NamedTuple):
     path: str
     allowed_BTT: Tensor | None = None  # bool (reference)
     blocks: tuple[Block, ...] = ()  # (blocked)
-    borders: Tensor | None = None  # int32 [num_segments + 1] over the flattened rows (varlen)
-    longest: int = 0  # positions of the longest segment (varlen)
+    borders: Tensor | None = None  # int32, over the flattened rows, filled up with empty segments at the end (varlen)
+    longest: int = 0  # positions of the longest segment, or more (varlen)
     block_mask: Any = None  # (flex)
 
 
-def layout_of(segments_BT: Tensor, dtype: torch.dtype, path: Path = "auto") -> Layout:
-    """The layout for rows with these segment numbers (int [B, T], -1 = padding). Raises `RequestError` for an unknown path."""
-    chosen = fastest_path(segments_BT.device, dtype) if path == "auto" else path
+# Never traced: its sizes come from the documents. A compiled model is compiled from behind it on.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def layout_of(
+    segments_BT: Tensor, dtype: torch.dtype, path: Path = "auto", device: torch.device | None = None, *, static_shapes: bool = False
+) -> Layout:
+    """The layout for rows with these segment numbers (int [B, T], -1 = padding) on `device` (left out: that of the numbers).
+
+    Numbers that still lie on the host spare `varlen` its only wait for the device. `static_shapes`: nothing about the segments becomes
+    a shape, or only in few sizes. Raises `RequestError` for an unknown path."""
+    device = device or segments_BT.device
+    chosen = fastest_path(device, dtype, static_shapes) if path == "auto" else path
+    if chosen == "varlen":
+        borders, longest = few_sizes(segment_borders(segments_BT), segments_BT.shape[1])
+        return Layout(chosen, borders=_move(borders, device), longest=longest)
+    segments_BT = _move(segments_BT, device)
     if chosen == "reference":
         return Layout(chosen, allowed_BTT=allowed_pairs(segments_BT))
-    if chosen == "blocked":
-        return Layout(chosen, blocks=_query_blocks(segments_BT, dtype))
-    if chosen == "varlen":
-        borders = segment_borders(segments_BT)
-        return Layout(chosen, borders=borders, longest=int((borders[1:] - borders[:-1]).max()))
+    if chosen in ("blocked", "static"):
+        return Layout(chosen, blocks=_query_blocks(segments_BT, dtype, static_shapes=chosen == "static"))
     if chosen == "flex":
-        return Layout(chosen, block_mask=_block_mask(segments_BT))
-    raise RequestError(f"unknown attention path '{path}'; known: auto, reference, blocked, varlen, flex")
+        return Layout(chosen, block_mask=flex_mask(segments_BT))
+    raise RequestError(f"unknown attention path '{path}'; known: auto, reference, blocked, static, varlen, flex")
 
 
-def fastest_path(device: torch.device, dtype: torch.dtype) -> Path:
+def fastest_path(device: torch.device, dtype: torch.dtype, static_shapes: bool = False) -> Path:
     """The fastest path this device and torch offer: varlen needs CUDA with flash attention and a 16-bit dtype, flex needs CUDA."""
     if device.type != "cuda":
-        return "blocked"
+        return "static" if static_shapes else "blocked"
     if dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0) and _varlen() is not None:
         return "varlen"
     return "flex"
@@ -112,13 +126,21 @@ def reference_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, allowed_
     return (torch.softmax(scores_BHTT, dim=3).to(q_BTHE.dtype) @ v_BHTE).transpose(1, 2)
 
 
-def _query_blocks(segments_BT: Tensor, dtype: torch.dtype) -> tuple[Block, ...]:
-    num_positions = segments_BT.shape[1]
-    columns = torch.arange(num_positions, device=segments_BT.device)
+def segment_starts(segments_BT: Tensor) -> Tensor:
+    """Int64 [B, T]: the first column of the segment at each column."""
+    columns = torch.arange(segments_BT.shape[1], device=segments_BT.device)
     starts_BT = torch.zeros_like(segments_BT, dtype=torch.long)
     starts_BT[:, 1:] = torch.where(segments_BT[:, 1:] != segments_BT[:, :-1], columns[1:], 0)
-    # First column of the segment at each column, least over the rows: no query of the block reads further back in any row.
-    first_keys = starts_BT.cummax(dim=1).values.amin(dim=0)[::QUERIES_PER_BLOCK].tolist()
+    return starts_BT.cummax(dim=1).values
+
+
+def _query_blocks(segments_BT: Tensor, dtype: torch.dtype, *, static_shapes: bool) -> tuple[Block, ...]:
+    num_positions = segments_BT.shape[1]
+    columns = torch.arange(num_positions, device=segments_BT.device)
+    if static_shapes:
+        first_keys = [0] * len(range(0, num_positions, QUERIES_PER_BLOCK))
+    else:  # the least over the rows: no query of the block reads further back in any row
+        first_keys = segment_starts(segments_BT).amin(dim=0)[::QUERIES_PER_BLOCK].tolist()
     blocks = []
     for start, first in zip(range(0, num_positions, QUERIES_PER_BLOCK), first_keys, strict=True):
         stop = min(start + QUERIES_PER_BLOCK, num_positions)
@@ -135,6 +157,25 @@ def segment_borders(segments_BT: Tensor) -> Tensor:
     starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     starts = torch.nonzero(starts_BT.flatten()).flatten()
     return torch.cat([starts, starts.new_tensor([segments_BT.numel()])]).to(torch.int32)
+
+
+def few_sizes(borders: Tensor, row_length: int) -> tuple[Tensor, int]:
+    """The borders with empty segments after the end, and a bound of the longest segment, both rounded up to one of few sizes: a compiled
+    block is compiled anew for every size that it has not seen."""
+    longest, num_positions = int((borders[1:] - borders[:-1]).max()), int(borders[-1])
+    bound = row_length
+    while bound // 4 >= longest:
+        bound //= 4
+    num_borders = max(num_positions // 64, 1)
+    while num_borders < len(borders):
+        num_borders *= 2
+    return torch.cat((borders, borders[-1:].expand(num_borders - len(borders)))), bound
+
+
+def _move(tensor: Tensor, device: torch.device) -> Tensor:
+    if tensor.device == device or device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _varlen() -> Any:
@@ -155,14 +196,35 @@ def _varlen_attention(q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, layout: La
     return out.view_as(q_BTHE)  # type: ignore[no-any-return]
 
 
-def _block_mask(segments_BT: Tensor) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+def flex_mask(segments_BT: Tensor) -> Any:
+    """The `BlockMask` of rows with these segments, from the segments' first columns: nothing of size T * T is made on the way, as
+    `create_block_mask` makes it, and nothing waits for the device."""
+    from torch.nn.attention.flex_attention import BlockMask
 
     def same_segment(b: Tensor, h: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return (t >= s) & (segments_BT[b, t] == segments_BT[b, s])
 
-    rows, positions = segments_BT.shape
-    return create_block_mask(same_segment, B=rows, H=None, Q_LEN=positions, KV_LEN=positions, device=str(segments_BT.device))
+    num_positions = segments_BT.shape[1]
+    starts_BT = segment_starts(segments_BT)
+    blocks = torch.arange(-(-num_positions // FLEX_BLOCK), device=segments_BT.device)
+    last_queries = (blocks * FLEX_BLOCK + FLEX_BLOCK - 1).clamp(max=num_positions - 1)
+    first_key_BQ1 = starts_BT[:, ::FLEX_BLOCK, None] // FLEX_BLOCK
+    # Keys from here up to the last query are one segment, so that blocks before the query's own need no mask at all.
+    alone_BQ1 = -(-starts_BT[:, last_queries, None] // FLEX_BLOCK)
+    q_Q1, k_K = blocks.unsqueeze(1), blocks
+    reached_BQK = (k_K >= first_key_BQ1) & (k_K <= q_Q1)
+    whole_Q1 = (q_Q1 + 1) * FLEX_BLOCK <= num_positions
+    full_BQK = reached_BQK & (k_K >= alone_BQ1) & (k_K < q_Q1) & whole_Q1
+    partial, full = (_block_list(x.unsqueeze(1)) for x in (reached_BQK & ~full_BQK, full_BQK))
+    return BlockMask.from_kv_blocks(
+        *partial, *full, BLOCK_SIZE=FLEX_BLOCK, mask_mod=same_segment, seq_lengths=(num_positions, num_positions)
+    )
+
+
+def _block_list(wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of wanted blocks by row, and all blocks with the wanted ones first, in order (int32)."""
+    indices = torch.argsort(wanted.to(torch.int32), dim=-1, descending=True, stable=True)
+    return wanted.sum(dim=-1).to(torch.int32), indices.to(torch.int32)
 
 
 _compiled: dict[str, Any] = {}
@@ -172,7 +234,8 @@ def _flex_attention(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, block_mask: 
     from torch.nn.attention.flex_attention import flex_attention
 
     # Uncompiled flex materialises all scores: right, and only good enough to test the mask on a CPU.
+    # Inside a compiled block it is compiled with the block.
     function = flex_attention
-    if q_BHTE.is_cuda:
+    if q_BHTE.is_cuda and not torch.compiler.is_compiling():
         function = _compiled.setdefault("flex", torch.compile(flex_attention, dynamic=False))
     return function(q_BHTE, k_BKTE, v_BKTE, block_mask=block_mask, enable_gqa=grouped)  # type: ignore[no-any-return]
