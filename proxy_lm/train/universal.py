@@ -84,11 +84,16 @@ def load_checkpoint(engine: Engine, checkpoint: Checkpoint, run_folder: Path, ra
         return
     if ranks.rank == 0:
         note(
-            f"{checkpoint.path} was written by {checkpoint.world_size} ranks and this run has {ranks.world_size}: its shards are converted "
-            f"in {run_folder / UNIVERSAL_NAME}, which is deleted after loading"
+            f"{checkpoint.path} was written by {count_ranks(checkpoint.world_size)} and this run has {ranks.world_size}: its shards are "
+            f"converted in {run_folder / UNIVERSAL_NAME}, which is deleted after loading"
         )
     with converted(checkpoint, run_folder / UNIVERSAL_NAME, ranks) as folder:
         agree(ranks, lambda: engine.load(folder, universal=True))
+
+
+def count_ranks(number: int) -> str:
+    """`1 rank`, `2 ranks`."""
+    return f"{number} rank" if number == 1 else f"{number} ranks"
 
 
 @contextmanager
@@ -142,7 +147,7 @@ def _check_space(checkpoint: Checkpoint, folder: Path) -> None:
     if free_bytes < needed_bytes:
         raise WorkError(
             f"converting {checkpoint.path} needs about {needed_bytes} bytes for a while and {free_bytes} are free in {folder.parent}; free "
-            f"{needed_bytes - free_bytes} bytes or more, or start {checkpoint.world_size} ranks, which need no conversion"
+            f"{needed_bytes - free_bytes} bytes or more, or start {count_ranks(checkpoint.world_size)}: no conversion is needed then"
         )
 
 
@@ -242,7 +247,7 @@ def _write_parameter(shards: _Shards, name: str, folder: Path) -> None:
 
 
 def _save_whole(path: Path, parameter: _Parameter, pieces: list[Tensor]) -> None:
-    _save(path, {"param": torch.cat(pieces).reshape(parameter.shape), "cat_dim": 0})
+    _save(path, {"param": torch.cat(pieces).detach().reshape(parameter.shape), "cat_dim": 0})
 
 
 def _save(path: Path, value: Mapping[str, Any] | Tensor | float) -> None:
