@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 2 tests/engine_children.py RUN.yaml CASES.json RESULTS.json
 
-CASES: name -> {"settings": changes to RUN, "bare": true | "poison": step | "reload_at": step}. Rank 0 writes, for each case: losses and
-gradient norms of every step, the distance of the final weights from those of the case it names in "against", skipped steps, seconds.
+CASES: name -> {"settings": changes to RUN, "bare": true, "poison": step, "reload_at": step, "against": another name}. A bare loop in bf16
+takes "sums", the dtype in which it adds up micro-batches. Rank 0 writes, for each case: losses and gradient norms of every step, the
+distance of the final weights from those of the case named in "against", skipped steps, source bytes and symbols told, seconds.
 """
 
 from __future__ import annotations
@@ -71,10 +72,33 @@ class SlowMuon(torch.optim.Optimizer):
                 p.add_(x, alpha=-group["lr"] * max(1.0, p.shape[0] / p.shape[1]) ** 0.5)
 
 
-def bare(settings: RunSettings) -> tuple[dict, dict[str, torch.Tensor]]:
+def in_16_bits(model: Decoder, inputs: Inputs, first_row: int, sums: torch.dtype) -> tuple[float, int]:
+    """Gradients of one step as bf16 training means them: passes in bf16, micro-batch by micro-batch, summed in `sums` and left in the
+    fp32 model. Returns the sums that make the loss."""
+    settings = inputs.settings
+    passes = model_of(inputs)
+    passes.load_state_dict(model.state_dict())
+    passes = passes.to(torch.bfloat16)
+    nll, targets, rows = 0.0, 0, settings.rows_per_device
+    totals = [torch.zeros_like(p, dtype=sums) for p in model.parameters()]
+    for first in range(first_row, first_row + settings.rows_per_step, rows):
+        out = passes(*to_tensors(inputs.reader.read(range(first, first + rows)), torch.device("cpu")))
+        out.loss.backward()
+        for total, p in zip(totals, passes.parameters(), strict=True):
+            total += p.grad.to(sums)
+            p.grad = None
+        nll, targets = nll + float(out.nll_nats.sum()), targets + int(out.num_targets.sum())
+    for total, p in zip(totals, model.parameters(), strict=True):
+        p.grad = total.float() * (rows / settings.rows_per_step)
+    return nll, targets
+
+
+def bare(settings: RunSettings, sums: torch.dtype) -> tuple[dict, dict[str, torch.Tensor]]:
     """No engine: the whole global step on this rank, torch's optimizer, torch's clipping."""
     inputs = open_inputs(settings, 1, verify=False)
     model, o = model_of(inputs), settings.optimizer
+    if settings.precision == "bf16":  # DeepSpeed's fp32 weights start as what is left of them in bf16
+        model.to(torch.bfloat16).to(torch.float32)
     muon = [p for name, p in model.named_parameters() if o.kind == "muon" and is_muon_matrix(name, p)]
     groups = [group for group in parameter_groups(model, o) if not group.get("use_muon")]
     adam = torch.optim.AdamW(groups, lr=1.0, betas=o.betas, eps=o.eps)
@@ -86,15 +110,19 @@ def bare(settings: RunSettings) -> tuple[dict, dict[str, torch.Tensor]]:
         rows = settings.rows_per_step
         batch = inputs.reader.read(range(step * rows, step * rows + rows))
         told = [told[0] + float(batch.source_bytes.sum()), told[1] + float(batch.num_symbols.sum())]
-        out = model(*to_tensors(batch, torch.device("cpu")))
-        out.loss.backward()
+        if settings.precision == "bf16":
+            nll, targets = in_16_bits(model, inputs, step * rows, sums)
+        else:
+            out = model(*to_tensors(batch, torch.device("cpu")))
+            out.loss.backward()
+            nll, targets = float(out.nll_nats.sum()), int(out.num_targets.sum())
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), o.gradient_clip or float("inf"))))
         for optimizer, peak in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(settings.schedule, peak, step, inputs.num_steps)
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(float(out.nll_nats.sum() / out.num_targets.sum()))
+        losses.append(nll / targets)
     return {"losses": losses, "norms": norms, "told": told}, {name: p.detach().double() for name, p in model.named_parameters()}
 
 
@@ -146,7 +174,7 @@ def main() -> None:
         settings = validate(RunSettings, merge(plain, case["settings"]), name)
         began = time.monotonic()
         if case.get("bare"):
-            results[name], final[name] = bare(settings)
+            results[name], final[name] = bare(settings, getattr(torch, case.get("sums", "float32")))
         else:
             ranks = groups[settings.sequence_parallel]
             folder = out.with_name(f"{out.stem}-{name.replace(' ', '-')}")

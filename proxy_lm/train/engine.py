@@ -13,6 +13,7 @@ parallelism, loading a checkpoint of another world size for ZeRO stages 1 to 3.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -202,7 +203,9 @@ class Engine:
         muon_on_cpu = settings.optimizer.kind == "muon" and self.device.type == "cpu"
         self._updating: Callable[[], AbstractContextManager[Any]] = _without_compiling if muon_on_cpu else nullcontext
         try:
-            self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+            # Under bf16 and ZeRO 1 it prints its memory use, ten times and without asking.
+            with redirect_stdout(io.StringIO()):
+                self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
         except (ValueError, AssertionError, NotImplementedError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
             raise RequestError(
                 f"DeepSpeed {deepspeed.__version__} refuses its configuration: {_first_line(error)} (precision {settings.precision}, "
