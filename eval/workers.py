@@ -105,11 +105,9 @@ def _device(name: str) -> torch.device:
 def reading_view(settings: RunSettings) -> str:
     """Raw if the run was told any raw bytes by its mix, else its only view. Raises `RequestError` where there are several."""
     mix = settings.mix
-    always_view = all(value == 1.0 for _, value in mix.rate.points) and mix.pair.is_zero
-    if not always_view:
+    if mix.tells_raw:
         return "raw"
-    weights = mix.weights or dict.fromkeys(settings.views, 1.0)
-    told = [name for name in settings.views if weights.get(name, 0.0) > 0]
+    told = [name for name in settings.views if mix.can_be_drawn(name)]
     if len(told) != 1:
         raise RequestError(f"the run was told by {len(told)} views and never raw; choose the reading with --view: {', '.join(told)}")
     return told[0]

@@ -18,14 +18,14 @@ import numpy as np
 import numpy.typing as npt
 
 from proxy_lm.data.loader import Loader
-from proxy_lm.data.mixing import Curve, MixSettings
+from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.plan import KnownLengths, Plan
 from proxy_lm.data.rows import RowReader
 from proxy_lm.vocabulary import Vocabulary
 
 # A ramp with pairs, both orders, some of them parallel: every branch of the plan is taken.
-_MIX = MixSettings(
-    rate=Curve(points=((0.0, 0.4), (0.2, 0.9))), pair=Curve(points=((0.0, 0.5), (0.2, 0.1))), parallel_share=0.2, raw_first=0.5
+_MIX = MixSettings.model_validate(
+    {"rate": [[0.0, 0.4], [0.2, 0.9]], "pair": [[0.0, 0.4], [0.2, 0.08]], "parallel": [[0.0, 0.1], [0.2, 0.02]]}
 )
 _ALPHABET_SIZE = 16_384
 

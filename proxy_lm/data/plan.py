@@ -3,12 +3,11 @@
     plan = Plan.for_corpus(corpus, views, vocabulary=vocabulary, mix=mix, seed=0, row_length=2048, lookahead=1, num_rows=4096)
     plan.row_slices(first_row=1000, num_rows=8)
 
-Position p of the global order tells document `permute(seed, p)` (each document once an epoch); draws keyed by (seed, p), one for each
-decision, settle layout, view and order against the two curves at p's progress. Progress is known for blocks of positions: a curve's value
-is taken at the stream length before the block. One pass over the lengths stores that stream length for each block, the *anchors*, and
-nothing else; a row is found by binary search in the anchors, and the blocks around it are decided anew. The stream's rows are trained on
-in the shuffled order of `row_order`. World size, micro-batch, restarts
-and threads do not enter: the arguments of the constructor are all there is, and `digest` names them.
+How each position of the global order is told is decided by `telling`, against the mix at the position's progress. Progress is known for
+blocks of positions: a curve's value is taken at the stream length before the block. One pass over the lengths stores that stream length
+for each block, the *anchors*, and nothing else; a row is found by binary search in the anchors, and the blocks around it are decided anew.
+The stream's rows are trained on in the shuffled order of `row_order`. World size, micro-batch, restarts and threads do not enter: the
+arguments of the constructor are all there is, and `digest` names them.
 """
 
 from __future__ import annotations
@@ -16,69 +15,38 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from compressors.files import digest_of
 from proxy_lm.data.mixing import MixSettings
-from proxy_lm.data.permutation import PERMUTATION_VERSION, key_of, permute, uniforms
-from proxy_lm.data.pieces import Layout, Pieces, Slices, Told, cut, stream_lengths
+from proxy_lm.data.permutation import PERMUTATION_VERSION
+from proxy_lm.data.pieces import Pieces, Slices, cut
 from proxy_lm.data.row_order import default_window, stream_rows
+from proxy_lm.data.telling import KnownLengths, Teller, ViewLengths
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from proxy_lm.data.corpus import Corpus
+    from proxy_lm.data.cuts import CutTable
     from proxy_lm.data.views import View
+
+__all__ = ["KnownLengths", "Plan", "ViewLengths", "step_digest"]
 
 I64 = npt.NDArray[np.int64]
 
-PLAN_VERSION: Final = 2
+# 3: pair, parallel and splice are shares of their own, on one draw.
+PLAN_VERSION: Final = 3
 # Positions that are decided in one go: large enough to hide numpy's cost per call, small enough for the second-level cache.
 SPAN: Final = 4096
 # A run has at least about this many blocks, so that curves are smooth in short runs too.
 _MIN_BLOCKS: Final = 1024
 # Enough for the rows of one shuffled window of common documents; each is a few hundred kilobytes.
 _KEPT_SPANS: Final = 48
-
-
-class ViewLengths(Protocol):
-    """What the plan needs of a view; `proxy_lm.data.views.View` is one."""
-
-    @property
-    def name(self) -> str:
-        """The view's name in the run."""
-
-    @property
-    def lengths(self) -> I64:
-        """Symbols of every document of the corpus, int64 [num_documents], -1 where the document is raw only."""
-
-
-@dataclass(frozen=True)
-class KnownLengths:
-    """A view of which only the lengths are known: for dry runs and tests."""
-
-    name: str
-    lengths: I64
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """What does not depend on progress, for consecutive positions."""
-
-    position: I64
-    document: I64
-    size_bytes: I64
-    view: npt.NDArray[np.uint8]
-    view_length: I64
-    rate_draw: npt.NDArray[np.float64]
-    pair_draw: npt.NDArray[np.float64]
-    twice_layout: npt.NDArray[np.uint8]
-    raw_first: npt.NDArray[np.bool_]
 
 
 class Plan:
@@ -101,9 +69,12 @@ class Plan:
         num_rows: int,
         shuffle_rows: int = 1,
         parents: Sequence[str] = (),
+        cuts: Mapping[str, CutTable] | None = None,
     ) -> None:
         """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` digests
-        of the corpus and the views, for the plan's own digest. Raises `RequestError` for settings that cannot be planned."""
+        of the corpus and the views, for the plan's own digest; `cuts` where splices may be cut, by view.
+
+        Raises `RequestError` for settings that cannot be planned."""
         _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
         self.parents = tuple(parents)
         self.documents = documents
@@ -116,11 +87,9 @@ class Plan:
         self.shuffle_rows = shuffle_rows
         self.num_views = len(views)
         self.view_names = tuple(view.name for view in views)
-        self._sizes = np.asarray(sizes[documents.start : documents.stop])
-        self._lengths = [np.asarray(view.lengths[documents.start : documents.stop]) for view in views]
-        self._borders = mix.cumulative_weights(self.view_names)
-        self._keys = {what: key_of(seed, what) for what in ("document", "view", "rate", "pair", "parallel", "order")}
-        self.block_positions = _block_size(num_rows * row_length, self._sizes)
+        self.cut_digests = {name: table.digest for name, table in sorted((cuts or {}).items())}
+        self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {})
+        self.block_positions = _block_size(num_rows * row_length, self._teller.sizes)
         self._spans: OrderedDict[int, Pieces] = OrderedDict()
         self._lock = threading.Lock()
         self.digest = self._digest()
@@ -140,8 +109,9 @@ class Plan:
         num_rows: int,
         split: str = "train",
         shuffle_rows: int | None = None,
+        cuts: Mapping[str, CutTable] | None = None,
     ) -> Plan:
-        """The plan over one split of a corpus; `shuffle_rows` None takes the default window of `row_order`.
+        """The plan over one split of a corpus; `shuffle_rows` None takes the window of `row_order`; `cuts` as `open_cuts` gives them.
 
         Raises `RequestError` for a split the corpus does not have."""
         if split not in corpus.splits:
@@ -158,6 +128,7 @@ class Plan:
             num_rows=num_rows,
             shuffle_rows=default_window(num_rows) if shuffle_rows is None else shuffle_rows,
             parents=[corpus.digest, *(view.digest for view in views)],
+            cuts=cuts,
         )
 
     @property
@@ -215,70 +186,23 @@ class Plan:
     def _walk(self) -> I64:
         """The planning pass: the stream length before each block, int64 [num_blocks + 1]."""
         wanted = self.num_symbols + self.lookahead
-        rate, pair = self.mix.rate, self.mix.pair
         anchors = [0]
         for first in range(0, 1 << 62, 16 * SPAN):
-            draws = self._draw(first, 16 * SPAN)
+            draws = self._teller.draw(first, 16 * SPAN)
             for at in range(0, 16 * SPAN, self.block_positions):
-                some = slice(at, at + self.block_positions)
-                progress = self.progress(anchors[-1])
-                layout = _layouts(draws, some, rate(progress), pair(progress))
-                anchors.append(anchors[-1] + int(stream_lengths(layout, draws.size_bytes[some], draws.view_length[some]).sum()))
+                some = draws[at : at + self.block_positions]
+                anchors.append(anchors[-1] + self._teller.stream_length(some, float(self.progress(anchors[-1]))))
                 if anchors[-1] >= wanted:
                     return np.array(anchors, dtype=np.int64)
         raise AssertionError("every document adds ids to the stream, so it reaches any length")
 
-    def _draw(self, first: int, count: int) -> _Draws:
-        position = np.arange(first, first + count, dtype=np.int64)
-        keys = self._keys
-        document = permute(keys["document"], self.num_documents, position)
-        if self.num_views == 0:
-            view = np.zeros(count, dtype=np.uint8)
-            view_length = np.full(count, -1, dtype=np.int64)
-        elif self.num_views == 1:
-            view = np.ones(count, dtype=np.uint8)
-            view_length = self._lengths[0][document]
-        else:
-            index = np.searchsorted(self._borders, uniforms(keys["view"], position), side="right")
-            view = (index + 1).astype(np.uint8)
-            view_length = np.empty(count, dtype=np.int64)
-            for k, lengths in enumerate(self._lengths):
-                mine = index == k
-                view_length[mine] = lengths[document[mine]]
-        parallel = uniforms(keys["parallel"], position) < self.mix.parallel_share
-        return _Draws(
-            position=position,
-            document=document,
-            size_bytes=self._sizes[document],
-            view=view,
-            view_length=view_length,
-            rate_draw=uniforms(keys["rate"], position),
-            pair_draw=uniforms(keys["pair"], position),
-            twice_layout=parallel + np.uint8(Layout.PAIR),
-            raw_first=uniforms(keys["order"], position) < self.mix.raw_first,
-        )
-
     def _decide_span(self, number: int) -> Pieces:
         """The pieces of positions number * SPAN .. number * SPAN + SPAN - 1, as far as they are planned."""
         first = number * SPAN
-        draws = self._draw(first, min(SPAN, self.num_positions - first))
+        draws = self._teller.draw(first, min(SPAN, self.num_positions - first))
         first_block = first // self.block_positions
         anchors = self._anchors[first_block : first_block + -(-draws.position.size // self.block_positions)]
-        progress = self.progress(anchors)
-        rate, pair = (np.repeat(curve(progress), self.block_positions) for curve in (self.mix.rate, self.mix.pair))
-        layout = _layouts(draws, slice(0, draws.position.size), rate, pair)
-        drawn = (draws.rate_draw < rate) | (draws.pair_draw < pair)
-        told = Told(
-            position=draws.position,
-            document=draws.document + self.documents.start,
-            size_bytes=draws.size_bytes,
-            layout=layout,
-            view=draws.view,
-            view_length=draws.view_length,
-            raw_first=draws.raw_first,
-            missing=np.where(drawn & (draws.view_length < 0), draws.view, np.uint8(0)),
-        )
-        return Pieces.of(told, int(anchors[0]))
+        return Pieces.of(self._teller.told(draws, self.progress(anchors), self.block_positions), int(anchors[0]))
 
     def _span_at(self, stream_places: I64) -> I64:
         blocks: I64 = np.searchsorted(self._anchors, stream_places, side="right") - 1
@@ -297,7 +221,7 @@ class Plan:
 
     def _digest(self) -> str:
         lengths = hashlib.sha256()
-        for array in (self._sizes, *self._lengths):
+        for array in (self._teller.sizes, *self._teller.lengths):
             lengths.update(np.ascontiguousarray(array, dtype="<i8").data)
         what: dict[str, Any] = {
             "version": [PLAN_VERSION, PERMUTATION_VERSION],
@@ -306,6 +230,7 @@ class Plan:
             "documents": [self.documents.start, self.documents.stop],
             "views": [[view.name, view.alphabet_size] for view in self.vocabulary.views],
             "mix": self.mix.model_dump(mode="json"),
+            "cuts": self.cut_digests,
             "seed": self.seed,
             "row_length": self.row_length,
             "lookahead": self.lookahead,
@@ -318,14 +243,6 @@ class Plan:
 def step_digest(plan: Plan, step: int, rows_per_step: int) -> str:
     """Digest of all rows of one global step; the same for every world size."""
     return plan.step_digest(step, rows_per_step)
-
-
-def _layouts(draws: _Draws, some: slice, rate: npt.NDArray[np.float64], pair: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """The layout of each document: told twice, else by a view, else raw; raw where the drawn view cannot express it."""
-    by_view = (draws.rate_draw[some] < rate).view(np.uint8)
-    layout = np.where(draws.pair_draw[some] < pair, draws.twice_layout[some], by_view)
-    layout[draws.view_length[some] < 0] = Layout.RAW
-    return layout
 
 
 def _block_size(num_symbols: int, sizes: I64) -> int:

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from proxy_lm.data.mixing import Curve, MixSettings
+from proxy_lm.data.mixing import Curve, MixSettings, WeightCurve
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import Batch, RowReader
 from proxy_lm.train.engine import Engine, Ranks
@@ -33,7 +33,7 @@ class Validation:
         if most_rows == 0 or len(inputs.corpus.splits["valid"]) == 0:
             return
         for name in self._told():
-            mix = MixSettings() if name == "raw" else MixSettings(rate=Curve.constant(1.0), weights={name: 1.0})
+            mix = MixSettings() if name == "raw" else MixSettings(rate=Curve.constant(1.0), weights={name: WeightCurve.constant(1.0)})
             rows_there = max(1, self._rows_of_split(name))
             num_rows = min(most_rows, rows_there)  # a small split is told once and not again and again
             plan = Plan.for_corpus(
@@ -68,8 +68,7 @@ class Validation:
     def _told(self) -> list[str]:
         """Raw and the views that this run trains on. A run that never sees raw bytes is not asked to predict them."""
         mix = self.inputs.settings.mix
-        never_raw = mix.pair.is_zero and all(value == 1.0 for _, value in mix.rate.points)
-        return [name for name in self.inputs.view_names if not (name == "raw" and never_raw)]
+        return [name for name in self.inputs.view_names if name != "raw" or mix.tells_raw]
 
     def _rows_of_split(self, name: str) -> int:
         """Whole rows in one telling of the valid split by one view: each document once, with its two pairs of sentinels."""
