@@ -156,8 +156,8 @@ class RunSettings(Settings):
             raise ValueError("optimizer.kind=muon with precision=fp16 is not offered: use precision=bf16, which needs no loss scale")
         if self.precision == "bf16" and stage == 2:
             raise ValueError(
-                "optimizer.kind=muon with precision=bf16 at zero.stage=2 would sum the gradients of micro-batches in bf16 (DeepSpeed has no "
-                "fp32 buffer for them there); use zero.stage=1 or 3, which sum in fp32"
+                "optimizer.kind=muon with precision=bf16 at zero.stage=2 would sum the gradients of micro-batches in bf16 (DeepSpeed has "
+                "no fp32 buffer for them there); use zero.stage=1 or 3, which sum in fp32"
             )
         if "nvme" in (self.zero.offload_optimizer, self.zero.offload_parameters):
             raise ValueError("optimizer.kind=muon with offload to nvme is not offered; use cpu, or optimizer.kind=adamw")
