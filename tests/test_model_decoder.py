@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from proxy_lm.errors import RequestError
 from proxy_lm.model.decoder import Decoder, Losses, Rotation, llama_name, rotate
@@ -139,18 +140,32 @@ def test_activation_checkpointing_changes_no_bit(attention: Any) -> None:
 
 # The tracer looks at .grad of what it traces; torch's own warning.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_blocks_compile_as_one_graph() -> None:
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "model"])
+def test_one_compilation_serves_all_blocks_and_all_documents(whole: bool) -> None:
     """Tracing only: a backend that generates code would need a compiler here."""
-    batch = row([[0] * 40 + [1] * 40])
-    model, compiled = small(), small()
-    for block in compiled.blocks:
-        block.compile(backend="aot_eager", fullgraph=True)
-    expected, losses = model(**batch).loss, compiled(**batch).loss
-    expected.backward()
-    losses.backward()
-    torch.testing.assert_close(losses, expected)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    heads = {"num_raw_heads": 1, "num_symbol_heads": 1}
+    model, compiled = small(settings=heads), small(settings=heads, activation_checkpointing=not whole)
+    names = list(compiled.state_dict())
+    compiled.keep_shapes()
+    if whole:
+        compiled.compile(backend=counter, dynamic=False)
+    for block in () if whole else compiled.blocks:
+        block.compile(backend=counter, fullgraph=True, dynamic=False)
+    graphs = []
+    for seed in range(4):
+        batch = row([[0] * (10 + 9 * seed) + [1] * (72 - 9 * seed)], seed, num_ids=256)
+        expected, losses = model(**batch), compiled(**batch)
+        torch.testing.assert_close(losses.loss, expected.loss)
+        torch.testing.assert_close(losses.head_nll_nats, expected.head_nll_nats, rtol=1e-6, atol=1e-6)
+        expected.loss.backward()
+        losses.loss.backward()
+        graphs.append(counter.frame_count)
     grads = [[parameter.grad for parameter in part.parameters()] for part in (model, compiled)]
     torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-6)
+    assert graphs == [1, 1, 1, 1] if not whole else graphs[1] == graphs[-1]
+    assert list(compiled.state_dict()) == names  # compiled in place: a checkpoint of either is one of both
 
 
 def test_the_start_depends_on_seed_and_name_alone() -> None:
