@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,23 +23,25 @@ from proxy_lm.model.allocator import keep_freed_memory
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.progress import note
 from proxy_lm.train import engine as deepspeed_engine
+from proxy_lm.train import spikes
 from proxy_lm.train.agreement import agree, first_then_rest, together
 from proxy_lm.train.checkpoint import Checkpoint, CheckpointManager
 from proxy_lm.train.deepspeed_config import complete, derive
 from proxy_lm.train.engine import DTYPES, Engine, Ranks
+from proxy_lm.train.faults import FAULTS_NAME, PLANTED, FaultsFile, PlantedFaults
 from proxy_lm.train.inputs import Inputs, describe_vocabulary, open_inputs
 from proxy_lm.train.launch import Launch
 from proxy_lm.train.loop import Job, checkpoint_state, measure_peak_flops, run_steps
-from proxy_lm.train.metrics import METRICS_NAME, Board, Counters, MetricsFile
+from proxy_lm.train.metrics import Board, Counters, MetricsFile
 from proxy_lm.train.provenance import describe
+from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, METRICS_NAME, RUN_NAME
 from proxy_lm.train.run_lock import RunLock
 from proxy_lm.train.settings import RunSettings, changed_settings
+from proxy_lm.train.spikes import SpikeState, newest_good_step, state_of
 from proxy_lm.train.stopping import EXIT_STOPPED, StopRequest
 from proxy_lm.train.universal import load_checkpoint
 from proxy_lm.train.validate import Validation
 from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
-
-RUN_NAME = "run.json"
 
 
 def train(settings: RunSettings, launch: Launch, user_json: dict[str, Any] | None = None, source: str = "the DeepSpeed file") -> int:
@@ -87,7 +90,7 @@ def is_finished(settings: RunSettings) -> bool:
 def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: StopRequest) -> bool:
     settings = inputs.settings
     manager = CheckpointManager(
-        settings.folder / "checkpoints",
+        settings.folder / CHECKPOINTS_NAME,
         keep_last=settings.checkpoint.keep_last,
         keep_every=settings.checkpoint.keep_every,
         collectives=ranks,
@@ -95,6 +98,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
     with together():
         checkpoint = manager.newest_valid()
     agree(ranks, lambda: check_resume(inputs, checkpoint))
+    planted = PlantedFaults(os.environ.get(PLANTED, ""), ranks.rank)
     counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
     if checkpoint:
         counters.count_device_seconds(checkpoint.world_size)
@@ -102,42 +106,47 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
     if ranks.rank == 0:
         _announce(inputs, ranks, checkpoint)
         settings.folder.mkdir(parents=True, exist_ok=True)
-        write_bytes(settings.folder / "config.yaml", dump_yaml(settings).encode())
-        write_json(settings.folder / "deepspeed.json", config)
+        write_bytes(settings.folder / CONFIG_NAME, dump_yaml(settings).encode())
+        write_json(settings.folder / DEEPSPEED_NAME, config)
         write_json(settings.folder / RUN_NAME, {**record, "status": "running"})
 
-    model = Decoder(
-        settings.model,
-        inputs.vocabulary.size,
-        settings.row_length,
-        num_views=len(inputs.views),
-        activation_checkpointing=settings.activation_checkpointing,
-        seed=settings.seed,
-    )
-    engine = agree(ranks, lambda: Engine(model, settings, config, ranks))
-    if checkpoint:
-        load_checkpoint(engine, checkpoint, settings.folder, ranks)
+    def build(from_here: Checkpoint | None) -> Engine:
+        engine = agree(ranks, lambda: Engine(_model(inputs), settings, config, ranks))
+        if from_here:
+            load_checkpoint(engine, from_here, settings.folder, ranks)
+        return engine
 
     def save(now: Counters) -> None:
         state = checkpoint_state(inputs, now, ranks.world_size, deepspeed_engine.versions())
-        manager.save(now.step, lambda folder: _write_checkpoint(engine, inputs, folder, now.step), state)
+        manager.save(now.step, lambda folder: _write_checkpoint(job.engine, inputs, folder, now.step), state)
+
+    def roll_back(now: Counters) -> None:
+        with together():
+            older = manager.newest_valid(up_to=newest_good_step(now.spikes, now.step)) or manager.newest_valid()
+        job.engine.close()
+        job.engine = build(older)
+        then = state_of(older.state["counters"].get("spikes", {})) if older else SpikeState()
+        spikes.roll_back(now.spikes, then, at=now.step, to=older.step if older else 0)
 
     is_first = ranks.rank == 0
     job = Job(
         inputs=inputs,
         ranks=ranks,
-        engine=engine,
+        engine=build(checkpoint),
         validation=agree(ranks, lambda: Validation(inputs, ranks)),
         checkpoints=manager,
         save=save,
+        roll_back=roll_back,
         stop=stop,
-        peak_flops=settings.logging.peak_flops or measure_peak_flops(engine.device, DTYPES[settings.precision]),
+        peak_flops=settings.logging.peak_flops or measure_peak_flops(ranks.device, DTYPES[settings.precision]),
         metrics=MetricsFile(settings.folder / METRICS_NAME, counters.step) if is_first else None,
+        faults=FaultsFile(settings.folder / FAULTS_NAME, counters.step) if is_first else None,
+        planted=planted,
         board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
     )
     with deepspeed_engine.meeting():
         finished = counters.step == inputs.num_steps or run_steps(job, counters)
-    for writer in (job.metrics, job.board):
+    for writer in (job.metrics, job.faults, job.board):
         if writer:
             writer.close()
     if is_first:
@@ -148,6 +157,18 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
         note(f"{settings.folder}: {done} at step {counters.step}")
     ranks.barrier()
     return finished
+
+
+def _model(inputs: Inputs) -> Decoder:
+    settings = inputs.settings
+    return Decoder(
+        settings.model,
+        inputs.vocabulary.size,
+        settings.row_length,
+        num_views=len(inputs.views),
+        activation_checkpointing=settings.activation_checkpointing,
+        seed=settings.seed,
+    )
 
 
 def check_resume(inputs: Inputs, checkpoint: Checkpoint | None) -> None:
@@ -218,6 +239,7 @@ def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
     """The ledger of a run, as the comparison reads it."""
     done = asdict(counters)
     done["final_step"] = done.pop("step")
+    done["spikes"] = {name: done["spikes"][name] for name in ("num_discarded", "rollbacks")}
     return {
         **done,
         "source_bytes": counters.source_bytes,

@@ -74,6 +74,21 @@ class RunLock:
             self._descriptor = None
 
 
+def owner_of(folder: Path) -> str | None:
+    """Who trains a run folder now, in words; None where nobody does. Takes no lock."""
+    try:
+        descriptor = os.open(Path(folder) / LOCK_NAME, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    except BlockingIOError:
+        return _owner(os.pread(descriptor, 4096, 0))
+    finally:
+        os.close(descriptor)
+
+
 def _owner(text: bytes) -> str:
     """Who wrote a lock file; the file is read while its owner may be writing it."""
     try:

@@ -32,11 +32,11 @@ from proxy_lm.train.agreement import agree
 from proxy_lm.train.checkpoint import SPACE_MARGIN_PERCENT, Checkpoint
 from proxy_lm.train.checkpoint_files import deal
 from proxy_lm.train.collectives import Collectives
+from proxy_lm.train.run_files import UNIVERSAL_NAME
 
 if TYPE_CHECKING:
     from proxy_lm.train.engine import Engine
 
-UNIVERSAL_NAME: Final = "universal.tmp"
 ENGINE_NAME: Final = "engine"
 _SHARD = re.compile(r"(?:bf16_)?zero_pp_rank_([0-9]+)_mp_rank_00_optim_states\.pt")
 # What a rank's file has of its own; the rest of it is the same on all ranks.

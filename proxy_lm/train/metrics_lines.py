@@ -1,0 +1,53 @@
+"""`metrics.jsonl` as a file to read: its whole lines, one a step, and what is wrong with the others. No torch here."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a step's line says of its identity."""
+
+    step: int
+    loss_hex: str
+    batch_digest: str
+    total_symbols: int
+    data_step: int
+    """The step of the plan whose rows were trained on, from 0."""
+
+
+def read_lines(path: Path) -> tuple[list[Line], list[str], bool]:
+    """The whole lines, the problems in words, and whether the file ends in the middle of a line, as a kill leaves it."""
+    lines: list[Line] = []
+    problems: list[str] = []
+    torn = False
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                torn = True
+                break
+            try:
+                lines.append(_line(json.loads(text)))
+            except (ValueError, KeyError, TypeError) as error:
+                problems.append(f"line {number} is not the line of a step ({type(error).__name__}: {str(error)[:80]})")
+    return lines, problems, torn
+
+
+def _line(value: Any) -> Line:
+    """Raises `ValueError`, `KeyError` or `TypeError` where a field is missing, of another type, or contradicts another."""
+    step, loss, loss_hex = int(value["step"]), value["loss_nats"], str(value["loss_hex"])
+    exact = float.fromhex(loss_hex)
+    if (loss is None) == math.isfinite(exact) or (loss is not None and loss != exact):
+        raise ValueError(f"loss_nats {loss} and loss_hex {loss_hex} differ")
+    return Line(
+        step=step,
+        loss_hex=loss_hex,
+        batch_digest=str(value["batch_digest"]),
+        total_symbols=int(value["total_symbols"]),
+        data_step=int(value.get("data_step", step - 1)),
+    )
