@@ -17,8 +17,6 @@ class Line:
     loss_hex: str
     batch_digest: str
     total_symbols: int
-    data_step: int
-    """The step of the plan whose rows were trained on, from 0."""
 
 
 def read_lines(path: Path) -> tuple[list[Line], list[str], bool]:
@@ -49,5 +47,4 @@ def _line(value: Any) -> Line:
         loss_hex=loss_hex,
         batch_digest=str(value["batch_digest"]),
         total_symbols=int(value["total_symbols"]),
-        data_step=int(value.get("data_step", step - 1)),
     )

@@ -190,8 +190,7 @@ def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, foun
     missing = [f"{what} ({path})" for what, path in paths.items() if not path.is_dir()]
     if missing:
         found.warnings.append(
-            f"not reached from here, hence not checked: {', '.join(missing)}; "
-            "verify where the run was started, on a machine that has them"
+            f"not reached from here, hence not checked: {', '.join(missing)}; verify where the run was started, on a machine that has them"
         )
         return {"checked": False, "missing": missing}
     from proxy_lm.train.inputs import open_inputs
@@ -207,7 +206,7 @@ def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, foun
     if record["identity"].get("plan") != inputs.plan.digest:
         return {"checked": True, "steps_compared": 0}
     chosen = list(_spread(len(lines), steps_compared))
-    other = [lines[k].step for k in chosen if inputs.plan.step_digest(lines[k].data_step, settings.rows_per_step) != lines[k].batch_digest]
+    other = [lines[k].step for k in chosen if inputs.plan.step_digest(lines[k].step - 1, settings.rows_per_step) != lines[k].batch_digest]
     found.few(METRICS_NAME, [f"step {step} was not trained on the rows that the plan has for it" for step in other])
     return {"checked": True, "steps_compared": len(chosen)}
 
