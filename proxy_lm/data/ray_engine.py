@@ -19,10 +19,13 @@ import platform
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -41,6 +44,24 @@ SEEN_WITHIN_SECONDS = 20.0
 """How long a worker waits until a file that was just written on another machine shows."""
 _LONGEST_FOLDER = 36  # a socket's path has at most 107 characters and Ray adds up to 70
 _PREFIX = "proxy-lm-ray-"
+WORKER_MODULES = (
+    *(
+        "corpus",
+        "decontaminate",
+        "dedup",
+        "encoding",
+        "folders",
+        "hub",
+        "languages",
+        "parts",
+        "ray_engine",
+        "records",
+        "select",
+        "shingles",
+    ),
+    *("sources", "spool", "streams", "view_files"),
+)
+"""Of this folder: those whose code decides what a worker makes."""
 _LIBRARIES = ("numpy", "pyarrow", "zstandard", "sentencepiece", "datasketch", "pathspec", "numba")
 
 
@@ -74,15 +95,14 @@ class RayEngine(Engine):
                     raise getattr(errors, row["error"])(row["message"])
                 yield int(row["value"])
         except RayError as error:
-            first = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
             raise WorkError(
-                f"the Ray cluster failed ({first.strip()}); the finished parts are kept: run the same command again, with fewer --workers "
-                "if memory is short"
+                f"the Ray cluster failed ({_first_line(error)}); the finished parts are kept: run the same command again, "
+                "with fewer --workers if memory is short"
             ) from error
 
 
 def perform(function: Callable[..., int], seal: str, seal_digest: str, code: str, row: dict[str, Any]) -> dict[str, Any]:
-    """One task, in a worker. Errors that are meant for the user travel as their words; all others are Ray's to tell."""
+    """One task, in a worker. Errors travel as their words, since Ray would try a task again whose error looks passing to it."""
     (task,) = row["task"]
     try:
         _wait_for(Path(seal), code)
@@ -92,6 +112,14 @@ def perform(function: Callable[..., int], seal: str, seal_digest: str, code: str
     except ProxyError as error:
         kind = type(error) if hasattr(errors, type(error).__name__) else WorkError
         return {"value": 0, "error": kind.__name__, "message": str(error)}
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__} in {Path(place.filename).name} line {place.lineno}: {_first_line(error)}"
+        return {
+            "value": 0,
+            "error": "WorkError",
+            "message": f"a Ray worker on {socket.gethostname()} failed ({said}); run the same command again",
+        }
 
 
 def _wait_for(seal: Path, code: str) -> None:
@@ -118,14 +146,11 @@ def _check_seal(seal: Path, seal_digest: str) -> None:
 @lru_cache(maxsize=1)
 def fingerprint() -> str:
     """A digest of what decides bytes: Python, the libraries and this project's code. Equal on machines that may work together."""
-    import proxy_lm
-
     versions = [platform.python_version(), *(f"{name} {_version(name)}" for name in _LIBRARIES)]
     code = hashlib.sha256()
-    for package in (compressors, proxy_lm):
-        root = Path(str(package.__file__)).parent
-        for file in sorted((root if package is compressors else root / "data").rglob("*.py")):
-            code.update(f"{file.relative_to(root)} {sha256_file(file)}\n".encode())
+    views, here = Path(str(compressors.__file__)).parent, Path(__file__).parent
+    for file in [*sorted(views.rglob("*.py")), *(here / f"{name}.py" for name in WORKER_MODULES)]:
+        code.update(f"{file.relative_to(views.parent if file.is_relative_to(views) else here)} {sha256_file(file)}\n".encode())
     return digest_of([*versions, code.hexdigest()])
 
 
@@ -141,19 +166,15 @@ def ray_engine(num_workers: int | None, address: str | None) -> Iterator[RayEngi
     """An engine on the cluster at `address` (HOST:PORT of its head), or on one that is started for the block. See `open_engine`."""
     _prepare_environment(local=address is None)
     ray = _library()
-    folder = None if address else _own_folder()
-    try:
-        with _quiet():
+    with nullcontext() if address else _own_folder() as folder, _quiet():
+        try:
             connection = _start(ray, num_workers or pool.default_workers(), folder) if folder else _connect(ray, str(address))
             processors = int(ray.cluster_resources().get("CPU", 0))
-        if processors < 1:
-            raise RequestError(f"the Ray cluster {connection.address_info['address']} has no processors to work with; add nodes to it")
-        with _quiet():
+            if processors < 1:
+                raise RequestError(f"the Ray cluster {connection.address_info['address']} has no processors to work with; add nodes to it")
             yield RayEngine(min(num_workers or processors, processors))
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            ray.shutdown()
 
 
 def _prepare_environment(local: bool) -> None:
@@ -179,8 +200,9 @@ def _library() -> Any:
     return ray
 
 
-def _own_folder() -> Path:
-    """A folder for a cluster's sockets, logs and spilled objects. Those that killed commands left are removed."""
+@contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A folder for a cluster's sockets, logs and spilled objects; after the block it is gone, with every process that used it."""
     parent = Path(tempfile.gettempdir()).resolve()
     for old in parent.glob(f"{_PREFIX}*"):
         owner = old.name.removeprefix(_PREFIX).partition("-")[0]
@@ -193,7 +215,14 @@ def _own_folder() -> Path:
             f"the folder for temporary files {parent} has too long a name for Ray's sockets ({len(str(folder))} of at most "
             f"{_LONGEST_FOLDER} characters with ours in it); set TMPDIR to a shorter one"
         )
-    return folder
+    words = [sys.executable, "-m", "proxy_lm.data.ray_keeper", str(folder)]
+    keeper = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)  # a signal to this command's group is not for it
+    try:
+        yield folder
+    finally:
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        keeper.wait()
 
 
 def _start(ray: Any, num_workers: int, folder: Path) -> Any:
