@@ -93,7 +93,7 @@ def pack_rate(num_units: int = 1_000_000, row_length: int = 4_096) -> dict[str, 
     num_rows = 0
     began = time.process_time()
     for first in range(0, num_units, 4096):
-        num_rows += pack(lengths[first : first + 4096], row_length).num_rows
+        num_rows += int(pack(lengths[first : first + 4096], row_length).num_rows[0])
     seconds = time.process_time() - began
     return {"units_per_second": num_units / seconds, "padding_share": 1 - int(lengths.sum()) / (num_rows * row_length)}
 

@@ -280,12 +280,16 @@ class Slices:
         """(documents, symbols, source bytes) told by each code in the rows' own columns, each int64 [num_views + 1].
 
         A telling counts as a document where its start sentinel stands. Symbols are payload symbols. Bytes: see `told_bytes`."""
+        begins, symbols, told = self.counted(row_length)
+        return _sum_by(self.code, begins, num_views), _sum_by(self.code, symbols, num_views), _sum_by(self.code, told, num_views)
+
+    def counted(self, row_length: int) -> tuple[Bools, I64, I64]:
+        """(whether a document begins, symbols, source bytes) of each slice in the rows' own columns, each [num_slices]."""
         first, end = self.payload_range(row_length)
         start_at = _UP_TO_START[self.opening] - 1
         begins = self.counts & (self.offset <= start_at) & (self.offset + self.length > start_at)
         begins &= self.column + start_at - self.offset < row_length
-        told = told_bytes(first, end, self.payload, self.num_bytes, begins)
-        return _sum_by(self.code, begins, num_views), _sum_by(self.code, end - first, num_views), _sum_by(self.code, told, num_views)
+        return begins, end - first, told_bytes(first, end, self.payload, self.num_bytes, begins)
 
     def __len__(self) -> int:
         return int(self.row.size)
@@ -297,7 +301,10 @@ class Slices:
 
     def by_row(self) -> Slices:
         """The same slices in (row, column) order."""
-        index = np.argsort(self.row, kind="stable")
+        return self.take(np.argsort(self.row, kind="stable"))
+
+    def take(self, index: I64) -> Slices:
+        """The slices with these indices, in this order."""
         return Slices(*(getattr(self, field.name)[index] for field in fields(self)))
 
 

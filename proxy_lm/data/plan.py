@@ -6,6 +6,8 @@
 How each position of the global order is told is decided by `telling`, against the mix at the position's progress. Progress is known for
 blocks of positions: a curve's value is taken at the stream length before the block. One pass over the lengths stores that stream length
 for each block, the *anchors*, and nothing else; a row is found by binary search in the anchors, and the blocks around it are decided anew.
+With `packing="cut"` the stream has no gaps and rows are cut out of it; with "fit" each block is packed into rows of its own (`fit`), so
+that an anchor is a whole number of rows and progress counts padding.
 The stream's rows are trained on in the shuffled order of `row_order`. World size, micro-batch, restarts and threads do not enter: the
 arguments of the constructor are all there is, and `digest` names them.
 """
@@ -15,8 +17,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +28,7 @@ from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.permutation import PERMUTATION_VERSION
 from proxy_lm.data.pieces import Pieces, Slices, cut
 from proxy_lm.data.row_order import default_window, stream_rows
-from proxy_lm.data.telling import KnownLengths, Teller, ViewLengths
+from proxy_lm.data.telling import Draws, KnownLengths, Teller, ViewLengths
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import Vocabulary
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["KnownLengths", "Plan", "ViewLengths", "step_digest"]
 
 I64 = npt.NDArray[np.int64]
+T = TypeVar("T")
+Packing = Literal["cut", "fit"]
 
 # 3: pair, parallel and splice are shares of their own, on one draw.
 PLAN_VERSION: Final = 3
@@ -45,6 +49,9 @@ PLAN_VERSION: Final = 3
 SPAN: Final = 4096
 # A run has at least about this many blocks, so that curves are smooth in short runs too.
 _MIN_BLOCKS: Final = 1024
+# Rows that are packed together, if a run is long enough, and the fewest such blocks of a run.
+_PACKED_ROWS: Final = 256
+_MIN_PACKED_BLOCKS: Final = 16
 # Enough for the rows of one shuffled window of common documents; each is a few hundred kilobytes.
 _KEPT_SPANS: Final = 48
 
@@ -70,12 +77,15 @@ class Plan:
         shuffle_rows: int = 1,
         parents: Sequence[str] = (),
         cuts: Mapping[str, CutTable] | None = None,
+        packing: Packing = "cut",
     ) -> None:
         """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` digests
-        of the corpus and the views, for the plan's own digest; `cuts` where splices may be cut, by view.
+        of the corpus and the views, for the plan's own digest; `cuts` where splices may be cut, by view; `packing` "cut" or "fit".
 
         Raises `RequestError` for settings that cannot be planned."""
         _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
+        if packing not in get_args(Packing):
+            raise RequestError(f"packing is {packing!r}; known: {', '.join(get_args(Packing))}")
         self.parents = tuple(parents)
         self.documents = documents
         self.vocabulary = vocabulary
@@ -89,8 +99,9 @@ class Plan:
         self.view_names = tuple(view.name for view in views)
         self.cut_digests = {name: table.digest for name, table in sorted((cuts or {}).items())}
         self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {})
-        self.block_positions = _block_size(num_rows * row_length, self._teller.sizes)
-        self._spans: OrderedDict[int, Pieces] = OrderedDict()
+        self.packing = packing
+        self.block_positions = _block_size(num_rows, row_length, self._teller.sizes, packing)
+        self._spans: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self.digest = self._digest()
         self._anchors = self._walk()
@@ -110,6 +121,7 @@ class Plan:
         split: str = "train",
         shuffle_rows: int | None = None,
         cuts: Mapping[str, CutTable] | None = None,
+        packing: Packing = "cut",
     ) -> Plan:
         """The plan over one split of a corpus; `shuffle_rows` None takes the window of `row_order`; `cuts` as `open_cuts` gives them.
 
@@ -129,6 +141,7 @@ class Plan:
             shuffle_rows=default_window(num_rows) if shuffle_rows is None else shuffle_rows,
             parents=[corpus.digest, *(view.digest for view in views)],
             cuts=cuts,
+            packing=packing,
         )
 
     @property
@@ -155,12 +168,14 @@ class Plan:
         rows = np.arange(first_row, first_row + num_rows, dtype=np.int64)
         places = stream_rows(self.seed, rows, self.num_rows, self.shuffle_rows)
         firsts = self._span_at(places * self.row_length)
+        if self.packing == "fit":
+            return self._packed_slices(rows, places, firsts)
         lasts = self._span_at((places + 1) * self.row_length + self.lookahead - 1)
         # Rows that lie in the same spans are cut together; neighbours in the stream always do, whatever their order in the run.
         parts = []
         for first, last in sorted(set(zip(firsts.tolist(), lasts.tolist(), strict=True))):
             mine = (firsts == first) & (lasts == last)
-            pieces = Pieces.join([self._span(number) for number in range(first, last + 1)])
+            pieces = Pieces.join([self._kept(number, self._decide_span) for number in range(first, last + 1)])
             parts.append(cut(pieces, rows[mine], places[mine], self.row_length, self.lookahead))
         return parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
 
@@ -169,12 +184,18 @@ class Plan:
         return self.row_slices(step * rows_per_step, rows_per_step).digest()
 
     def pieces(self) -> Iterator[Pieces]:
-        """All pieces of the planned stream in order, a span of positions at a time; the last ones may reach beyond the last row."""
+        """All pieces of the planned stream in order, a span of positions at a time; the last ones may reach beyond the last row. With "fit"
+        their places are those before packing: see `laid`."""
         for number in range(-(-self.num_positions // SPAN)):
             yield self._decide_span(number)
 
+    def laid(self) -> Iterator[tuple[Pieces, Slices, I64]]:
+        """With "fit", a span of positions at a time: pieces, where they lie in the stream's rows, and the piece of each slice (`fit.lay`)."""
+        for number in range(-(-self.num_positions // SPAN)):
+            yield self._lay_span(number)
+
     def progress(self, stream_place: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Share of the run that is done where `stream_place` ids have been told, 0 to 1."""
+        """Share of the run that is done at `stream_place`, 0 to 1. With "fit" the places before it include padding."""
         return np.minimum(np.asarray(stream_place, dtype=np.float64) / self.num_symbols, 1.0)
 
     def summary(self, num_phases: int = 10) -> dict[str, Any]:
@@ -191,10 +212,20 @@ class Plan:
             draws = self._teller.draw(first, 16 * SPAN)
             for at in range(0, 16 * SPAN, self.block_positions):
                 some = draws[at : at + self.block_positions]
-                anchors.append(anchors[-1] + self._teller.stream_length(some, float(self.progress(anchors[-1]))))
+                anchors.append(anchors[-1] + self._block_length(some, anchors[-1]))
                 if anchors[-1] >= wanted:
                     return np.array(anchors, dtype=np.int64)
         raise AssertionError("every document adds ids to the stream, so it reaches any length")
+
+    def _block_length(self, draws: Draws, anchor: int) -> int:
+        """Ids of the stream that the positions of one block fill."""
+        progress = self.progress(anchor)
+        if self.packing == "cut":
+            return self._teller.stream_length(draws, float(progress))
+        from proxy_lm.data.fit import pack  # brings numba
+
+        packed = pack(self._teller.unit_lengths(draws, float(progress)), self.row_length)
+        return int(packed.num_rows[0]) * self.row_length
 
     def _decide_span(self, number: int) -> Pieces:
         """The pieces of positions number * SPAN .. number * SPAN + SPAN - 1, as far as they are planned."""
@@ -208,16 +239,40 @@ class Plan:
         blocks: I64 = np.searchsorted(self._anchors, stream_places, side="right") - 1
         return blocks * self.block_positions // SPAN
 
-    def _span(self, number: int) -> Pieces:
+    def _packed_slices(self, rows: I64, places: I64, spans: I64) -> Slices:
+        from proxy_lm.data.fit import pick
+
+        parts = []
+        for number in sorted(set(spans.tolist())):
+            mine = spans == number
+            parts.append(pick(self._kept(number, self._packed_span), rows[mine], places[mine]))
+        return parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
+
+    def _lay_span(self, number: int) -> tuple[Pieces, Slices, I64]:
+        """The pieces of span `number`, packed block by block into the rows from each block's anchor on."""
+        from proxy_lm.data.fit import lay
+
+        pieces = self._decide_span(number)
+        first_block = number * SPAN // self.block_positions
+        anchors = self._anchors[:-1][first_block : first_block + SPAN // self.block_positions]
+        return pieces, *lay(pieces, self.block_positions, anchors // self.row_length, self.row_length, self.lookahead)
+
+    def _packed_span(self, number: int) -> Slices:
+        """The slices of span `number` in row order."""
+        laid = self._lay_span(number)[1]
+        return laid.take(np.lexsort((laid.column, laid.row)))
+
+    def _kept(self, number: int, decide: Callable[[int], T]) -> T:
+        """Span `number` as `decide` makes it, kept for a while."""
         with self._lock:
-            pieces = self._spans.get(number)
-            if pieces is None:
-                pieces = self._spans[number] = self._decide_span(number)
+            span: T | None = self._spans.get(number)
+            if span is None:
+                span = self._spans[number] = decide(number)
                 if len(self._spans) > _KEPT_SPANS:
                     self._spans.popitem(last=False)
             else:
                 self._spans.move_to_end(number)
-            return pieces
+            return span
 
     def _digest(self) -> str:
         lengths = hashlib.sha256()
@@ -235,6 +290,7 @@ class Plan:
             "row_length": self.row_length,
             "lookahead": self.lookahead,
             "num_rows": self.num_rows,
+            "packing": self.packing,
             "shuffle_rows": self.shuffle_rows,
         }
         return digest_of(what)
@@ -245,10 +301,14 @@ def step_digest(plan: Plan, step: int, rows_per_step: int) -> str:
     return plan.step_digest(step, rows_per_step)
 
 
-def _block_size(num_symbols: int, sizes: I64) -> int:
-    """Positions that share one value of the curves: a power of two up to SPAN, small in short runs."""
-    expected = num_symbols / (float(sizes.mean()) + 4.0)
-    return min(SPAN, 1 << max(0, int(expected / _MIN_BLOCKS).bit_length() - 1))
+def _block_size(num_rows: int, row_length: int, sizes: I64, packing: Packing) -> int:
+    """Positions that share one value of the curves: a power of two up to SPAN, small in short runs. Packing needs a choice of units, and
+    leaves the last row of a block half empty, so there a block is larger: in short runs a curve has 16 steps."""
+    rows = num_rows / _MIN_BLOCKS
+    if packing == "fit":
+        rows = max(rows, min(_PACKED_ROWS, num_rows / _MIN_PACKED_BLOCKS))
+    expected = rows * row_length / (float(sizes.mean()) + 4.0)
+    return min(SPAN, 1 << max(0, int(expected).bit_length() - 1))
 
 
 def _check_request(

@@ -6,6 +6,7 @@ all three are given. A document belongs to the phase in which it begins; the las
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,16 +24,16 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
 
     `views` has for `raw` and each view: num_documents (tellings), num_symbols (payload), source_bytes, num_raw_only (documents drawn for
     the view that it cannot express, told raw instead), and the shares of documents, of all symbols and of source bytes. `layouts` counts
-    documents by layout. `phases` repeats both for equal parts of the run. num_padding is 0: rows are cut out of one stream."""
+    documents by layout. `phases` repeats both for equal parts of the run. num_padding counts ids; 0 where rows are cut out of one stream.
+    num_split_documents have a part in one row that cannot see its beginning in another."""
     codes = np.zeros((len(_MEASURES), num_phases, plan.num_views + 1), dtype=np.int64)
     layouts = np.zeros((num_phases, len(Layout)), dtype=np.int64)
     specials = np.zeros(num_phases, dtype=np.int64)
     told = np.zeros(plan.num_documents, dtype=np.int64)  # bytes of each document told at least once
     seen = np.zeros(plan.num_documents, dtype=np.bool_)
-    num_begun = num_split = 0
-    for pieces in plan.pieces():
-        phase = np.minimum((plan.progress(pieces.start) * num_phases).astype(np.int64), num_phases - 1)
-        ids, symbols, bytes_told, begins = inside(pieces, plan.num_symbols)
+    num_begun = num_split = num_ids = 0
+    for pieces, place, (ids, symbols, bytes_told, begins), num_split_here in _counted(plan):
+        phase = np.minimum((plan.progress(place) * num_phases).astype(np.int64), num_phases - 1)
         for table, values in zip(codes, (begins, symbols, bytes_told), strict=False):
             np.add.at(table, (phase, pieces.code), values)
         np.add.at(specials, phase, ids - symbols)
@@ -43,7 +44,8 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
         np.add.at(codes[3], (phase[first], pieces.missing[first]), 1)
         seen[pieces.document[first] - plan.documents.start] = True
         num_begun += int(first.sum())
-        num_split += _num_split(pieces, plan)
+        num_split += num_split_here
+        num_ids += int(ids.sum())
     codes[3, :, 0] = 0  # code 0 of `missing` means that nothing is missing
     names = ["raw", *plan.view_names]
     return {
@@ -51,8 +53,11 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
         "row_length": plan.row_length,
         "num_symbols": plan.num_symbols,
         "num_documents": num_begun,
+        "packing": plan.packing,
         "num_split_documents": num_split,
-        "num_padding": 0,
+        "split_share": num_split / max(num_begun, 1),
+        "num_padding": plan.num_symbols - num_ids,
+        "padding_share": 1 - num_ids / plan.num_symbols,
         "epochs": num_begun / plan.num_documents,
         "unique_documents": int(seen.sum()),
         "unique_source_bytes": int(told.sum()),
@@ -62,6 +67,20 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
             for k in range(num_phases)
         ],
     }
+
+
+def _counted(plan: Plan) -> Iterator[tuple[Pieces, I64, tuple[I64, I64, I64, Bools], int]]:
+    """Runs of pieces: where each begins in the stream, what of it lies in the rows (`inside`), how many documents of a run are split."""
+    if plan.packing == "cut":
+        for pieces in plan.pieces():
+            yield pieces, pieces.start, inside(pieces, plan.num_symbols), _num_split(pieces, plan)
+        return
+    from proxy_lm.data.fit import inside_rows, num_split
+
+    for pieces, slices, index in plan.laid():
+        first = np.searchsorted(index, np.arange(pieces.start.size))
+        place = slices.row[first] * plan.row_length + slices.column[first]
+        yield pieces, place, inside_rows(slices, index, plan.row_length, plan.num_rows), num_split(slices, plan.num_rows)
 
 
 def _count_told(told: I64, pieces: Pieces, opens: Bools, bytes_told: I64, first_document: int) -> None:
@@ -74,7 +93,7 @@ def _count_told(told: I64, pieces: Pieces, opens: Bools, bytes_told: I64, first_
 
 
 def _num_split(pieces: Pieces, plan: Plan) -> int:
-    """Documents that lie in more than one row."""
+    """Documents of a stream without gaps that lie in more than one row."""
     first = np.flatnonzero(np.diff(pieces.position, prepend=-1) != 0)
     last = np.append(first[1:], pieces.start.size) - 1
     start, end = pieces.start[first], np.minimum(pieces.end[last], plan.num_symbols)

@@ -135,13 +135,28 @@ class Teller:
 
     def stream_length(self, draws: Draws, progress: float) -> int:
         """Ids that these positions add to the stream, all at one progress."""
+        return int(self._lengths(*self._layouts_at(draws, progress), progress).sum())
+
+    def unit_lengths(self, draws: Draws, progress: float) -> I64:
+        """Ids of the segments of these positions in any order, int64 [num_units]: a document, or each of its tellings in parallel."""
+        draws, layout = self._layouts_at(draws, progress)
+        lengths = self._lengths(draws, layout, progress)
+        parallel = layout == Layout.PARALLEL
+        raw = draws.size_bytes[parallel] + OVERHEAD[Layout.RAW]
+        return np.concatenate([lengths[~parallel], raw, lengths[parallel] - raw])
+
+    def _layouts_at(self, draws: Draws, progress: float) -> tuple[Draws, U8]:
         draws, _, layout = self._decide(draws, np.float64(progress), 1)
-        if not self._splices:
-            return int(stream_lengths(layout, draws.size_bytes, draws.view_length).sum())
-        spliced = np.flatnonzero(layout == Layout.SPLICE)
-        raw_first = self._raw_first(draws.position[spliced], np.float64(progress))
-        whole = stream_lengths(np.delete(layout, spliced), np.delete(draws.size_bytes, spliced), np.delete(draws.view_length, spliced))
-        return int(whole.sum() + self._splices_of(draws, spliced).lengths(raw_first).sum())
+        return draws, layout
+
+    def _lengths(self, draws: Draws, layout: U8, progress: float) -> I64:
+        """Ids of each document in the stream, all told at one progress, int64 [num_positions]."""
+        lengths = stream_lengths(layout, draws.size_bytes, draws.view_length)
+        if self._splices:
+            spliced = np.flatnonzero(layout == Layout.SPLICE)
+            raw_first = self._raw_first(draws.position[spliced], np.float64(progress))
+            lengths[spliced] = self._splices_of(draws, spliced).lengths(raw_first)
+        return lengths
 
     def told(self, draws: Draws, progress: F64, block_positions: int) -> Told:
         """The positions decided; `progress` is one value a block of `block_positions`, the last of which may be short."""
