@@ -190,7 +190,7 @@ class Plan:
             yield self._decide_span(number)
 
     def laid(self) -> Iterator[tuple[Pieces, Slices, I64]]:
-        """With "fit", a span of positions at a time: pieces, where they lie in the stream's rows, and the piece of each slice (`fit.lay`)."""
+        """With "fit", a span of positions at a time: pieces, where they lie in the stream's rows, the piece of each slice (`fit.lay`)."""
         for number in range(-(-self.num_positions // SPAN)):
             yield self._lay_span(number)
 

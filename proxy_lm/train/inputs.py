@@ -83,6 +83,7 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
         lookahead=settings.model.resolved().lookahead,
         num_rows=steps * settings.rows_per_step,
         shuffle_rows=settings.shuffle_rows,
+        packing=settings.packing,
     )
     return Inputs(
         settings=settings,

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from proxy_lm.config import Settings
 from proxy_lm.data.loader import LoaderSettings
 from proxy_lm.data.mixing import MixSettings
+from proxy_lm.data.plan import Packing
 from proxy_lm.errors import RequestError
 from proxy_lm.model.settings import ModelSettings
 from proxy_lm.train.schedule import ScheduleSettings
@@ -62,6 +63,10 @@ class RunSettings(Settings):
     shuffle_rows: int | None = Field(default=None, ge=1)
     """Rows shuffled together (`proxy_lm/data/row_order.py`), so that a long document does not fill whole steps. None: a sixteenth of the
     run, at most 4096. 1: the order of the stream."""
+
+    packing: Packing = "cut"
+    """cut: rows are cut out of one stream of documents, without padding, as the paper does. fit: documents are packed best-fit; only one
+    longer than a row is split, and what is left at the end of a row is padding (counted in num_symbols and in training_flops)."""
 
     rows_per_step: int = Field(default=64, ge=1)
     """Rows of one optimizer update over all ranks."""
