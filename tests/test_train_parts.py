@@ -126,14 +126,15 @@ def totals_of(loss_nats: float):
 
 
 def test_a_loss_that_stays_not_finite_ends_the_run_and_one_bad_step_does_not():
-    from proxy_lm.train.loop import MAX_BROKEN_STEPS, _check_loss
+    from proxy_lm.train.loop import _check_loss
     from proxy_lm.train.metrics import Counters
+    from proxy_lm.train.spikes import MAX_BAD_STEPS
 
     counters = Counters()
-    for loss in (1.0, float("nan"), 2.0, *[float("inf")] * (MAX_BROKEN_STEPS - 1)):
+    for loss in (1.0, float("nan"), 2.0, *[float("inf")] * (MAX_BAD_STEPS - 1)):
         counters.add(totals_of(loss), ["raw"], symbols=1, flops=1)
         _check_loss(counters, finished=False)
-    with pytest.raises(WorkError, match=f"in the last {MAX_BROKEN_STEPS - 1} of 12 steps"):
+    with pytest.raises(WorkError, match=f"in the last {MAX_BAD_STEPS - 1} of 12 steps"):
         _check_loss(counters, finished=True)
     counters.add(totals_of(float("nan")), ["raw"], symbols=1, flops=1)
     with pytest.raises(WorkError, match=r"lower optimizer\.learning_rate"):

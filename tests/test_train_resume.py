@@ -170,7 +170,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_sentence(tiny_run):
 @pytest.mark.slow
 def test_a_run_whose_loss_is_broken_ends_with_exit_code_1_and_is_not_finished(tiny_run):
     """It once ended "finished" at exit code 0, with a model that predicted nothing."""
-    config = tiny_run.write(settings(tiny_run, "broken", optimizer={"learning_rate": 1e30}))
+    config = tiny_run.write(settings(tiny_run, "broken", optimizer={"learning_rate": 1e30}, spikes={"rollback_after": None}))
     output = tiny_run.train(config, ranks=2, launcher="deepspeed", code=1)
     assert output.count("the loss was not finite in the last 10 of ") == 1
     assert "Traceback" not in output

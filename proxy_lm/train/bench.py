@@ -32,10 +32,11 @@ from proxy_lm.train import engine as deepspeed_engine
 from proxy_lm.train.checkpoint import CheckpointManager
 from proxy_lm.train.deepspeed_config import derive
 from proxy_lm.train.engine import Engine, Ranks
+from proxy_lm.train.faults import PlantedFaults
 from proxy_lm.train.inputs import Inputs, open_inputs
 from proxy_lm.train.launch import detect
-from proxy_lm.train.loop import Job, log_step
-from proxy_lm.train.metrics import Counters, MetricsFile, Tally
+from proxy_lm.train.loop import Job, log_step, make_step
+from proxy_lm.train.metrics import Counters, MetricsFile
 from proxy_lm.train.optimizers import parameter_groups
 from proxy_lm.train.schedule import learning_rate
 from proxy_lm.train.settings import RunSettings
@@ -56,9 +57,12 @@ class Ours:
             validation=Validation(inputs, ranks),
             checkpoints=CheckpointManager(folder / "checkpoints", collectives=ranks),
             save=lambda _: None,
+            roll_back=lambda _: None,
             stop=StopRequest(),
             peak_flops=1e12,
             metrics=MetricsFile(folder / "metrics.jsonl", 0) if ranks.rank == 0 else None,
+            faults=None,
+            planted=PlantedFaults("", ranks.rank),
             board=None,
         )
         self.counters = Counters()
@@ -69,15 +73,9 @@ class Ours:
         job, settings = self.job, self.job.inputs.settings
         rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, self.counters.step, job.inputs.num_steps)
         job.engine.set_learning_rate(rate)
-        tally = Tally(job.ranks, 0)
-        for batch in next(self.loader):
-            losses = job.engine.forward(*to_tensors(batch, job.engine.device))
-            job.engine.backward(losses.loss)
-            job.engine.step()
-            tally.add(losses, batch)
-        totals = tally.reduce(self.loader.wait_seconds, [False, False])
+        _, totals, verdict = make_step(job, self.counters, next(self.loader), self.loader.wait_seconds, False)
         self.counters.add(totals, job.inputs.view_names, job.inputs.shape.symbols_per_step, 1)
-        log_step(job, self.counters, totals, rate, 1.0)
+        log_step(job, self.counters, totals, rate, 1.0, verdict)
         return totals.loss_nats
 
 

@@ -118,12 +118,15 @@ class CheckpointManager:
         self._rotate(step, final)
         return final
 
-    def newest_valid(self) -> Checkpoint | None:
+    def newest_valid(self, *, up_to: int | None = None) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its digest, the same on every rank; None where no checkpoint was ever committed.
 
         Damaged ones are named on standard error and left where they are. Raises `WorkError` if there are checkpoints and none is valid.
+        With `up_to`, only checkpoints of that step or an earlier one exist, and what is left of deleted ones says nothing.
         """
         steps, leftovers = self._on_first(None, "while listing", self._listing)
+        if up_to is not None:
+            steps, leftovers = [step for step in steps if step <= up_to], []
         damaged: list[str] = []
         chosen: Checkpoint | None = None
         for step in steps:

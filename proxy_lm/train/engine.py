@@ -34,6 +34,7 @@ from compressors.files import canonical_json
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.model.attention import Layout, document_attention
 from proxy_lm.model.decoder import Decoder, Losses
+from proxy_lm.train.discard import discarding
 from proxy_lm.train.launch import Launch
 from proxy_lm.train.optimizers import parameter_groups, set_rates
 from proxy_lm.train.settings import RunSettings
@@ -226,11 +227,11 @@ class Engine:
         with self._updating():
             self._engine.backward(loss)
 
-    def step(self) -> None:
-        """After every micro-batch. At the last one of a step: clip, update, clear."""
+    def step(self, *, discard: bool = False) -> None:
+        """After every micro-batch. At the last one of a step: clip, update, clear; to `discard` it, clear only and count it as skipped."""
         if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
-            self._clip_here()
-        with self._updating():
+            self._clip_here(discard)
+        with self._updating(), discarding(self._engine.optimizer) if discard and self.stage else nullcontext():
             self._engine.step()
 
     def set_learning_rate(self, rate: float) -> None:
@@ -292,6 +293,10 @@ class Engine:
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].clone().to(parameter.device)
 
+    def close(self) -> None:
+        """Give back what DeepSpeed holds, before another engine takes its place."""
+        self._engine.destroy()
+
     def full_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """(name, fp32 tensor on the CPU) in the model's order, one at a time, whatever the stage; None on every rank but 0.
 
@@ -306,10 +311,10 @@ class Engine:
         """Full shape of every parameter in the model's order."""
         return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.module.named_parameters()}
 
-    def _clip_here(self) -> None:
+    def _clip_here(self, discard: bool) -> None:
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self._norm = float(norm)
+        self._norm = math.inf if discard else float(norm)
         if not math.isfinite(self._norm):
             # Without gradients the update below changes nothing: the same as what the other stages do with an overflow.
             self._own_skipped += 1

@@ -1,32 +1,33 @@
 """The training loop, readable top to bottom. `run.py` builds the parts and hands them over as a `Job`.
 
-A step is: read this rank's micro-batches, forward and backward each, one update, one sum over the ranks of everything that is logged.
-The state is `Counters`; nothing else moves from step to step but the engine's weights and moments. No random number is drawn here.
+A step is: read this rank's micro-batches, forward and backward each, one sum over the ranks of everything that is logged, and one update,
+unless the sum says that this step is not to be learnt from (`spikes.py`). The state is `Counters`; nothing else moves from step to step but
+the engine's weights and moments. No random number is drawn here.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
 from proxy_lm.data.loader import Loader
+from proxy_lm.data.rows import Batch
 from proxy_lm.errors import WorkError
 from proxy_lm.progress import note
 from proxy_lm.train.agreement import together
 from proxy_lm.train.checkpoint import CheckpointManager
 from proxy_lm.train.engine import Engine, Ranks
+from proxy_lm.train.faults import FAULTS_NAME, FaultsFile, MicroBatch, PlantedFaults, discarded, gather_micro_batches
 from proxy_lm.train.inputs import Inputs
 from proxy_lm.train.metrics import Board, Counters, MetricsFile, StepTotals, Tally, finite, step_record
 from proxy_lm.train.schedule import learning_rate
+from proxy_lm.train.spikes import MAX_BAD_STEPS, Verdict, count, give_up_after, judge, wants_rollback
 from proxy_lm.train.stopping import StopRequest
 from proxy_lm.train.validate import Validation, to_tensors
-
-# After so many steps in a row without a finite loss nothing is being learnt. fp16's search for a scale is no such step: its loss is finite.
-MAX_BROKEN_STEPS: Final = 10
 
 
 @dataclass(kw_only=True)
@@ -40,11 +41,15 @@ class Job:
     checkpoints: CheckpointManager
     save: Callable[[Counters], None]
     """Commit a checkpoint of these counters; collective."""
+    roll_back: Callable[[Counters], None]
+    """Put an engine with older weights into `engine` and commit that; collective."""
     stop: StopRequest
     peak_flops: float
     """Of one rank's device."""
     metrics: MetricsFile | None
     """None on every rank but 0."""
+    faults: FaultsFile | None
+    planted: PlantedFaults
     board: Board | None
 
 
@@ -69,36 +74,35 @@ def run_steps(job: Job, counters: Counters) -> bool:
     job.engine.train()
     with loader:
         for batches in loader:
-            # The step: forward, backward, update.
+            # The step. Signals and rank 0's clock travel with its one sum over the ranks, so that every rank decides the same.
             rate = learning_rate(settings.schedule, settings.optimizer.learning_rate, counters.step, inputs.num_steps)
             job.engine.set_learning_rate(rate)
-            tally = Tally(job.ranks, len(inputs.views))
-            for batch in batches:
-                losses = job.engine.forward(*to_tensors(batch, job.engine.device))
-                job.engine.backward(losses.loss)
-                job.engine.step()
-                tally.add(losses, batch)
-
-            # One sum over the ranks; signals and rank 0's clock travel with it, so that every rank decides the same.
             save_is_due = _is_over(settings.checkpoint.every_seconds, last_save) and job.ranks.rank == 0
-            totals = tally.reduce(loader.wait_seconds, [job.stop.wanted, save_is_due])
+            tally, totals, verdict = make_step(job, counters, batches, loader.wait_seconds, save_is_due)
             stop_now, save_now = totals.flags
             loader.wait_seconds = 0.0
             symbols = inputs.shape.symbols_per_step
             counters.add(totals, inputs.view_names, symbols, symbols * inputs.flops_per_symbol)
             now = time.monotonic()
             counters.seconds, step_seconds, step_began = now - began, now - step_began, now
-            log_step(job, counters, totals, rate, step_seconds)
+            log_step(job, counters, totals, rate, step_seconds, verdict)
             console.show(totals, step_seconds)
             finished = counters.step == inputs.num_steps
+            if verdict.discard:
+                rows = [loader.rows(counters.step - 1, number) for number in range(len(batches))]
+                _tell_discarded(job, counters, totals, verdict, tally, rows)
+                if wants_rollback(settings.spikes, counters.spikes) and not finished:
+                    _roll_back(job, counters)
+                    saved_step, last_save = counters.step, time.monotonic()
             with together():
-                _check_loss(counters, finished)
+                _check_loss(counters, finished, give_up_after(settings.spikes, counters.spikes))
 
-            # Once in a while.
+            # Once in a while. While steps are being discarded nothing is saved for the clock's sake: what a rollback needs stays.
+            save_now = (save_now or _is_multiple(counters.step, settings.checkpoint.every_steps)) and not counters.spikes.in_row
             if finished or _is_multiple(counters.step, settings.validation.every_steps):
                 _validate(job, counters)
                 step_began = time.monotonic()
-            if finished or stop_now or save_now or _is_multiple(counters.step, settings.checkpoint.every_steps):
+            if finished or stop_now or save_now:
                 counters.seconds = time.monotonic() - began
                 _save(job, counters)
                 saved_step, last_save = counters.step, time.monotonic()
@@ -107,6 +111,29 @@ def run_steps(job: Job, counters: Counters) -> bool:
                 return False
     assert saved_step == inputs.num_steps
     return True
+
+
+def make_step(
+    job: Job, counters: Counters, batches: Sequence[Batch], wait_seconds: float, save_is_due: bool
+) -> tuple[Tally, StepTotals, Verdict]:
+    """One step over this rank's micro-batches: the update is made, or on all ranks discarded, after the sum over the ranks is known."""
+    tally = Tally(job.ranks, len(job.inputs.views))
+    for number, batch in enumerate(batches, 1):
+        losses = job.planted.plant(counters.step + 1, job.engine.forward(*to_tensors(batch, job.engine.device)))
+        job.engine.backward(losses.loss)
+        tally.add(losses, batch)
+        if number < len(batches):
+            job.engine.step()
+    totals = tally.reduce(wait_seconds, [job.stop.wanted, save_is_due])
+    settings, sums = job.inputs.settings, (totals.nll_nats.tolist(), totals.num_targets.tolist())
+    verdict = judge(settings.spikes, counters.spikes, *sums)
+    skipped_before = job.engine.skipped_steps
+    job.engine.step(discard=verdict.discard)
+    if not verdict.discard and job.engine.skipped_steps > skipped_before and settings.precision != "fp16":
+        # DeepSpeed's own doing, on all ranks: its norm is global. In fp16 it is the search for a scale, and nothing is wrong.
+        verdict = replace(verdict, why="gradient not finite")
+    count(settings.spikes, counters.spikes, verdict, *sums)
+    return tally, totals, verdict
 
 
 def measure_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
@@ -123,13 +150,46 @@ def measure_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float 
     return 2 * size**3 / best
 
 
-def _check_loss(counters: Counters, finished: bool) -> None:
-    """A bad step may pass: its update is skipped. Raises `WorkError`, on every rank, for many in a row and for a bad end."""
-    if counters.broken_steps >= MAX_BROKEN_STEPS or (finished and counters.broken_steps):
+def _check_loss(counters: Counters, finished: bool, limit: int = MAX_BAD_STEPS) -> None:
+    """A bad step may pass: its update is discarded. Raises `WorkError`, on every rank, for many in a row and for a bad end."""
+    bad, steps = counters.spikes.in_row, counters.step
+    if counters.broken_steps >= limit or (finished and counters.broken_steps):
         raise WorkError(
-            f"the loss was not finite in the last {counters.broken_steps} of {counters.step} steps, so this model no longer learns; start "
+            f"the loss was not finite in the last {counters.broken_steps} of {steps} steps, so this model no longer learns; start "
             "a new run (another `name` or `out`) with a lower optimizer.learning_rate or a longer schedule.warmup_steps"
         )
+    if bad >= limit:
+        raise WorkError(
+            f"the last {bad} of {steps} steps were not learnt from and {len(counters.spikes.rollbacks)} rollbacks were made; {FAULTS_NAME} "
+            "names their documents. If such losses are to be expected, continue with spikes.skip=false; else start a new run with a lower "
+            "optimizer.learning_rate"
+        )
+
+
+def _tell_discarded(job: Job, counters: Counters, totals: StepTotals, verdict: Verdict, tally: Tally, rows: Sequence[range]) -> None:
+    """Name the step's documents on rank 0; every rank tells what its micro-batches lost."""
+    found = gather_micro_batches(job.ranks, [MicroBatch(at, *sums) for at, sums in zip(rows, tally.each(), strict=True)])
+    if job.faults is None:
+        return
+    record = discarded(job.inputs, counters.step, totals, verdict, found, counters.spikes.in_row)
+    job.faults.write(record)
+    first = record["documents"][0]["path"] if record["documents"] else "none"
+    note(
+        f"step {counters.step}: {verdict.why} ({totals.loss_nats:.4f} nats), its update is discarded on all ranks; "
+        f"{record['num_documents']} documents in {FAULTS_NAME}, first {first}"
+    )
+
+
+def _roll_back(job: Job, counters: Counters) -> None:
+    """Older weights, and on with the next step; on the record before anything else happens."""
+    bad = counters.spikes.in_row
+    job.roll_back(counters)
+    job.engine.train()
+    to = counters.spikes.rollbacks[-1]["to"]
+    if job.faults:
+        job.faults.write({"step": counters.step, "event": "rolled back", "to": to})
+        note(f"step {counters.step}: {bad} steps in a row were discarded; weights and moments go back to those of step {to}")
+    _save(job, counters)
 
 
 def _validate(job: Job, counters: Counters) -> None:
@@ -147,13 +207,15 @@ def _validate(job: Job, counters: Counters) -> None:
 def _save(job: Job, counters: Counters) -> None:
     if job.metrics:
         job.metrics.sync()
+    if job.faults:
+        job.faults.sync()
     if job.board:
         job.board.flush()
     with together():
         job.save(counters)
 
 
-def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step_seconds: float) -> None:
+def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step_seconds: float, verdict: Verdict) -> None:
     """One line of `metrics.jsonl` and, when it is time, its TensorBoard points; only rank 0 has where to write."""
     if job.metrics is None:
         return
@@ -167,6 +229,7 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
         "gradient_norm": finite(job.engine.gradient_norm),
         "loss_scale": job.engine.loss_scale,
         "skipped_steps": job.engine.skipped_steps,
+        "discarded": verdict.why,
         "symbols_per_second": symbols / step_seconds,
         "source_bytes_per_second": float(totals.source_bytes.sum()) / step_seconds,
         "model_flops_per_second": flops_per_second,

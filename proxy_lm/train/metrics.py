@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from proxy_lm.data.rows import Batch
 from proxy_lm.model.decoder import Losses
 from proxy_lm.train.engine import Ranks
 from proxy_lm.train.rows_read import NUM_PARTS, marks, rows_digest
-
-METRICS_NAME: Final = "metrics.jsonl"
+from proxy_lm.train.spikes import SpikeState, state_of
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,11 @@ class Tally:
         if self.ranks.column_share == 0:  # ranks that share rows have the same ones, and different losses
             self._counts += np.concatenate((batch.source_bytes, batch.num_documents, batch.num_symbols, marks(batch)))
 
+    def each(self) -> list[tuple[float, float]]:
+        """(summed loss of the first head in nats, its targets) of every micro-batch of this rank. Waits for the device."""
+        codes = self.num_views + 2
+        return [(float(part[1 : 1 + codes].sum()), float(part[1 + codes : 1 + 2 * codes].sum())) for part in self._losses]
+
     def reduce(self, wait_seconds: float = 0.0, flags: Sequence[bool] = ()) -> StepTotals:
         """The sums over all ranks; every rank gets the same."""
         mine = torch.stack(self._losses).sum(dim=0)
@@ -127,6 +131,11 @@ class Counters:
     broken_steps: int = 0
     """Steps up to now, in an unbroken row, whose loss was not finite."""
     validation: list[dict[str, Any]] = field(default_factory=list)
+    spikes: SpikeState = field(default_factory=SpikeState)
+    """What decides which steps are learnt from."""
+
+    def __post_init__(self) -> None:
+        self.spikes = state_of(self.spikes)
 
     def add(self, totals: StepTotals, names: Sequence[str], symbols: int, flops: int) -> None:
         """One more step."""

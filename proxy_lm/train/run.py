@@ -33,6 +33,7 @@ from proxy_lm.train.inputs import Inputs, describe_vocabulary, open_inputs
 from proxy_lm.train.launch import Launch
 from proxy_lm.train.loop import Job, checkpoint_state, measure_peak_flops, run_steps
 from proxy_lm.train.metrics import Board, Counters, MetricsFile
+from proxy_lm.train.preflight import preflight
 from proxy_lm.train.provenance import describe
 from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, METRICS_NAME, RUN_NAME
 from proxy_lm.train.run_lock import RunLock
@@ -69,10 +70,11 @@ def train_among(
     )
     derived = derive(settings, inputs.shape)
     config = agree(ranks, lambda: complete(derived, user_json, source) if user_json else derived)
+    checked = preflight(inputs, ranks)
     with contextlib.ExitStack() as stack:
         with together():
             stack.enter_context(RunLock(settings.folder, ranks))
-        return _train_locked(inputs, ranks, config, stop)
+        return _train_locked(inputs, ranks, config, checked, stop)
 
 
 def is_finished(settings: RunSettings) -> bool:
@@ -87,7 +89,7 @@ def is_finished(settings: RunSettings) -> bool:
     return True
 
 
-def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: StopRequest) -> bool:
+def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked: dict[str, Any], stop: StopRequest) -> bool:
     settings = inputs.settings
     manager = CheckpointManager(
         settings.folder / CHECKPOINTS_NAME,
@@ -102,7 +104,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
     counters = Counters(**checkpoint.state["counters"]) if checkpoint else Counters()
     if checkpoint:
         counters.count_device_seconds(checkpoint.world_size)
-    record = agree(ranks, lambda: _record(inputs, ranks, config, counters) if ranks.rank == 0 else {})
+    record = agree(ranks, lambda: _record(inputs, ranks, config, counters) if ranks.rank == 0 else {}) | {"preflight": checked}
     if ranks.rank == 0:
         _announce(inputs, ranks, checkpoint)
         settings.folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +129,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], stop: St
         job.engine = build(older)
         then = state_of(older.state["counters"].get("spikes", {})) if older else SpikeState()
         spikes.roll_back(now.spikes, then, at=now.step, to=older.step if older else 0)
+        now.broken_steps = 0
 
     is_first = ranks.rank == 0
     job = Job(

@@ -31,6 +31,7 @@ from proxy_lm.train.settings_groups import (
     ValidationSettings,
     ZeroSettings,
 )
+from proxy_lm.train.spikes import SpikeSettings
 
 
 class RunSettings(Settings):
@@ -111,6 +112,9 @@ class RunSettings(Settings):
 
     loader: LoaderSettings = LoaderSettings()
     """Who reads the rows; changes no id."""
+
+    spikes: SpikeSettings = SpikeSettings()
+    """Steps that are not learnt from."""
 
     communication: CommunicationSettings = CommunicationSettings()
     """How ranks talk."""
@@ -253,19 +257,20 @@ SAFE_TO_CHANGE = (
     "resume",
     "rows_per_device",
     "sequence_parallel",
+    "spikes.",
     "validation.",
 )
 
 
-def changed_settings(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Lines `key: old -> new` for every setting that matters and differs between two resolved configurations.
+def changed_settings(old: dict[str, Any], new: dict[str, Any], safe: tuple[str, ...] = SAFE_TO_CHANGE) -> list[str]:
+    """Lines `key: old -> new` for every setting that matters (begins with none of `safe`) and differs between two resolved configurations.
 
     Paths of corpus and views may change, since their digests are compared instead.
     """
     before, after = _flatten(old), _flatten(new)
     lines = []
     for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key) and not key.startswith(SAFE_TO_CHANGE):
+        if before.get(key) != after.get(key) and not key.startswith(safe):
             lines.append(f"{key}: {before.get(key)!r} -> {after.get(key)!r}")
     return lines
 
