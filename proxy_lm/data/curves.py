@@ -10,6 +10,7 @@ accumulation nor a queue can bend a curve.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
@@ -90,10 +91,9 @@ class Curve(Settings):
     def __call__(self, progress: npt.ArrayLike) -> F64:
         """Values at the given progress, any shape; clamped to the first and the last point."""
         at = np.asarray(progress, dtype=np.float64)
-        xs = np.array([point[0] for point in self.points])
-        ys = np.array([point[1] for point in self.points])
-        values = np.asarray(np.interp(at, xs, ys), dtype=np.float64)
-        if any(way == "cosine" for _, _, way in self.points):
+        xs, ys, is_curved = _knots(self.points)
+        values = np.full(at.shape, ys[0]) if ys.size == 1 else np.asarray(np.interp(at, xs, ys), dtype=np.float64)
+        if is_curved:
             to = np.clip(np.searchsorted(xs, at, side="right"), 1, max(1, xs.size - 1))
             for k in range(1, xs.size):
                 if self.points[k][2] == "cosine":
@@ -112,6 +112,12 @@ class Curve(Settings):
     def is_constant(self) -> bool:
         """True when the value is the same everywhere."""
         return len({value for _, value, _ in self.points}) == 1
+
+
+@functools.lru_cache(maxsize=256)
+def _knots(points: tuple[tuple[float, float, Way], ...]) -> tuple[F64, F64, bool]:
+    """(progress, values, whether any way is curved): a plan asks for them thousands of times."""
+    return np.array([point[0] for point in points]), np.array([point[1] for point in points]), any(way == "cosine" for *_, way in points)
 
 
 class WeightCurve(Curve):

@@ -164,20 +164,16 @@ class Pieces:
         last = number == num_pieces[index] - 1
         layout = told.layout[index]
         # Told twice or in turn: raw stands in the even places or in the odd ones. Told once: as the layout says.
-        raw = np.where(layout >= Layout.PAIR, told.raw_first[index] == (number % 2 == 0), layout == Layout.RAW)
+        raw = np.where(layout >= Layout.PAIR, told.raw_first[index] == (number & 1 == 0), layout == Layout.RAW)
         stretch = layout == Layout.SPLICE
         opening = np.where(stretch & (number > 0), np.uint8(Opening.SPLICE_START), np.uint8(Opening.BOS_START))
-        opening[(layout == Layout.PAIR) & (number > 0)] = Opening.START
+        pair = layout == Layout.PAIR
+        opening[pair & (number > 0)] = Opening.START
         closing = np.where(stretch & ~last, np.uint8(Closing.NOTHING), np.uint8(Closing.END_EOS))
-        closing[(layout == Layout.PAIR) & ~last] = Closing.END
-        first_byte, first_symbol, end_byte, end_symbol = _stretches(told, index, number, last)
-        bounds = (
-            np.where(raw, end_byte - first_byte, end_symbol - first_symbol),
-            np.where(raw, first_byte, first_symbol),
-            first_byte,
-            end_byte - first_byte,
+        closing[pair & ~last] = Closing.END
+        return cls._place(
+            told, index, raw, stream_start, _bounds(told, index, number, last, raw), (opening, closing), ~stretch | (number == 0)
         )
-        return cls._place(told, index, raw, stream_start, bounds, (opening, closing), ~stretch | (number == 0))
 
     @classmethod
     def _place(
@@ -217,6 +213,11 @@ class Pieces:
             missing,
         )
 
+    def between(self, begin: int, end: int) -> Pieces:
+        """The pieces that have ids in places begin .. end - 1 of the stream; views, not copies."""
+        some = slice(int(np.searchsorted(self.end, begin, side="right")), int(np.searchsorted(self.start, end, side="left")))
+        return Pieces(*(getattr(self, field.name)[some] for field in fields(self)))
+
     @classmethod
     def join(cls, parts: list[Pieces]) -> Pieces:
         """Consecutive runs of pieces as one."""
@@ -225,17 +226,20 @@ class Pieces:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def _stretches(told: Told, index: I64, number: I64, last: Bools) -> tuple[I64, I64, I64, I64]:
-    """(first byte, first symbol, end byte, end symbol) of each piece in its document: between its cuts, all of it without cuts."""
+def _bounds(told: Told, index: I64, number: I64, last: Bools, raw: Bools) -> tuple[I64, I64, I64, I64]:
+    """(payload, first, first byte, bytes) of each piece: between its cuts, all of its document without cuts."""
     end_byte, end_symbol = told.size_bytes[index], told.view_length[index]
-    first_byte, first_symbol = np.zeros_like(end_byte), np.zeros_like(end_symbol)
-    if told.cuts is not None and told.cuts.byte.size:
-        stretch = told.layout[index] == Layout.SPLICE
-        at = told.cuts.borders[index] + number
-        later, earlier = stretch & (number > 0), stretch & ~last
-        first_byte[later], first_symbol[later] = told.cuts.byte[at[later] - 1], told.cuts.symbol[at[later] - 1]
-        end_byte[earlier], end_symbol[earlier] = told.cuts.byte[at[earlier]], told.cuts.symbol[at[earlier]]
-    return first_byte, first_symbol, end_byte, end_symbol
+    zeros = np.zeros_like(end_byte)
+    if told.cuts is None:
+        return np.where(raw, end_byte, end_symbol), zeros, zeros, end_byte
+    first_byte, first_symbol = zeros, zeros.copy()
+    stretch = told.layout[index] == Layout.SPLICE
+    at = told.cuts.borders[index] + number
+    later, earlier = stretch & (number > 0), stretch & ~last
+    first_byte[later], first_symbol[later] = told.cuts.byte[at[later] - 1], told.cuts.symbol[at[later] - 1]
+    end_byte[earlier], end_symbol[earlier] = told.cuts.byte[at[earlier]], told.cuts.symbol[at[earlier]]
+    num_bytes = end_byte - first_byte
+    return np.where(raw, num_bytes, end_symbol - first_symbol), np.where(raw, first_byte, first_symbol), first_byte, num_bytes
 
 
 @dataclass(frozen=True)
@@ -301,6 +305,8 @@ class Slices:
 
     def by_row(self) -> Slices:
         """The same slices in (row, column) order."""
+        if bool((np.diff(self.row) >= 0).all()):
+            return self
         return self.take(np.argsort(self.row, kind="stable"))
 
     def take(self, index: I64) -> Slices:

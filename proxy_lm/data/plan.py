@@ -175,7 +175,8 @@ class Plan:
         parts = []
         for first, last in sorted(set(zip(firsts.tolist(), lasts.tolist(), strict=True))):
             mine = (firsts == first) & (lasts == last)
-            pieces = Pieces.join([self._kept(number, self._decide_span) for number in range(first, last + 1)])
+            begin, end = int(places[mine].min()) * self.row_length, int(places[mine].max() + 1) * self.row_length + self.lookahead
+            pieces = Pieces.join([self._kept(number, self._decide_span).between(begin, end) for number in range(first, last + 1)])
             parts.append(cut(pieces, rows[mine], places[mine], self.row_length, self.lookahead))
         return parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
 

@@ -30,6 +30,8 @@ F64 = npt.NDArray[np.float64]
 U8 = npt.NDArray[np.uint8]
 
 _PURPOSES: Final = ("document", "view", "rate", "pair", "order", "number of cuts", "cut")
+_PAIR: Final = np.uint8(Layout.PAIR)
+_PARALLEL: Final = np.uint8(Layout.PARALLEL)
 _NEVER: Final = np.iinfo(np.uint64).max
 
 
@@ -161,7 +163,7 @@ class Teller:
     def told(self, draws: Draws, progress: F64, block_positions: int) -> Told:
         """The positions decided; `progress` is one value a block of `block_positions`, the last of which may be short."""
         draws, shares, layout = self._decide(draws, progress, block_positions)
-        at = np.repeat(progress, block_positions)[: draws.position.size]
+        at = _spread(progress, block_positions, draws.position.size)
         asked = (draws.rate_draw < shares.rate) | (draws.layout_draw < shares.pair + shares.parallel + shares.splice)
         cuts = None
         if self._splices:
@@ -190,24 +192,23 @@ class Teller:
         count = draws.position.size
         shares = self.mix.shares(progress)
         if np.ndim(progress):
-            shares = Shares(*(np.repeat(share, block_positions)[:count] for share in shares))
+            shares = Shares(*(_spread(share, block_positions, count) for share in shares))
         if self._borders is None:
             borders = self.mix.cumulative_weights(self._names, progress)
-            borders = np.repeat(borders, block_positions, axis=0)[:count] if np.ndim(progress) else borders
+            borders = _spread(borders, block_positions, count) if np.ndim(progress) else borders
             view, view_length = self._views(draws.position, draws.document, borders)
             kept = {field.name: getattr(draws, field.name) for field in fields(draws)}
             draws = Draws(**kept | {"view": view, "view_length": view_length})
         layout = (draws.rate_draw < shares.rate).view(np.uint8)
         if self._pairs_only:
-            layout = np.where(draws.layout_draw < shares.pair, np.uint8(Layout.PAIR), layout)
+            layout = np.where(draws.layout_draw < shares.pair, _PAIR, layout)
         else:
             twice = shares.pair + shares.parallel
             if self._splices:
                 spliced = (draws.layout_draw >= twice) & (draws.layout_draw < twice + shares.splice)
                 spliced &= self._num_candidates(draws) > 0
-                layout = np.where(spliced, np.uint8(Layout.SPLICE), layout)
-            layout = np.where(draws.layout_draw < twice, np.uint8(Layout.PARALLEL), layout)
-            layout = np.where(draws.layout_draw < shares.pair, np.uint8(Layout.PAIR), layout)
+                layout[spliced] = Layout.SPLICE
+            layout = np.where(draws.layout_draw < twice, np.where(draws.layout_draw < shares.pair, _PAIR, _PARALLEL), layout)
         layout[draws.view_length < 0] = Layout.RAW
         return draws, shares, layout
 
@@ -261,6 +262,11 @@ class Teller:
             at = table.borders[draws.document[some][mine[row]] + self.first_document] + taken[mine[row], column]
             byte[mine[row], column + 1], symbol[mine[row], column + 1] = table.byte[at], table.symbol[at]
         return _Splices(byte, symbol, num_cuts)
+
+
+def _spread(of_blocks: F64, block_positions: int, count: int) -> F64:
+    """Values of blocks for each of `count` positions; a single block is left to numpy, which spreads it without a copy."""
+    return of_blocks if len(of_blocks) == 1 else np.repeat(of_blocks, block_positions, axis=0)[:count]
 
 
 def _of_documents(cuts: Mapping[str, CutTable], name: str, num_documents: int, mix: MixSettings) -> CutTable | None:
