@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy_lm.data.corpus import Corpus
+from proxy_lm.data.cuts import open_cuts
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import RowReader
 from proxy_lm.data.views import View
@@ -58,7 +59,8 @@ class Inputs:
 
 
 def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inputs:
-    """Open corpus and views, derive the vocabulary and plan the rows. `verify` reads every file once and compares digests.
+    """Open corpus and views, derive the vocabulary and plan the rows. `verify` reads every file once and compares digests. What only a mix
+    with splices needs, the table of cuts beside a view, is made where it is missing.
 
     Raises `RequestError` for anything missing, damaged or not belonging together.
     """
@@ -83,6 +85,7 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
         lookahead=settings.model.resolved().lookahead,
         num_rows=steps * settings.rows_per_step,
         shuffle_rows=settings.shuffle_rows,
+        cuts=open_cuts(corpus, views, settings.mix, verify=verify),
         packing=settings.packing,
     )
     return Inputs(
