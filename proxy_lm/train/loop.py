@@ -118,8 +118,9 @@ def make_step(
 ) -> tuple[Tally, StepTotals, Verdict]:
     """One step over this rank's micro-batches: the update is made, or on all ranks discarded, after the sum over the ranks is known."""
     tally = Tally(job.ranks, len(job.inputs.views))
+    weights = loss_weights(job, counters.step)
     for number, batch in enumerate(batches, 1):
-        losses = job.planted.plant(counters.step + 1, job.engine.forward(*to_tensors(batch, job.engine.device)))
+        losses = job.planted.plant(counters.step + 1, job.engine.forward(*to_tensors(batch, job.engine.device), weights))
         job.engine.backward(losses.loss)
         tally.add(losses, batch)
         if number < len(batches):
@@ -134,6 +135,15 @@ def make_step(
         verdict = replace(verdict, why="gradient not finite")
     count(settings.spikes, counters.spikes, verdict, *sums)
     return tally, totals, verdict
+
+
+def loss_weights(job: Job, step: int) -> torch.Tensor | None:
+    """Weights of the targets by code in the step after `step` finished ones, float32 [num_views + 2]; None where all are 1."""
+    mix, inputs = job.inputs.settings.mix, job.inputs
+    if not mix.loss_weights:
+        return None
+    weights = mix.loss_weights_at(step / inputs.num_steps, [view.name for view in inputs.views])
+    return torch.from_numpy(weights).to(job.engine.device)
 
 
 def measure_peak_flops(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
