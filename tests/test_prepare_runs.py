@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +29,7 @@ from proxy_lm.cli import main
 from proxy_lm.data import prepare as prepare_module
 from proxy_lm.data.corpus import Corpus, build_small
 from proxy_lm.data.prepare import PrepareSettings, prepare
-from proxy_lm.data.select import _mapped
+from proxy_lm.data.memory import mapped
 from proxy_lm.errors import RequestError, WorkError
 
 
@@ -311,7 +312,7 @@ def test_a_disk_that_takes_no_more_is_one_sentence_and_loses_nothing(tmp_path: P
 
 def test_a_disk_that_is_full_is_met_before_a_mapped_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write into a mapped hole of a full disk is SIGBUS, which nobody catches."""
-    held = _mapped(tmp_path / "held.npy", 1000)
+    held = mapped(tmp_path / "held.npy", (1000,), np.int64)
     file = tmp_path / "held.npy"
     assert not held.any()
     assert file.stat().st_blocks * 512 >= file.stat().st_size >= held.nbytes

@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     option("binary", choices=["drop", "keep"])
     parser.add_argument("--workers", type=int, metavar="N", help="processes; changes nothing in the corpus (default: all processors)")
     add_engine_arguments(parser)
+    parser.add_argument(
+        "--max-memory",
+        type=int,
+        metavar="N",
+        help="bytes that each process may hold beside the program itself; changes nothing in the corpus (default: no cap)",
+    )
     parser.add_argument("--force", action="store_true", help="replace a corpus that was made with other settings")
 
 
@@ -69,7 +75,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     settings = validate(PrepareSettings, given, "the options")
     started = time.monotonic()
     with open_engine(args.engine, num_workers=args.workers, address=args.address) as engine:
-        manifest, made = prepare(args.sources, args.out, settings, against=args.against, engine=engine, force=args.force)
+        manifest, made = prepare(
+            args.sources, args.out, settings, against=args.against, engine=engine, max_memory=args.max_memory, force=args.force
+        )
     seconds = time.monotonic() - started
     shown = ("digest", "num_documents", "num_bytes", "splits", "split_bytes", "split_by", "drops", "num_records", "num_read_bytes")
     account = {name: manifest[name] for name in (*shown, "matched_problems", "damaged_examples")}

@@ -30,7 +30,8 @@ SPLITS = ("train", "valid", "test")
 COLUMNS = ("id", "source", "project", "path", "language", "split", "size_bytes")
 FILES = ("raw.bin", "raw.idx", "documents.parquet")
 
-_ROWS_PER_GROUP = 65_536  # of documents.parquet; also how many rows wait in memory while a corpus is written
+_ROWS_PER_GROUP = 65_536  # of documents.parquet; so many wait in memory while a corpus is written, packed, the last few as Python's objects
+_ROWS_UNPACKED = 4096
 _REMEDY = "make the corpus anew with `proxy-lm prepare ... --force`, or copy the folder again"
 
 
@@ -144,6 +145,7 @@ class CorpusWriter:
         self._split_bytes = dict.fromkeys(SPLITS, 0)
         self._schema = pa.schema([(name, pa.int64() if name == "size_bytes" else pa.string()) for name in COLUMNS])
         self._rows: list[tuple[Any, ...]] = []
+        self._packed: list[Any] = []
         self._rows_digest = hashlib.sha256()
         self._raw_digest = hashlib.sha256()
         self._idx_digest = hashlib.sha256()
@@ -184,7 +186,9 @@ class CorpusWriter:
             self._write_offset()
             self._rows_digest.update(canonical_json(row) + b"\n")
             self._rows.append(row)
-            if len(self._rows) == _ROWS_PER_GROUP:
+            if len(self._rows) == _ROWS_UNPACKED:
+                self._pack_rows()
+            if len(self._packed) * _ROWS_UNPACKED == _ROWS_PER_GROUP:
                 self._flush_rows()
         except OSError as error:
             raise disk_error(error, self.path) from error
@@ -226,14 +230,22 @@ class CorpusWriter:
         self._idx.write(offset)
         self._idx_digest.update(offset)
 
-    def _flush_rows(self) -> None:
+    def _pack_rows(self) -> None:
         import pyarrow as pa
 
         columns = list(zip(*self._rows, strict=True)) or [()] * len(COLUMNS)
         arrays = [pa.array(list(values), field.type) for values, field in zip(columns, self._schema, strict=True)]
-        if self._rows or not self.num_documents:
-            self._table.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._packed.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         self._rows = []
+
+    def _flush_rows(self) -> None:
+        import pyarrow as pa
+
+        if self._rows or not self.num_documents:
+            self._pack_rows()
+        if self._packed:
+            self._table.write_table(pa.Table.from_batches(self._packed, self._schema).combine_chunks())
+        self._packed = []
 
 
 def build_small(path: Path, documents: Mapping[str, Sequence[bytes]], *, language: str = "python") -> Corpus:

@@ -12,10 +12,11 @@ default threshold (14 bands of 9 values) that is 0.87 at the very threshold of 0
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ _WEIGHTS = (0.1, 0.9)
 _VALUES_AT_ONCE = 256  # shingles permuted at a time: their table of 128 columns stays in the processor's cache
 _ESTIMATE_SLACK = 0.15  # over three standard deviations of an estimate from 128 values
 _CACHED_SETS = 4096
+_ROWS_AT_ONCE = 16_384
 
 
 def check_library() -> None:
@@ -73,8 +75,9 @@ def near_duplicates(signatures: Signatures, read: Callable[[int], bytes], thresh
 
     `read(index)` gives a document's bytes; it is called for documents that share a band with an earlier one, and no others.
     """
-    buckets = _shared_buckets(signatures, threshold)
-    kept: defaultdict[int, list[int]] = defaultdict(list)
+    pairs = _shared_buckets(signatures, threshold)
+    kept = np.zeros(len(pairs.buckets), np.int64)  # of each bucket the documents that stay, from `pairs.starts` on
+    num_kept = np.zeros(len(pairs.starts), np.int32)
     sets: OrderedDict[int, Hashes] = OrderedDict()
     copies: dict[int, int] = {}
 
@@ -85,39 +88,60 @@ def near_duplicates(signatures: Signatures, read: Callable[[int], bytes], thresh
                 sets.popitem(last=False)
         return sets[index]
 
-    for index, mine in buckets:
-        earlier = sorted({other for bucket in mine for other in kept[bucket]})
-        if earlier:
+    borders = (
+        np.flatnonzero(np.r_[True, pairs.documents[1:] != pairs.documents[:-1], True]) if len(pairs.documents) else np.zeros(0, np.int64)
+    )
+    for first, end in itertools.pairwise(borders):
+        index, mine = int(pairs.documents[first]), pairs.buckets[first:end]
+        starts = pairs.starts[mine]
+        earlier = np.unique(np.concatenate([kept[start : start + count] for start, count in zip(starts, num_kept[mine], strict=True)]))
+        if len(earlier):
             alike = np.mean(signatures[earlier] == signatures[index], axis=1) >= threshold - _ESTIMATE_SLACK
-            for other in np.asarray(earlier)[alike].tolist():
+            for other in earlier[alike].tolist():
                 if jaccard(shingles(index), shingles(other)) >= threshold:
                     copies[index] = other
                     break
         if index not in copies:
-            for bucket in mine:
-                kept[bucket].append(index)
+            kept[starts + num_kept[mine]] = index
+            num_kept[mine] += 1
     return copies
 
 
-def _shared_buckets(signatures: Signatures, threshold: float) -> list[tuple[int, list[int]]]:
-    """Documents that share a band's bucket with another, in order, each with its buckets' numbers.
+class _Pairs(NamedTuple):
+    """Documents and the buckets they share with others, one pair a row, by document and then by band."""
 
-    One band at a time, so that memory stays at a few integers a document whatever the number of bands.
-    """
+    documents: npt.NDArray[np.int64]
+    buckets: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    """Of each bucket: how many pairs earlier buckets have."""
+
+
+def _shared_buckets(signatures: Signatures, threshold: float) -> _Pairs:
+    """Documents that share a band's bucket with another. A band at a time, so that memory stays at a few integers a document."""
     num_bands, width = bands(threshold)
-    with_words = np.flatnonzero((signatures != _NOTHING).any(axis=1)) if len(signatures) else np.zeros(0, np.int64)
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    next_bucket = 0
+    has_words = np.zeros(len(signatures), np.bool_)
+    for first in range(0, len(signatures), _ROWS_AT_ONCE):
+        has_words[first : first + _ROWS_AT_ONCE] = (signatures[first : first + _ROWS_AT_ONCE] != _NOTHING).any(axis=1)
+    with_words = np.flatnonzero(has_words)
+    documents, buckets, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, np.int64)]
+    num_buckets = 0
     for band in range(num_bands):
-        keys = _band_keys(signatures[with_words, band * width : (band + 1) * width])
+        keys = np.zeros(len(with_words), np.uint64)
+        for first in range(0, len(with_words), _ROWS_AT_ONCE):
+            some = with_words[first : first + _ROWS_AT_ONCE]
+            keys[first : first + _ROWS_AT_ONCE] = _band_keys(signatures[some, band * width : (band + 1) * width])
         order = np.argsort(keys, kind="stable")
-        starts = np.flatnonzero(np.r_[True, keys[order][1:] != keys[order][:-1]]) if len(keys) else np.zeros(0, np.int64)
-        counts = np.diff(np.r_[starts, len(keys)])
-        for start, count in zip(starts[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
-            for index in with_words[order[start : start + count]].tolist():
-                members[index].append(next_bucket)
-            next_bucket += 1
-    return sorted(members.items())
+        keys = keys[order]
+        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.zeros(0, np.int64)
+        sizes = np.diff(np.r_[starts, len(keys)])
+        documents.append(with_words[order[np.repeat(sizes > 1, sizes)]])
+        counts.append(sizes[sizes > 1])
+        buckets.append(np.repeat(np.arange(num_buckets, num_buckets + len(counts[-1]), dtype=np.int32), counts[-1]))
+        num_buckets += len(counts[-1])
+    joined = np.concatenate(documents)
+    by_document = np.argsort(joined, kind="stable")
+    sizes = np.concatenate(counts)
+    return _Pairs(joined[by_document], np.concatenate(buckets)[by_document], np.cumsum(sizes) - sizes)
 
 
 def _band_keys(band: Signatures) -> npt.NDArray[np.uint64]:

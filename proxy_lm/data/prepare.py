@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,17 +29,17 @@ from proxy_lm.data.dedup import NUM_VALUES, SHINGLE_WORDS, bands, check_library
 from proxy_lm.data.engines import Engine, LocalEngine, busy_file, idle
 from proxy_lm.data.folders import read_patterns
 from proxy_lm.data.languages import check_languages
+from proxy_lm.data.memory import Memory
 from proxy_lm.data.records import Fields
-from proxy_lm.data.select import Selection, load_problems_once, select
+from proxy_lm.data.select import Indexes, Selection, load_problems_once, select
 from proxy_lm.data.sources import Source, Unit, open_sources, source_origin
 from proxy_lm.data.split import split_projects
 from proxy_lm.data.spool import Filters, Spool, spool_unit
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import ProgressBar, note
 
-STATE_SCHEMA = "proxy-lm prepare 1"
+STATE_SCHEMA = "proxy-lm prepare 2"
 STATE = "state.json"
-_DOCUMENTS_AT_ONCE = 4096
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -109,13 +110,16 @@ def prepare(
     against: Sequence[Path] = (),
     num_workers: int = 1,
     engine: Engine | None = None,
+    max_memory: int | None = None,
     force: bool = False,
 ) -> tuple[dict[str, Any], bool]:
     """Make the corpus `out`, or find it made: its manifest, and whether there was work to do. Raises `RequestError` and `WorkError`.
 
-    `engine` does the work (default: `num_workers` processes here); it changes nothing in the corpus.
+    `engine` does the work (default: `num_workers` processes here); it changes nothing in the corpus. `max_memory`
+    caps what each process holds beside the program, in bytes (see `proxy_lm.data.memory`).
     """
     engine = engine or LocalEngine(num_workers)
+    memory = Memory.of(max_memory, settings.max_bytes_per_document)
     out = out.absolute()  # workers on other machines stand elsewhere
     if settings.near_duplicates is not None:
         check_library()
@@ -137,12 +141,19 @@ def prepare(
     with _locked(staging):
         with idle(staging / STATE):
             _start_or_continue(
-                staging, {**request, "schema": STATE_SCHEMA, "inventory": digest_of([source.inventory for source in sources])}
+                staging,
+                {
+                    **request,
+                    "schema": STATE_SCHEMA,
+                    "blocks": [memory.block_bytes, memory.block_documents],
+                    "inventory": digest_of([source.inventory for source in sources]),
+                },
             )
         units = [unit for source in sources for unit in source.units]
-        _read(staging, units, settings, engine)
+        _read(staging, units, settings, memory, engine)
         spool = Spool(staging / "spool", units, staging / STATE)
         try:
+            memory.check(spool.num_documents)
             chosen = select(
                 spool,
                 seed=settings.seed,
@@ -215,7 +226,7 @@ def _start_or_continue(staging: Path, state: Mapping[str, Any]) -> None:
     write_json(file, state)
 
 
-def _read(staging: Path, units: Sequence[Unit], settings: PrepareSettings, engine: Engine) -> None:
+def _read(staging: Path, units: Sequence[Unit], settings: PrepareSettings, memory: Memory, engine: Engine) -> None:
     filters = Filters(
         min_bytes=settings.min_bytes,
         max_document_bytes=settings.max_bytes_per_document,
@@ -226,6 +237,7 @@ def _read(staging: Path, units: Sequence[Unit], settings: PrepareSettings, engin
         max_bad_share=settings.max_bad_share,
         fields=Fields(settings.text_field, settings.bytes_field, settings.project_field),
         hub_split=settings.hub_split,
+        memory=memory,
     )
     spool = staging / "spool"
     spool.mkdir(exist_ok=True)
@@ -248,20 +260,15 @@ def _write(
     if not len(chosen.kept):
         why = ", ".join(f"{count} {reason}" for reason, (count, _) in sorted(drops.items())) or "the sources are empty"
         raise RequestError(f"no document is left ({why}); loosen the filters or name other sources")
-    assert spool.table is not None
-    table = spool.table.combine_chunks()
-    split, split_by = _deal(table["project"].take(chosen.kept), spool.sizes[chosen.kept], table["id"].take(chosen.kept), settings)
+    split, split_by = _deal(spool, chosen.kept, settings)
     folder.mkdir()
     with ProgressBar("write", int(spool.sizes[chosen.kept].sum())) as bar, CorpusWriter(folder) as writer:
         for number, name in enumerate(SPLITS):
             indexes = chosen.kept[split == number]
-            for first in range(0, len(indexes), _DOCUMENTS_AT_ONCE):
-                some = indexes[first : first + _DOCUMENTS_AT_ONCE]
-                for index, row in zip(some.tolist(), table.take(some).to_pylist(), strict=True):
-                    data, identity = spool.read(index), row["id"].hex()
-                    document = Document(identity, row["source"], row["project"] or identity, row["path"], row["language"])
-                    writer.add(document, data, name)
-                    bar.advance(len(data))
+            for index in map(int, indexes):
+                data, facts, identity = spool.read(index), spool.facts(index), spool.ids[index].tobytes().hex()
+                writer.add(Document(identity, facts.source, facts.project or identity, facts.path, facts.language), data, name)
+                bar.advance(len(data))
         return writer.finish(
             {
                 "prepare": request["settings"],
@@ -289,25 +296,23 @@ def _method(settings: PrepareSettings) -> dict[str, Any]:
     return method
 
 
-def _deal(projects: Any, sizes: npt.NDArray[np.int64], ids: Any, settings: PrepareSettings) -> tuple[npt.NDArray[np.int8], str]:
+def _deal(spool: Spool, kept: Indexes, settings: PrepareSettings) -> tuple[npt.NDArray[np.int8], str]:
     """The split of each document, and whether projects or documents were dealt."""
-    encoded = projects.fill_null("").combine_chunks().dictionary_encode()
-    names: list[str] = encoded.dictionary.to_pylist()
-    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    if "" in names:  # a document without a project is one of its own
-        alone = np.flatnonzero(codes == names.index(""))
-        codes[alone] = len(names) + np.arange(len(alone))
-        names += [identity.hex() for identity in ids.take(alone).to_pylist()]
-    used, codes = np.unique(codes, return_inverse=True)
-    names = [names[code] for code in used.tolist()]
+    of_none = spool.project_codes[kept] < 0  # a document without a project is one of its own
+    used, codes = np.unique(spool.project_codes[kept], return_inverse=True)
+    used, codes = used[used >= 0], codes - int(of_none.any())
+    codes[of_none] = len(used) + np.arange(of_none.sum())
+    num_projects = len(used) + int(of_none.sum())
+    names: Iterator[str] = chain((spool.projects[code] for code in used), (spool.ids[index].tobytes().hex() for index in kept[of_none]))
     wanted = 1 + (settings.valid_share > 0) + (settings.test_share > 0)
     split_by = "project"
-    if len(names) < wanted:
-        note(f"{len(names)} project(s) cannot fill {wanted} splits: dealing single documents, so a project's documents may part")
-        split_by, names, codes = "document", [identity.hex() for identity in ids.to_pylist()], np.arange(len(sizes))
-    if len(names) < wanted:
-        note(f"{len(names)} document(s) cannot fill {wanted} splits: some are empty")
-    project_sizes = np.bincount(codes, weights=sizes, minlength=len(names)).astype(np.int64)
+    if num_projects < wanted:
+        note(f"{num_projects} project(s) cannot fill {wanted} splits: dealing single documents, so a project's documents may part")
+        split_by, num_projects, codes = "document", len(kept), np.arange(len(kept))
+        names = (spool.ids[index].tobytes().hex() for index in kept)
+    if num_projects < wanted:
+        note(f"{num_projects} document(s) cannot fill {wanted} splits: some are empty")
+    project_sizes = np.bincount(codes, weights=spool.sizes[kept], minlength=num_projects).astype(np.int64)
     split = split_projects(names, project_sizes, settings.seed, settings.valid_share, settings.test_share)
     return split[codes], split_by
 

@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 
 from proxy_lm.data.hub import hub_records
 from proxy_lm.data.sources import Unit
-from proxy_lm.data.streams import open_parquet, open_stream
+from proxy_lm.data.streams import MAX_WINDOW_BYTES, open_parquet, open_stream
 from proxy_lm.errors import RequestError
 
 TEXT_FIELDS = ("content", "text", "code")
@@ -33,7 +33,7 @@ UNREADABLE, TOO_LARGE, NOT_A_FILE, UNSAFE_NAME = "unreadable file", "over --max-
 DAMAGED = frozenset({MALFORMED, NO_TEXT, UNREADABLE})
 
 _LINE_FACTOR = 8  # a JSON line may be this much longer than the largest wanted document: escapes and other fields
-_PARQUET_BATCH = 64
+_PARQUET_BATCH = 16
 
 
 class Fields(NamedTuple):
@@ -62,16 +62,18 @@ class Bad(NamedTuple):
     size_bytes: int = 0
 
 
-def read_unit(unit: Unit, fields: Fields, max_document_bytes: int, hub_split: str) -> Iterator[Found | Bad]:
+def read_unit(
+    unit: Unit, fields: Fields, max_document_bytes: int, hub_split: str, max_window_bytes: int = MAX_WINDOW_BYTES
+) -> Iterator[Found | Bad]:
     """All of a unit, in its order. Raises `RequestError` when the container as a whole is damaged or has no text field."""
     if unit.kind == "files":
         return _read_files(unit, max_document_bytes)
     if unit.kind == "jsonl":
-        return _read_jsonl(Path(unit.path), fields, max_document_bytes)
+        return _read_jsonl(Path(unit.path), fields, max_document_bytes, max_window_bytes)
     if unit.kind == "parquet":
         return _read_parquet(Path(unit.path), unit.part, fields)
     if unit.kind == "tar":
-        return _read_tar(Path(unit.path), max_document_bytes)
+        return _read_tar(Path(unit.path), max_document_bytes, max_window_bytes)
     shard, num_shards = unit.part
     return _read_hub(unit.path, unit.config, hub_split, shard, num_shards, fields)
 
@@ -114,9 +116,9 @@ def json_lines(file: IO[bytes], name: str, max_line_bytes: int) -> Iterator[tupl
         yield (value if isinstance(value, dict) else Bad(MALFORMED, f"{where}: not an object", size)), where
 
 
-def _read_jsonl(path: Path, fields: Fields, max_document_bytes: int) -> Iterator[Found | Bad]:
+def _read_jsonl(path: Path, fields: Fields, max_document_bytes: int, max_window_bytes: int) -> Iterator[Found | Bad]:
     reader = RecordReader(str(path), fields)
-    with open_stream(path) as file:
+    with open_stream(path, max_window_bytes) as file:
         for record, where in json_lines(file, path.name, _LINE_FACTOR * max_document_bytes + 65536):
             yield record if isinstance(record, Bad) else reader.document(record, where)
 
@@ -211,8 +213,8 @@ def _read_parquet(path: Path, row_groups: tuple[int, int], fields: Fields) -> It
         raise RequestError(f"{path} is damaged near row {row} ({str(error).splitlines()[0]}); fetch or make the file again") from error
 
 
-def _read_tar(path: Path, max_document_bytes: int) -> Iterator[Found | Bad]:
-    with open_stream(path) as stream:
+def _read_tar(path: Path, max_document_bytes: int, max_window_bytes: int) -> Iterator[Found | Bad]:
+    with open_stream(path, max_window_bytes) as stream:
         watched = _Watched(stream)
         try:
             # Mode r| never seeks: members are read in passing and never touch the disk.

@@ -6,9 +6,8 @@ Everything is decided by the documents' bytes, the seed and the order of the sou
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from compressors.files import atomic_writer, disk_error
+from compressors.files import atomic_writer
 from proxy_lm.data.decontaminate import Problems, load_problems
 from proxy_lm.data.dedup import NUM_VALUES, near_duplicates, signature
 from proxy_lm.data.engines import Engine
+from proxy_lm.data.memory import mapped
 from proxy_lm.data.spool import Spool, block_documents
 from proxy_lm.progress import ProgressBar
 
@@ -28,6 +28,7 @@ Indexes = npt.NDArray[np.int64]
 EXACT, NEAR, CONTAMINATED, OVER_TOTAL = "exact duplicate", "near duplicate", "holds a problem of --against", "over --max-bytes"
 # With --max-bytes only a sample is compared for near copies; this much more than what is wanted, since some of it will be dropped.
 _FIRST_SAMPLE = 1.3
+_AT_ONCE = 65_536
 
 
 @dataclass
@@ -43,18 +44,17 @@ class Selection:
 
 def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Path], max_bytes: int | None, engine: Engine) -> Selection:
     """Drop copies, problems and what is over the total size. `near` is the similarity from which on documents are near copies."""
-    ids = spool.ids()
-    order = shuffled(ids, seed)
-    distinct = first_copies(ids)
-    drops = {EXACT: _count(spool, np.setdiff1d(np.arange(spool.num_documents), distinct))}
-    candidates = order[np.isin(order, distinct)]
-    del ids, order
+    is_distinct = _marked(spool, first_copies(spool.ids))
+    drops = {EXACT: _count(spool, np.flatnonzero(~is_distinct))}
+    candidates = shuffled(spool.ids, seed)
+    candidates = candidates[is_distinct[candidates]]
+    del is_distinct
     examiner = _Examiner(spool, near, tuple(map(str, against)), engine)
     wanted = int(spool.sizes[candidates].sum()) if max_bytes is None else int(_FIRST_SAMPLE * max_bytes)
     while True:
         sample = candidates[: _prefix(spool.sizes[candidates], wanted) + 1]
         copies, problems = examiner.examine(np.sort(sample))
-        kept = sample[~np.isin(sample, [*copies, *problems])]
+        kept = sample[~_marked(spool, [*copies, *problems])[sample]]
         if max_bytes is None or int(spool.sizes[kept].sum()) >= max_bytes or len(sample) == len(candidates):
             break
         wanted *= 2
@@ -63,7 +63,7 @@ def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Pat
     seen = np.array(sorted({*copies, *problems}), np.int64)
     drops[NEAR] = _count(spool, np.array(sorted(copies), np.int64))
     drops[CONTAMINATED] = _count(spool, np.array(sorted(problems), np.int64))
-    drops[OVER_TOTAL] = _count(spool, np.setdiff1d(candidates, np.r_[kept, seen]))
+    drops[OVER_TOTAL] = _count(spool, candidates[~(_marked(spool, kept) | _marked(spool, seen))[candidates]])
     matched = Counter(examiner.problems.names[problem] for problem in problems.values()) if problems else Counter[str]()
     return Selection(kept, {reason: count for reason, count in drops.items() if count[0]}, dict(sorted(matched.items())))
 
@@ -71,8 +71,10 @@ def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Pat
 def shuffled(ids: npt.NDArray[np.uint8], seed: int) -> Indexes:
     """Documents in the order of a keyed digest of their ids [num_documents, 32]: every prefix is a fair sample."""
     key = b"%d" % seed
-    drawn = b"".join(hashlib.blake2b(identity.tobytes(), digest_size=16, key=key).digest() for identity in ids)
-    return np.lexsort(np.frombuffer(drawn, ">u8").reshape(-1, 2).T[::-1]).astype(np.int64)
+    drawn = np.zeros((len(ids), 16), np.uint8)
+    for row, identity in enumerate(ids):
+        drawn[row] = np.frombuffer(hashlib.blake2b(identity.tobytes(), digest_size=16, key=key).digest(), np.uint8)
+    return np.lexsort(drawn.view(">u8").T[::-1])
 
 
 def first_copies(ids: npt.NDArray[np.uint8]) -> Indexes:
@@ -80,11 +82,13 @@ def first_copies(ids: npt.NDArray[np.uint8]) -> Indexes:
     columns = np.ascontiguousarray(ids).view(">u8").reshape(-1, 4)
     order = np.lexsort(columns.T)
     is_new = np.ones(len(order), np.bool_)
-    is_new[1:] = (columns[order[1:]] != columns[order[:-1]]).any(axis=1)
-    return np.sort(order[is_new]).astype(np.int64)
+    for first in range(1, len(order), _AT_ONCE):
+        last = min(first + _AT_ONCE, len(order))
+        is_new[first:last] = (columns[order[first:last]] != columns[order[first - 1 : last - 1]]).any(axis=1)
+    return np.sort(order[is_new])
 
 
-def examine_block(folder: str, name: str, out: str, chosen: Sequence[int], near: bool, against: tuple[str, ...]) -> int:
+def examine_block(folder: str, name: str, out: str, chosen: npt.NDArray[np.int32], near: bool, against: tuple[str, ...]) -> int:
     """Signatures and matched problems of some documents of a block, into the file `out`; does nothing if it stands. Returns their bytes."""
     target, num_bytes = Path(out), 0
     problems = load_problems_once(against)
@@ -126,26 +130,28 @@ class _Examiner:
         self._seen, self._round = sample, self._round + 1
         total = int(self.spool.sizes[fresh].sum())
         with ProgressBar("compare", total) as bar:
-            for num_bytes in self.engine.run(examine_block, list(self._tasks(fresh)), seal=self.spool.seal, num_bytes=total):
+            for num_bytes in self.engine.run(examine_block, self._tasks(fresh), seal=self.spool.seal, num_bytes=total):
                 bar.advance(num_bytes)
         return self._judge(sample)
 
-    def _tasks(self, fresh: Indexes) -> Iterator[tuple[str, str, str, list[int], bool, tuple[str, ...]]]:
+    def _tasks(self, fresh: Indexes) -> list[tuple[str, str, str, npt.NDArray[np.int32], bool, tuple[str, ...]]]:
         first = self.spool.first_documents
         borders = np.searchsorted(fresh, first)
+        tasks = []
         for block, name in enumerate(self.spool.blocks):
-            chosen = (fresh[borders[block] : borders[block + 1]] - first[block]).tolist()
-            if chosen:
+            chosen = (fresh[borders[block] : borders[block + 1]] - first[block]).astype(np.int32)
+            if len(chosen):
                 out = self.spool.folder.parent / "examined" / f"{self._round}-{name}.npz"
                 self._files.append((first[block], out))
-                yield str(self.spool.folder), name, str(out), chosen, self.near is not None, self.against
+                tasks.append((str(self.spool.folder), name, str(out), chosen, self.near is not None, self.against))
+        return tasks
 
     def _judge(self, sample: Indexes) -> tuple[dict[int, int], dict[int, int]]:
         signatures = None
         problems: dict[int, int] = {}
         if self.near is not None and len(sample):
             file = self.spool.folder.parent / "signatures.npy"
-            signatures = _mapped(file, len(sample))
+            signatures = mapped(file, (len(sample), NUM_VALUES), np.uint32)
         for first, path in self._files:
             with np.load(path) as stored:
                 indexes = stored["chosen"] + first
@@ -162,15 +168,11 @@ class _Examiner:
         return copies, {index: problem for index, problem in problems.items() if index not in copies}
 
 
-def _mapped(file: Path, num_rows: int) -> npt.NDArray[np.uint32]:
-    """Zeros in a file. Its place on the disk is taken now, where a full disk is an error; found while writing, it kills the process."""
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint32, shape=(num_rows, NUM_VALUES))
-    try:
-        with file.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
-    except OSError as error:
-        raise disk_error(error, file) from error
-    return array
+def _marked(spool: Spool, indexes: Sequence[int] | Indexes) -> npt.NDArray[np.bool_]:
+    """For each spooled document whether it is among `indexes`."""
+    marks = np.zeros(spool.num_documents, np.bool_)
+    marks[np.asarray(indexes, np.int64)] = True
+    return marks
 
 
 def _prefix(sizes: npt.NDArray[np.int64], max_bytes: int) -> int:

@@ -7,7 +7,7 @@ order drawn from (seed, name); one too large for what a split still lacks stays 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,33 +18,36 @@ _FIRST_PASS_PART = 0.25
 
 
 def split_projects(
-    names: Sequence[str], sizes: npt.NDArray[np.int64], seed: int, valid_share: float, test_share: float
+    names: Iterable[str], sizes: npt.NDArray[np.int64], seed: int, valid_share: float, test_share: float
 ) -> npt.NDArray[np.int8]:
     """The split of each project, shape [num_projects]; `sizes` in bytes. Shares are of all bytes, met from below as well as projects allow.
 
     With at least three projects every split asked for (share above 0) gets one; with fewer, as many as there are beyond train's.
     """
-    split = np.zeros(len(names), np.int8)
-    order = sorted(range(len(names)), key=lambda project: (_draw(seed, names[project]), names[project]))
+    split = np.zeros(len(sizes), np.int8)
+    draws = np.zeros((len(sizes), 32), np.uint8)
+    for project, name in enumerate(names):
+        draws[project] = np.frombuffer(_draw(seed, name), np.uint8)
+    order = np.lexsort(draws.view(">u8").T[::-1])
+    del draws
+    num_in_train = len(sizes)
     wanted = {number: share * int(sizes.sum()) for number, share in ((TEST, test_share), (VALID, valid_share)) if share > 0}
     missing = dict(wanted)
     for part in (_FIRST_PASS_PART, 1.0):
         for project in order:
             size = int(sizes[project])
             fits = [number for number in missing if size <= min(part * wanted[number], missing[number])]
-            if fits and split[project] == TRAIN and _train_stays(split):
+            if fits and split[project] == TRAIN and num_in_train > 1:
                 number = max(fits, key=missing.__getitem__)
                 split[project] = number
+                num_in_train -= 1
                 missing[number] -= size
     for number in wanted:
-        if not (split == number).any() and _train_stays(split):
-            free = [project for project in order if split[project] == TRAIN]
-            split[min(free, key=lambda project: int(sizes[project]))] = number
+        if not (split == number).any() and num_in_train > 1:
+            free = order[split[order] == TRAIN]
+            split[free[np.argmin(sizes[free])]] = number  # the first in order of the smallest
+            num_in_train -= 1
     return split
-
-
-def _train_stays(split: npt.NDArray[np.int8]) -> bool:
-    return int((split == TRAIN).sum()) > 1
 
 
 def _draw(seed: int, name: str) -> bytes:

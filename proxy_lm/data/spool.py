@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pathspec
 
-from compressors.files import atomic_writer, read_json, write_bytes, write_json
+from compressors.files import atomic_writer, disk_error, read_json, write_bytes, write_json
 from proxy_lm.data.languages import OTHER, language_of_name, language_of_path
+from proxy_lm.data.memory import Memory, mapped
 from proxy_lm.data.records import DAMAGED, Bad, Fields, Found, read_unit
 from proxy_lm.data.sources import Unit
 from proxy_lm.errors import RequestError
 
-BLOCK_BYTES = 16_000_000
 BINARY_PREFIX_BYTES = 8192  # git looks for a NUL byte in the first 8,000; same rule, rounded
 _EXAMPLES = 5
 _ENOUGH_TO_JUDGE = 1000
@@ -49,6 +50,7 @@ class Filters:
     max_bad_share: float
     fields: Fields
     hub_split: str
+    memory: Memory
 
 
 @dataclass
@@ -105,7 +107,8 @@ def spool_unit(folder: Path, number: int, unit: Unit, filters: Filters) -> int:
         return unit.size_bytes
     report, block, judge = Report(), Block(), DocumentFilter(filters)
     bad = 0
-    for found in read_unit(unit, filters.fields, filters.max_document_bytes, filters.hub_split):
+    memory = filters.memory
+    for found in read_unit(unit, filters.fields, filters.max_document_bytes, filters.hub_split, memory.window_bytes):
         if isinstance(found, Bad):
             if not found.reason:
                 continue  # a folder in a tar archive holds no document
@@ -118,7 +121,7 @@ def spool_unit(folder: Path, number: int, unit: Unit, filters: Filters) -> int:
                 report.drop(reason, len(found.data))
             else:
                 block.add(found, language)
-                if block.num_bytes >= BLOCK_BYTES:
+                if block.num_bytes >= memory.block_bytes or len(block.sizes) == memory.block_documents:
                     block.write(folder, number, report)
                     block = Block()
         if report.num_records % _ENOUGH_TO_JUDGE == 0:
@@ -191,45 +194,78 @@ def load_report(folder: Path, number: int) -> Report:
     return Report(**read_json(folder / f"{number:06d}.json", "report of a finished unit"))
 
 
+class Facts(NamedTuple):
+    """What is known of a spooled document beside its bytes."""
+
+    source: str
+    project: str
+    """Empty where it is of none."""
+    path: str
+    language: str
+
+
 class Spool:
     """All spooled documents in the order of sources and of what they hold: global index -> facts and bytes.
 
-    The whole program needs about 1 KB of memory a document at its peak (measured on 400,000 documents), half of it signatures in a mapped
-    file that the system may drop. The documents' bytes are never held: a block of 16 MB a worker is.
+    Tables of all documents lie in mapped files beside the spool, and names in one file of JSON lines; the documents' bytes are read when
+    they are asked for. What stays in memory is the distinct project names.
     """
 
+    sizes: npt.NDArray[np.int64]
+    """In bytes, [num_documents], mapped like the next two."""
+    ids: npt.NDArray[np.uint8]
+    """The SHA-256 digests, [num_documents, 32]."""
+    project_codes: npt.NDArray[np.int32]
+    """The place of each document's project in `projects`, -1 for none; [num_documents]."""
+
     def __init__(self, folder: Path, units: Sequence[Unit], seal: Path) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.folder = folder
         self.seal = seal
         """The file that says which run this is (see `proxy_lm.data.engines`)."""
-        self.blocks: list[str] = []
-        self.first_documents = [0]
         self.reports = [load_report(folder, number) for number in range(len(units))]
-        tables = []
-        for number, (unit, report) in enumerate(zip(units, self.reports, strict=True)):
-            for block in range(report.num_blocks):
-                name = f"{number:06d}-{block:06d}"
-                table = pq.read_table(folder / f"{name}.parquet")
-                tables.append(table.append_column("source", pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [unit.source])))
-                self.blocks.append(name)
-                self.first_documents.append(self.first_documents[-1] + len(table))
+        self.blocks = [f"{unit:06d}-{block:06d}" for unit, report in enumerate(self.reports) for block in range(report.num_blocks)]
+        counts = [pq.read_metadata(folder / f"{name}.parquet").num_rows for name in self.blocks]
+        self.first_documents: list[int] = [0, *np.cumsum(counts, dtype=np.int64).tolist()]
         self.num_documents = self.first_documents[-1]
-        self.table = pa.concat_tables(tables) if tables else None
-        sizes = [table["size_bytes"].to_numpy() for table in tables]
-        self.sizes: npt.NDArray[np.int64] = np.concatenate(sizes) if sizes else np.zeros(0, np.int64)
-        starts = [np.cumsum(block) - block for block in sizes]
-        self._starts: npt.NDArray[np.int64] = np.concatenate(starts) if starts else np.zeros(0, np.int64)
+        self.projects: list[str] = []
         self._files: OrderedDict[int, int] = OrderedDict()
+        self._fill([units[int(name[:6])].source for name in self.blocks])
 
-    def ids(self) -> npt.NDArray[np.uint8]:
-        """The SHA-256 digests, shape [num_documents, 32]."""
-        if self.table is None:
-            return np.zeros((0, 32), np.uint8)
-        joined = b"".join(chunk.buffers()[1][32 * chunk.offset : 32 * (chunk.offset + len(chunk))] for chunk in self.table["id"].chunks)
-        return np.frombuffer(joined, np.uint8).reshape(-1, 32)
+    def _fill(self, sources: Sequence[str]) -> None:
+        import pyarrow.parquet as pq
+
+        tables, count = self.folder.parent, self.num_documents
+        self.sizes = mapped(tables / "sizes.npy", (count,), np.int64)
+        self.ids = mapped(tables / "ids.npy", (count, 32), np.uint8)
+        self.project_codes = mapped(tables / "projects.npy", (count,), np.int32)
+        self._starts = mapped(tables / "starts.npy", (count,), np.int64)
+        self._fact_ends = mapped(tables / "facts.npy", (count,), np.int64)
+        codes: dict[str, int] = {}
+        end = 0
+        try:
+            with (tables / "facts.jsonl").open("wb") as file:
+                for first, name, source in zip(self.first_documents, self.blocks, sources, strict=False):
+                    table = pq.read_table(self.folder / f"{name}.parquet")
+                    here = slice(first, first + len(table))
+                    sizes = table["size_bytes"].to_numpy()
+                    self.sizes[here] = sizes
+                    self._starts[here] = np.cumsum(sizes) - sizes
+                    self.ids[here] = np.frombuffer(b"".join(table["id"].to_pylist()), np.uint8).reshape(-1, 32)
+                    projects = [project or "" for project in table["project"].to_pylist()]
+                    self.project_codes[here] = [codes.setdefault(project, len(codes)) if project else -1 for project in projects]
+                    lines = [
+                        json.dumps((source, *row)).encode() + b"\n"
+                        for row in zip(projects, table["path"].to_pylist(), table["language"].to_pylist(), strict=True)
+                    ]
+                    file.writelines(lines)
+                    self._fact_ends[here] = end + np.cumsum([len(line) for line in lines])
+                    end = int(self._fact_ends[here.stop - 1])
+        except OSError as error:
+            raise disk_error(error, tables / "facts.jsonl") from error
+        self.projects = list(codes)
+        self._facts = os.open(tables / "facts.jsonl", os.O_RDONLY)
 
     def block_of(self, index: int) -> int:
         """The number of the block that holds a document."""
@@ -245,8 +281,14 @@ class Spool:
         self._files.move_to_end(block)
         return os.pread(self._files[block], int(self.sizes[index]), int(self._starts[index]))
 
+    def facts(self, index: int) -> Facts:
+        """What is known of one document."""
+        start = int(self._fact_ends[index - 1]) if index else 0
+        return Facts(*json.loads(os.pread(self._facts, int(self._fact_ends[index]) - start, start)))
+
     def close(self) -> None:
-        """Close the block files."""
+        """Close the files."""
+        os.close(self._facts)
         while self._files:
             os.close(self._files.popitem()[1])
 
@@ -261,13 +303,13 @@ class Spool:
         return {reason: [count[0], count[1]] for reason, count in drops.items()}, examples
 
 
-def block_documents(folder: Path, name: str, chosen: Sequence[int]) -> Iterator[bytes]:
+def block_documents(folder: Path, name: str, chosen: Sequence[int] | npt.NDArray[np.int32]) -> Iterator[bytes]:
     """Bytes of some documents (numbers inside the block, rising) of one block."""
     import pyarrow.parquet as pq
 
     sizes = pq.read_table(folder / f"{name}.parquet", columns=["size_bytes"])["size_bytes"].to_numpy()
     starts = np.cumsum(sizes) - sizes
     with (folder / f"{name}.bin").open("rb") as file:
-        for number in chosen:
+        for number in map(int, chosen):
             file.seek(int(starts[number]))
             yield file.read(int(sizes[number]))

@@ -18,20 +18,23 @@ import zstandard
 
 from proxy_lm.errors import RequestError
 
-# One compressed piece of this size unpacks to at most about 128 MB (zstd's best rate), and normally to about 16 KB.
-_COMPRESSED_PIECE_BYTES = 4096
-_MAX_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` writes
+# One compressed piece of this size unpacks to at most about 16 MB (zstd's best rate), and normally to about 2 KB.
+_COMPRESSED_PIECE_BYTES = 512
+MAX_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` writes
 
 
 @contextmanager
-def open_stream(path: Path) -> Iterator[IO[bytes]]:
-    """The unpacked bytes of `path`, by its suffix. Raises `RequestError` from inside the block when the file turns out damaged."""
+def open_stream(path: Path, max_window_bytes: int = MAX_WINDOW_BYTES) -> Iterator[IO[bytes]]:
+    """The unpacked bytes of `path`, by its suffix; a zstd window over `max_window_bytes` is refused.
+
+    Raises `RequestError` from inside the block when the file turns out damaged.
+    """
     try:
         with path.open("rb") as file:
             if path.suffix in (".gz", ".tgz"):
                 yield io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 18)  # type: ignore[type-var]
             elif path.suffix in (".zst", ".tzst"):
-                yield io.BufferedReader(ZstdStream(file), 1 << 18)
+                yield io.BufferedReader(ZstdStream(file, max_window_bytes), 1 << 18)
             else:
                 yield file
     except EOFError as error:
@@ -48,7 +51,7 @@ def open_parquet(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, buffer_size=1 << 20)  # else a whole column of a row group is read at once
     except (pa.ArrowException, OSError) as error:
         raise RequestError(f"{path} is not a whole parquet file ({str(error).splitlines()[0]}); fetch or make the file again") from error
 
@@ -56,9 +59,9 @@ def open_parquet(path: Path) -> Any:
 class ZstdStream(io.RawIOBase):
     """All zstd frames of a file as one stream. The library's own reader takes a truncated file for a short one; this raises `EOFError`."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], max_window_bytes: int = MAX_WINDOW_BYTES) -> None:
         self._file = file
-        self._context = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
+        self._context = zstandard.ZstdDecompressor(max_window_size=max_window_bytes)
         self._frame: Any = None
         self._packed = b""
         self._unpacked = memoryview(b"")
