@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from compressors.neural.jit import compiled
-from proxy_lm.data.pieces import OPENS_SEGMENT, Bools, Pieces, Slices, slices_of
+from proxy_lm.data.pieces import OPENS_SEGMENT, Bools, Pieces
+from proxy_lm.data.slices import Slices, slices_of
 
 I64 = npt.NDArray[np.int64]
 

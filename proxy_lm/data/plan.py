@@ -26,7 +26,7 @@ import numpy.typing as npt
 from compressors.files import digest_of
 from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.permutation import PERMUTATION_VERSION
-from proxy_lm.data.pieces import Pieces, Slices, cut
+from proxy_lm.data.pieces import Pieces
 from proxy_lm.data.row_order import default_window, stream_rows
 from proxy_lm.data.telling import Draws, KnownLengths, Teller, ViewLengths
 from proxy_lm.errors import RequestError

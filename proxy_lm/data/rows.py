@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from proxy_lm.data.pieces import CLOSING_LENGTHS, CLOSINGS, I64, OPENING_LENGTHS, OPENINGS, Slices
+from proxy_lm.data.pieces import CLOSING_LENGTHS, CLOSINGS, I64, OPENING_LENGTHS, OPENINGS
 from proxy_lm.data.plan import Plan
+from proxy_lm.data.slices import Slices
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
 

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from proxy_lm.data.pieces import I64, Bools, Layout, Pieces, inside
+from proxy_lm.data.pieces import I64, UNCUT, Bools, Layout, Pieces, inside
 
 if TYPE_CHECKING:
     from proxy_lm.data.plan import Plan
 
+_LAYOUT_MEASURES: Final = ("num_documents", "num_ids", "source_bytes")
+LAYOUT_SHARES: Final = ("document_share", "symbol_share", "source_share")
 _MEASURES: Final = ("num_documents", "num_symbols", "source_bytes", "num_raw_only")
 
 
@@ -24,10 +26,13 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
 
     `views` has for `raw` and each view: num_documents (tellings), num_symbols (payload), source_bytes, num_raw_only (documents drawn for
     the view that it cannot express, told raw instead), and the shares of documents, of all symbols and of source bytes. `layouts` counts
-    documents by layout. `phases` repeats both for equal parts of the run. num_padding counts ids; 0 where rows are cut out of one stream.
+    documents by layout; `by_layout` has documents, ids (specials included) and source bytes of each, with their shares. num_uncut
+    documents were drawn as splices and have no border inside. `phases` repeats all that for equal parts of the run. num_padding counts
+    ids; 0 where rows are cut out of one stream.
     num_split_documents have a part in one row that cannot see its beginning in another."""
     codes = np.zeros((len(_MEASURES), num_phases, plan.num_views + 1), dtype=np.int64)
-    layouts = np.zeros((num_phases, len(Layout)), dtype=np.int64)
+    layouts = np.zeros((len(_LAYOUT_MEASURES), num_phases, len(Layout)), dtype=np.int64)
+    uncut = np.zeros(num_phases, dtype=np.int64)
     specials = np.zeros(num_phases, dtype=np.int64)
     told = np.zeros(plan.num_documents, dtype=np.int64)  # bytes of each document told at least once
     seen = np.zeros(plan.num_documents, dtype=np.bool_)
@@ -40,8 +45,12 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
         opens = np.diff(pieces.position, prepend=-1) != 0
         _count_told(told, pieces, opens, bytes_told, plan.documents.start)
         first = opens & (ids > 0)
-        np.add.at(layouts, (phase[first], pieces.layout[first]), 1)
-        np.add.at(codes[3], (phase[first], pieces.missing[first]), 1)
+        for table, values in zip(layouts, (first, ids, bytes_told), strict=True):
+            np.add.at(table, (phase, pieces.layout), values)
+        is_uncut = pieces.missing == UNCUT
+        np.add.at(uncut, phase[first & is_uncut], 1)
+        lacks_view = first & ~is_uncut
+        np.add.at(codes[3], (phase[lacks_view], pieces.missing[lacks_view]), 1)
         seen[pieces.document[first] - plan.documents.start] = True
         num_begun += int(first.sum())
         num_split += num_split_here
@@ -61,9 +70,12 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
         "epochs": num_begun / plan.num_documents,
         "unique_documents": int(seen.sum()),
         "unique_source_bytes": int(told.sum()),
-        **_shares(names, codes.sum(axis=1), layouts.sum(axis=0), int(specials.sum())),
+        **_shares(names, codes.sum(axis=1), layouts.sum(axis=1), int(specials.sum()), int(uncut.sum())),
         "phases": [
-            {"progress": [k / num_phases, (k + 1) / num_phases], **_shares(names, codes[:, k], layouts[k], int(specials[k]))}
+            {
+                "progress": [k / num_phases, (k + 1) / num_phases],
+                **_shares(names, codes[:, k], layouts[:, k], int(specials[k]), int(uncut[k])),
+            }
             for k in range(num_phases)
         ],
     }
@@ -100,7 +112,7 @@ def _num_split(pieces: Pieces, plan: Plan) -> int:
     return int(np.count_nonzero((start < plan.num_symbols) & (start // plan.row_length != (end - 1) // plan.row_length)))
 
 
-def _shares(names: list[str], codes: I64, layouts: I64, num_specials: int) -> dict[str, Any]:
+def _shares(names: list[str], codes: I64, layouts: I64, num_specials: int, num_uncut: int) -> dict[str, Any]:
     num_documents, num_symbols, source_bytes, num_raw_only = codes
     of_symbols = max(int(num_symbols.sum()) + num_specials, 1)
     return {
@@ -113,7 +125,15 @@ def _shares(names: list[str], codes: I64, layouts: I64, num_specials: int) -> di
             }
             for k, name in enumerate(names)
         },
-        "layouts": {layout.name.lower(): int(layouts[layout]) for layout in Layout},
+        "layouts": {layout.name.lower(): int(layouts[0, layout]) for layout in Layout},
+        "by_layout": {
+            layout.name.lower(): {
+                **{measure: int(layouts[m, layout]) for m, measure in enumerate(_LAYOUT_MEASURES)},
+                **{share: int(layouts[m, layout]) / max(int(layouts[m].sum()), 1) for m, share in enumerate(LAYOUT_SHARES)},
+            }
+            for layout in Layout
+        },
+        "num_uncut": num_uncut,
         "num_special_symbols": num_specials,
         "num_raw_only": int(num_raw_only.sum()),
         "source_bytes": int(source_bytes.sum()),

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from proxy_lm.data.mixing import MAX_CUTS, MixSettings, Shares
 from proxy_lm.data.permutation import hashes, key_of, permute, uniforms
-from proxy_lm.data.pieces import OVERHEAD, OVERHEAD_PER_CUT, CutPoints, Layout, Told, stream_lengths
+from proxy_lm.data.pieces import OVERHEAD, OVERHEAD_PER_CUT, UNCUT, CutPoints, Layout, Told, stream_lengths
 from proxy_lm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -165,8 +165,10 @@ class Teller:
         draws, shares, layout = self._decide(draws, progress, block_positions)
         at = _spread(progress, block_positions, draws.position.size)
         asked = (draws.rate_draw < shares.rate) | (draws.layout_draw < shares.pair + shares.parallel + shares.splice)
+        missing = np.where(asked & (draws.view_length < 0), draws.view, np.uint8(0))
         cuts = None
         if self._splices:
+            missing[self._is_splice(draws, shares) & (layout != Layout.SPLICE) & (missing == 0)] = UNCUT
             spliced = layout == Layout.SPLICE
             found = self._splices_of(draws, np.flatnonzero(spliced))
             num_cuts = np.zeros(layout.size, dtype=np.int64)
@@ -182,7 +184,7 @@ class Teller:
             view=draws.view,
             view_length=draws.view_length,
             raw_first=self._raw_first(draws.position, at),
-            missing=np.where(asked & (draws.view_length < 0), draws.view, np.uint8(0)),
+            missing=missing,
             cuts=cuts,
         )
 
@@ -205,12 +207,17 @@ class Teller:
         else:
             twice = shares.pair + shares.parallel
             if self._splices:
-                spliced = (draws.layout_draw >= twice) & (draws.layout_draw < twice + shares.splice)
-                spliced &= self._num_candidates(draws) > 0
-                layout[spliced] = Layout.SPLICE
+                layout[self._is_splice(draws, shares) & (self._num_candidates(draws) > 0)] = Layout.SPLICE
             layout = np.where(draws.layout_draw < twice, np.where(draws.layout_draw < shares.pair, _PAIR, _PARALLEL), layout)
         layout[draws.view_length < 0] = Layout.RAW
         return draws, shares, layout
+
+    @staticmethod
+    def _is_splice(draws: Draws, shares: Shares) -> npt.NDArray[np.bool_]:
+        """Drawn as splices, whether or not they have a border inside."""
+        twice = shares.pair + shares.parallel
+        drawn: npt.NDArray[np.bool_] = (draws.layout_draw >= twice) & (draws.layout_draw < twice + shares.splice)
+        return drawn
 
     def _views(self, position: I64, document: I64, borders: F64) -> tuple[U8, I64]:
         """Code of the drawn view and symbols of each document in it. `borders` [num_views], or [num_positions, num_views]."""
