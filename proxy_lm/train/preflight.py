@@ -28,8 +28,10 @@ import torch
 import torch.distributed as dist
 
 from compressors.files import digest_of, disk_error
-from proxy_lm.data import corpus as corpus_files
-from proxy_lm.data import view_files
+from proxy_lm.data.corpus import FILES as CORPUS_FILES
+from proxy_lm.data.corpus import Corpus
+from proxy_lm.data.view_files import FILES as VIEW_FILES
+from proxy_lm.data.views import View
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.machine import memory as host_memory
 from proxy_lm.model.flops import num_parameters
@@ -102,7 +104,7 @@ def gather_facts(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
         "corpus": plan["corpus"],
         "views": digest_of(plan["views"]),
         "plan": plan["plan"],
-        "sampled bytes": _sample(inputs) if ranks.local_rank == 0 else None,
+        "sampled bytes": sample(inputs.corpus, inputs.views) if ranks.local_rank == 0 else None,
         "git": f"{git['commit'][:12]} {git['state']}" if git else "no checkout",
         "device": _device_name(ranks.device),
         "device_memory_bytes": _device_memory(ranks.device),
@@ -307,10 +309,10 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
-def _sample(inputs: Inputs) -> str:
-    """Sizes and evenly spaced pieces of every file of corpus and views."""
+def sample(corpus: Corpus, views: Sequence[View]) -> str:
+    """Digest of the sizes and of 64 evenly spaced pieces of every file of corpus and views, the first and last bytes included."""
     digest = hashlib.sha256()
-    folders = [(inputs.corpus.path, corpus_files.FILES), *((view.path, view_files.FILES) for view in inputs.views)]
+    folders = [(corpus.path, CORPUS_FILES), *((view.path, VIEW_FILES) for view in views)]
     for folder, names in folders:
         for name in names:
             with (folder / name).open("rb") as file:
