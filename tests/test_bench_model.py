@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from proxy_lm.model.allocator import keep_freed_memory
+from proxy_lm.model.loss_bench import compare, show
 from proxy_lm.model.settings import ModelSettings
 from proxy_lm.model.speed import measure_step
 
@@ -30,3 +31,18 @@ def test_share_of_peak_and_gain_of_the_fast_attention() -> None:
             assert fast["share_of_peak"] > 0.3
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("width", [128, 512])
+def test_the_loss_of_65536_ids_beside_plain_torch(width: int) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    try:
+        found = compare(65_536, width, 1024, "cpu", "fp32", rounds=5)
+    finally:
+        torch.set_num_threads(threads)
+    print("\n" + show(65_536, width, 1024, found))
+    assert found["time_ratio"] < 1.15
+    assert found["memory_ratio"] < 0.5

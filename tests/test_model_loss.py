@@ -6,13 +6,15 @@ import torch.nn.functional as F
 
 from proxy_lm.model import loss as loss_module
 from proxy_lm.model.loss import OutputHead, chunk_positions
+from proxy_lm.model.loss_bench import compare
 
 WIDTH, IDS = 16, 384
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", {"cpu": 1})  # 64 positions, the least
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", {"cpu": 1})
+    monkeypatch.setattr(loss_module, "MIN_CHUNK_POSITIONS", 64)
 
 
 def make(num_positions: int, dtype: torch.dtype = torch.float32) -> tuple[OutputHead, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -81,6 +83,52 @@ def test_no_valid_target_is_a_loss_of_zero(num_positions: int) -> None:
     assert head.weight.grad.abs().sum() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_scale_gradients_and_objective_but_not_the_losses(dtype: torch.dtype) -> None:
+    """Positions that weigh 0, 1 and 2 beside positions that do not count at all, against plain torch."""
+    head, hidden, targets, counts = make(200, dtype)
+    weights = torch.arange(200).remainder(3).float()
+    total, nll = head(hidden, targets, counts, weights)
+    total.backward()
+    leaf, weight = hidden.detach().float().requires_grad_(), head.weight.detach().float().requires_grad_()
+    plain = F.cross_entropy(leaf @ weight.t(), targets, reduction="none") * counts
+    (plain * weights).sum().backward()
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 3e-1}
+    torch.testing.assert_close(nll, plain.detach(), **near)
+    torch.testing.assert_close(total.detach(), (nll * weights).sum(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(hidden.grad.float(), leaf.grad, **near)
+    torch.testing.assert_close(head.weight.grad.float(), weight.grad, **near)
+    unweighted = (weights == 0) & counts
+    assert hidden.grad[unweighted].abs().max() == 0
+    assert nll[unweighted].min() > 0
+
+
+def test_positions_that_do_not_count_are_not_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """130 of 200 count: chunks of 64, 64 and 2 instead of three of 64 and one of 8; losses stand where their positions do."""
+    head, hidden, targets, _ = make(200)
+    counts = torch.arange(200) % 20 < 13
+    sizes = []
+    real = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: (sizes.append(len(x)), real(x, dim=dim))[1])
+    _, nll = head(hidden, targets, counts)
+    assert sizes == [64, 64, 2]
+    assert torch.equal(nll > 0, counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_form_that_is_compiled_on_cuda_gives_the_same_chunk(dtype: torch.dtype) -> None:
+    """Also for logits whose smaller exponentials vanish: the loss of an improbable target stays finite."""
+    logits = torch.randn(50, IDS, generator=torch.Generator().manual_seed(0)) * torch.logspace(-2, 3, 50).unsqueeze(1)
+    targets = torch.arange(50).unsqueeze(1)
+    ours = loss_module.softmax_chunk(logits, targets, dtype)
+    compiled = loss_module.softmax_chunk_to_compile(logits, targets, dtype)
+    expected = F.cross_entropy(logits.double(), targets.squeeze(1), reduction="none").unsqueeze(1)
+    for nll, slope, p in (ours, compiled):
+        torch.testing.assert_close(nll.double(), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(slope, torch.expm1(-expected).to(dtype), rtol=1e-2, atol=1e-5)
+        torch.testing.assert_close(p, torch.softmax(logits.double(), 1).to(dtype), rtol=1e-2, atol=1e-6)
+
+
 def test_chunks_do_not_change_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     head, hidden, targets, counts = make(300)
     _, small = head(hidden, targets, counts)
@@ -103,7 +151,7 @@ def test_no_gradient_is_made_where_none_is_asked_for() -> None:
 def test_a_large_vocabulary_is_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert chunk_positions(320) == 3264
-    assert chunk_positions(65_856) == 64
+    assert chunk_positions(65_856) == 256
     assert chunk_positions(65_536, "cuda") == 2048
     head = OutputHead(4, 65_536)
     with torch.no_grad():
@@ -111,6 +159,33 @@ def test_a_large_vocabulary_is_cut_into_chunks(monkeypatch: pytest.MonkeyPatch) 
     sizes = []
     real = torch.softmax
     monkeypatch.setattr(torch, "softmax", lambda x, dim: (sizes.append(x.numel()), real(x, dim=dim))[1])
-    total, _ = head(torch.zeros(130, 4), torch.arange(130), torch.ones(130, dtype=torch.bool))
-    assert sizes == [64 * 65_536, 64 * 65_536, 2 * 65_536]
-    torch.testing.assert_close(total, torch.tensor(130 * 11.090354888959125), rtol=1e-6, atol=0.0)
+    total, _ = head(torch.zeros(514, 4), torch.arange(514), torch.ones(514, dtype=torch.bool))
+    assert sizes == [256 * 65_536, 256 * 65_536, 2 * 65_536]
+    torch.testing.assert_close(total, torch.tensor(514 * 11.090354888959125), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cuda_chunks_equal_plain_cross_entropy(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled chunks, a shorter last one, products summed in float32, weights; against float64-free plain torch in float32."""
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", {"cuda": 1})
+    head, hidden, targets, counts = make(1000, dtype)
+    head, targets, counts = head.cuda(), targets.cuda(), counts.cuda()
+    hidden = hidden.detach().cuda().requires_grad_()
+    weights = torch.arange(1000, device="cuda").remainder(3).float()
+    total, nll = head(hidden, targets, counts, weights)
+    total.backward()
+    leaf, weight = hidden.detach().float().requires_grad_(), head.weight.detach().float().requires_grad_()
+    plain = F.cross_entropy(leaf @ weight.t(), targets, reduction="none") * counts
+    (plain * weights).sum().backward()
+    near = {"rtol": 1e-3, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 3e-2, "atol": 5e-1}
+    torch.testing.assert_close(nll, plain.detach(), **near)
+    torch.testing.assert_close(hidden.grad.float(), leaf.grad, **near)
+    torch.testing.assert_close(head.weight.grad.float(), weight.grad, **near)
+
+
+@pytest.mark.gpu
+def test_cuda_takes_a_part_of_plain_torchs_memory_at_65536_ids() -> None:
+    found = compare(65_536, 1024, 8192, "cuda", "bf16", rounds=3)
+    assert found["memory_ratio"] < 0.6
+    assert found["time_ratio"] < 1.2
