@@ -25,7 +25,7 @@ ROWS = 8  # of one step
 LAYOUTS = [
     {"rate": [[0.0, 0.2], [1.0, 0.9]]},
     {"rate": 0.5, "pair": [[0.0, 1.0], [1.0, 0.0]]},
-    {"pair": 0.5, "parallel_share": 0.5},
+    {"pair": 0.25, "parallel": 0.25},
 ]
 
 

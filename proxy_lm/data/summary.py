@@ -90,7 +90,7 @@ def _counted(plan: Plan) -> Iterator[tuple[Pieces, I64, tuple[I64, I64, I64, Boo
     from proxy_lm.data.fit import inside_rows, num_split
 
     for pieces, slices, index in plan.laid():
-        first = np.searchsorted(index, np.arange(pieces.start.size))
+        first = np.unique(index, return_index=True)[1]
         place = slices.row[first] * plan.row_length + slices.column[first]
         yield pieces, place, inside_rows(slices, index, plan.row_length, plan.num_rows), num_split(slices, plan.num_rows)
 
