@@ -71,6 +71,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "memory": memory(),
         "disk": {"path": str(folder.resolve()), "free_bytes": shutil.disk_usage(folder).free},
         "tools": [find_tool(name) for name in TOOLS],
+        "libaio_header": libaio_header(),
         "environment": {
             name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "DS_ACCELERATOR", "OMP_NUM_THREADS", "TORCH_EXTENSIONS_DIR")
         },
@@ -127,6 +128,13 @@ def find_tool(name: str) -> dict[str, Any]:
     beside = Path(sys.executable).parent
     path = next((found for command in commands if (found := shutil.which(command) or shutil.which(command, path=str(beside)))), None)
     return {"name": name, "path": path, "enables": enables}
+
+
+def libaio_header() -> str | None:
+    """Where libaio.h lies, on the compiler's usual paths or those that CPATH and CFLAGS name; None: not installed."""
+    named = [word.removeprefix("-I") for word in os.environ.get("CFLAGS", "").split() if word.startswith("-I")]
+    folders = [*os.environ.get("CPATH", "").split(os.pathsep), *named, "/usr/include", "/usr/local/include"]
+    return next((str(path) for folder in folders if folder and (path := Path(folder) / "libaio.h").is_file()), None)
 
 
 def memory() -> dict[str, int | None]:
@@ -219,6 +227,19 @@ def features(found: Mapping[str, Any], flags: frozenset[str]) -> list[dict[str, 
                 "found; the first start that uses them compiles for minutes"
                 if compiled
                 else "needs a C++ compiler and ninja; the default path does not use them",
+            ),
+        ),
+        (
+            "compiled blocks (compile=blocks)",
+            (tools["C++ compiler"] is not None, tools["C++ compiler"] or "needs a C++ compiler at run time; the default is compile=none"),
+        ),
+        (
+            "offload to files (zero.offload_optimizer=nvme)",
+            (
+                compiled and found["libaio_header"] is not None,
+                f"{found['libaio_header']}; the first start compiles for minutes"
+                if compiled and found["libaio_header"]
+                else "needs libaio with its headers (libaio-dev), a C++ compiler and ninja; offload to cpu needs none of them",
             ),
         ),
     ]

@@ -168,6 +168,9 @@ def main() -> None:
     launch = detect(os.environ)
     ways = {case["settings"].get("sequence_parallel", 1) for case in cases.values()}
     groups = {number: ds.start(validate(RunSettings, plain, "test").communication, launch, number) for number in sorted(ways)}
+    ranks = next(iter(groups.values()))
+    assert ranks.broadcast({"from": ranks.rank}) == {"from": 0}
+    assert ranks.gather(["x" * ranks.rank, None])[-1] == ["x" * (ranks.world_size - 1), None]
     results: dict[str, dict] = {}
     final: dict[str, dict[str, torch.Tensor]] = {}
     for name, case in cases.items():
@@ -176,17 +179,19 @@ def main() -> None:
         if case.get("bare"):
             results[name], final[name] = bare(settings, getattr(torch, case.get("sums", "float32")))
         else:
-            ranks = groups[settings.sequence_parallel]
             folder = out.with_name(f"{out.stem}-{name.replace(' ', '-')}")
-            results[name], final[name] = with_engine(settings, ranks, case.get("poison"), case.get("reload_at"), folder)
+            own = groups[settings.sequence_parallel]
+            results[name], final[name] = with_engine(settings, own, case.get("poison"), case.get("reload_at"), folder)
         results[name]["seconds"] = time.monotonic() - began
         if launch.rank == 0:
             results[name]["finite"] = all(bool(torch.isfinite(tensor).all()) for tensor in final[name].values())
             if "against" in case:
                 results[name]["distance"] = distance(final[name], final[case["against"]])
+                pairs = zip(results[name]["losses"], results[case["against"]]["losses"], strict=True)
+                results[name]["loss_difference"] = max(abs(ours / theirs - 1) for ours, theirs in pairs)
     if launch.rank == 0:
         out.write_text(json.dumps(results))
-    next(iter(groups.values())).barrier()
+    ranks.barrier()
     ds.stop()
 
 

@@ -286,12 +286,18 @@ class Engine:
 
     def _mend_universal(self, groups: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
         """What DeepSpeed's universal loader gets wrong at stage 3: every group gets the first one's weight decay, and all groups share one
-        count of steps, which each then moves on. On CUDA the fused optimizer also wants that count on the device."""
+        count of steps, which each then moves on. On CUDA the fused optimizer also wants that count on the device. And Muon's momentum,
+        which that loader does not know, has come as a first moment (`universal.py`)."""
         for group, settings in zip(groups, ours, strict=True):
             group.update(settings)
         for parameter, state in self._engine.optimizer.state.items():
             if isinstance(state.get("step"), Tensor):
                 state["step"] = state["step"].clone().to(parameter.device)
+        if self.stage == 3 and self.settings.optimizer.kind == "muon":
+            inner = self._engine.optimizer
+            for flat, by_muon in zip(inner.fp32_partitioned_groups_flat, inner.sub_groups_using_muon, strict=True):
+                if by_muon:
+                    inner.optimizer.state[flat] = {"momentum_buffer": inner.optimizer.state[flat]["exp_avg"]}
 
     def close(self) -> None:
         """Give back what DeepSpeed holds, before another engine takes its place."""
@@ -359,9 +365,14 @@ class Ulysses:
     columns of some heads and gives the columns back after. No module, so that ZeRO 3 hangs no hooks on it."""
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        self._num_shares = dist.get_world_size(group)
         self._exchange = DistributedAttention(document_attention, group, scatter_idx=2, gather_idx=1)
 
     def __call__(self, q_BTHE: Tensor, k_BTKE: Tensor, v_BTKE: Tensor, layout: Layout) -> Tensor:
+        # Every rank gets as many key heads: too few of them are repeated, each for the queries that read it.
+        copies = self._num_shares // math.gcd(self._num_shares, k_BTKE.shape[2])
+        if copies > 1:
+            k_BTKE, v_BTKE = (part.repeat_interleave(copies, dim=2) for part in (k_BTKE, v_BTKE))
         out: Tensor = self._exchange(q_BTHE, k_BTKE, v_BTKE, 0, None, layout)
         return out
 

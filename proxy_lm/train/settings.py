@@ -108,7 +108,7 @@ class RunSettings(Settings):
 
     sequence_parallel: int = Field(default=1, ge=1)
     """Ranks that share their rows: each holds row_length / sequence_parallel columns and, inside attention, some of the heads (DeepSpeed
-    Ulysses). For rows too long for one device. It divides the world size, row_length and the model's numbers of heads."""
+    Ulysses). For rows too long for one device. It divides the world size, row_length and model.num_heads."""
 
     loader: LoaderSettings = LoaderSettings()
     """Who reads the rows; changes no id."""
@@ -173,11 +173,7 @@ class RunSettings(Settings):
 
     def _check_sequence_parallel(self) -> None:
         ways, model = self.sequence_parallel, self.model.resolved()
-        for what, number in (
-            ("row_length", self.row_length),
-            ("model.num_heads", model.num_heads),
-            ("model.num_kv_heads", model.num_kv_heads),
-        ):
+        for what, number in (("row_length", self.row_length), ("model.num_heads", model.num_heads)):
             if number % ways:
                 raise ValueError(f"sequence_parallel={ways} does not divide {what}={number}; use a common divisor of both")
 
