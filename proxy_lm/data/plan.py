@@ -28,6 +28,7 @@ from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.permutation import PERMUTATION_VERSION
 from proxy_lm.data.pieces import Pieces
 from proxy_lm.data.row_order import default_window, stream_rows
+from proxy_lm.data.slices import Slices, cut
 from proxy_lm.data.telling import Draws, KnownLengths, Teller, ViewLengths
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import Vocabulary
