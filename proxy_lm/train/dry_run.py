@@ -90,7 +90,7 @@ def _memory(inputs: Inputs, world_size: int) -> dict[str, dict[str, int]]:
             settings.model,
             inputs.vocabulary.size,
             rows_per_device=settings.rows_per_device,
-            row_length=settings.row_length,
+            row_length=settings.row_length // settings.sequence_parallel,
             stage=stage,
             dtype=settings.precision,
             offload=fits,  # type: ignore[arg-type]
