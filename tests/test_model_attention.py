@@ -7,9 +7,9 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask
 
 from proxy_lm.errors import RequestError
-from proxy_lm.model.attention import Layout, document_attention, fastest_path, few_sizes, flex_mask, layout_of, segment_borders
+from proxy_lm.model.attention import Layout, document_attention, fastest_path, flex_mask, layout_of, segment_borders
 
-CPU_PATHS = ["reference", "blocked", "static"]
+CPU_PATHS = ["reference", "blocked"]
 CUDA_PATHS = ["reference", "blocked", "flex", "varlen"]
 
 
@@ -46,11 +46,10 @@ SEGMENTS = {
 
 @pytest.mark.parametrize("name", SEGMENTS)
 @pytest.mark.parametrize("key_heads", [1, 2, 4])
-@pytest.mark.parametrize("path", ["blocked", "static"])
-def test_block_paths_equal_the_reference(name: str, key_heads: int, path: str) -> None:
+def test_blocked_path_equals_the_reference(name: str, key_heads: int) -> None:
     segments = torch.tensor(SEGMENTS[name], dtype=torch.int32)
     qkv = draw(*segments.shape, 4, key_heads)
-    out, grads = run(qkv, segments, path)
+    out, grads = run(qkv, segments, "blocked")
     expected, expected_grads = run(qkv, segments, "reference")
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grads, expected_grads, rtol=1e-4, atol=1e-5)
@@ -114,16 +113,6 @@ def test_a_block_reads_only_from_the_first_key_of_its_documents() -> None:
     assert [block[:3] for block in blocks] == [(0, 64, 0), (64, 128, 0), (128, 192, 100), (192, 200, 100)]
 
 
-def test_static_blocks_have_the_same_shapes_for_any_documents() -> None:
-    shapes = []
-    for segments in ([[0] * 200], [[0] * 100 + [1] * 50 + [2] * 50]):
-        layout = layout_of(torch.tensor(segments, dtype=torch.int32), torch.float32, static_shapes=True)
-        assert layout.path == "static"
-        shapes.append([(*block[:3], block.bias_B1QS.shape) for block in layout.blocks])
-    assert shapes[0] == shapes[1]
-    assert [shape[:3] for shape in shapes[0]] == [(0, 64, 0), (64, 128, 0), (128, 192, 0), (192, 200, 0)]
-
-
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_flex_mask_is_that_of_every_pair(name: str) -> None:
     """Against torch's own builder, which looks at all pairs. Longer rows than the table has, so that whole blocks are free of the mask."""
@@ -143,17 +132,6 @@ def test_flex_mask_is_that_of_every_pair(name: str) -> None:
             count = int(numbers[b, h, block])
             indices = getattr(ours, f"{part}_indices")[b, h, block, :count], getattr(theirs, f"{part}_indices")[b, h, block, :count]
             assert torch.equal(*indices), (part, place)
-
-
-def test_borders_take_few_sizes() -> None:
-    # Three rows of 64: 192 positions, so 3, 6, 12, ... borders. Segments of 30 and of 5 fit the bounds 64 and 16.
-    borders = torch.tensor([0, 30, 64, 128, 192], dtype=torch.int32)
-    filled, longest = few_sizes(borders, row_length=64)
-    assert filled.tolist() == [0, 30, 64, 128, 192, 192]
-    assert longest == 64
-    filled, longest = few_sizes(torch.arange(0, 200, 5, dtype=torch.int32), row_length=65)
-    assert (len(filled), longest) == (48, 16)  # 195 positions; 65 / 4 = 16
-    assert few_sizes(torch.tensor([0, 1], dtype=torch.int32), row_length=1)[0].tolist() == [0, 1]
 
 
 def test_row_borders_are_segment_borders() -> None:

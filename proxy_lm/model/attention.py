@@ -5,10 +5,7 @@ One function, `document_attention`, with paths of equal meaning:
 * `reference`: scores, mask, softmax, written out. Slow and readable; the others are tested against it.
 * `blocked` (the CPU path): torch's fused attention on blocks of 64 queries. A block sees only the keys from the first that one of its
   documents owns up to its own end, under an additive mask built once per forward. Half of a row's square, or less, is ever computed.
-* `static` (the CPU path of compiled blocks): the same with all keys up to the block's end, so that no shape depends on the documents and
-  one compilation serves every batch.
-* `varlen` or `flex` (CUDA): kernels that skip what the mask forbids. Chosen by what this torch and this device offer. Their layouts take
-  few sizes, for the same reason.
+* `varlen` or `flex` (CUDA): kernels that skip what the mask forbids. Chosen by what this torch and this device offer.
 
 Which positions a path multiplies in vain never shows in its meaning; it may show in the last bit of a float32.
 Padding (segment -1) attends to padding only, so no row of the softmax is empty; nothing else ever attends to it.
@@ -27,7 +24,7 @@ from torch import Tensor
 
 from proxy_lm.errors import RequestError
 
-Path = Literal["auto", "reference", "blocked", "static", "varlen", "flex"]
+Path = Literal["auto", "reference", "blocked", "varlen", "flex"]
 
 # Measured on one core with rows of 512 and 1024: 32 and 64 are level, 128 is slower by a tenth, no blocks by a factor of 2 (README.md).
 QUERIES_PER_BLOCK = 64
@@ -50,39 +47,35 @@ class Layout(NamedTuple):
     path: str
     allowed_BTT: Tensor | None = None  # bool (reference)
     blocks: tuple[Block, ...] = ()  # (blocked)
-    borders: Tensor | None = None  # int32, over the flattened rows, filled up with empty segments at the end (varlen)
-    longest: int = 0  # positions of the longest segment, or more (varlen)
+    borders: Tensor | None = None  # int32 [num_segments + 1] over the flattened rows (varlen)
+    longest: int = 0  # positions of the longest segment (varlen)
     block_mask: Any = None  # (flex)
 
 
-# Never traced: its sizes come from the documents. A compiled model is compiled from behind it on.
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def layout_of(
-    segments_BT: Tensor, dtype: torch.dtype, path: Path = "auto", device: torch.device | None = None, *, static_shapes: bool = False
-) -> Layout:
+def layout_of(segments_BT: Tensor, dtype: torch.dtype, path: Path = "auto", device: torch.device | None = None) -> Layout:
     """The layout for rows with these segment numbers (int [B, T], -1 = padding) on `device` (left out: that of the numbers).
 
-    Numbers that still lie on the host spare `varlen` its only wait for the device. `static_shapes`: nothing about the segments becomes
-    a shape, or only in few sizes. Raises `RequestError` for an unknown path."""
+    Numbers that still lie on the host spare `varlen` its only wait for the device. Raises `RequestError` for an unknown path."""
     device = device or segments_BT.device
-    chosen = fastest_path(device, dtype, static_shapes) if path == "auto" else path
+    chosen = fastest_path(device, dtype) if path == "auto" else path
     if chosen == "varlen":
-        borders, longest = few_sizes(segment_borders(segments_BT), segments_BT.shape[1])
+        borders = segment_borders(segments_BT)
+        longest = int((borders[1:] - borders[:-1]).max())
         return Layout(chosen, borders=_move(borders, device), longest=longest)
     segments_BT = _move(segments_BT, device)
     if chosen == "reference":
         return Layout(chosen, allowed_BTT=allowed_pairs(segments_BT))
-    if chosen in ("blocked", "static"):
-        return Layout(chosen, blocks=_query_blocks(segments_BT, dtype, static_shapes=chosen == "static"))
+    if chosen == "blocked":
+        return Layout(chosen, blocks=_query_blocks(segments_BT, dtype))
     if chosen == "flex":
         return Layout(chosen, block_mask=flex_mask(segments_BT))
-    raise RequestError(f"unknown attention path '{path}'; known: auto, reference, blocked, static, varlen, flex")
+    raise RequestError(f"unknown attention path '{path}'; known: auto, reference, blocked, varlen, flex")
 
 
-def fastest_path(device: torch.device, dtype: torch.dtype, static_shapes: bool = False) -> Path:
+def fastest_path(device: torch.device, dtype: torch.dtype) -> Path:
     """The fastest path this device and torch offer: varlen needs CUDA with flash attention and a 16-bit dtype, flex needs CUDA."""
     if device.type != "cuda":
-        return "static" if static_shapes else "blocked"
+        return "blocked"
     if dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(device) >= (8, 0) and _varlen() is not None:
         return "varlen"
     return "flex"
@@ -134,13 +127,11 @@ def segment_starts(segments_BT: Tensor) -> Tensor:
     return starts_BT.cummax(dim=1).values
 
 
-def _query_blocks(segments_BT: Tensor, dtype: torch.dtype, *, static_shapes: bool) -> tuple[Block, ...]:
+def _query_blocks(segments_BT: Tensor, dtype: torch.dtype) -> tuple[Block, ...]:
     num_positions = segments_BT.shape[1]
     columns = torch.arange(num_positions, device=segments_BT.device)
-    if static_shapes:
-        first_keys = [0] * len(range(0, num_positions, QUERIES_PER_BLOCK))
-    else:  # the least over the rows: no query of the block reads further back in any row
-        first_keys = segment_starts(segments_BT).amin(dim=0)[::QUERIES_PER_BLOCK].tolist()
+    # The least over the rows: no query of the block reads further back in any row.
+    first_keys = segment_starts(segments_BT).amin(dim=0)[::QUERIES_PER_BLOCK].tolist()
     blocks = []
     for start, first in zip(range(0, num_positions, QUERIES_PER_BLOCK), first_keys, strict=True):
         stop = min(start + QUERIES_PER_BLOCK, num_positions)
@@ -157,19 +148,6 @@ def segment_borders(segments_BT: Tensor) -> Tensor:
     starts_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     starts = torch.nonzero(starts_BT.flatten()).flatten()
     return torch.cat([starts, starts.new_tensor([segments_BT.numel()])]).to(torch.int32)
-
-
-def few_sizes(borders: Tensor, row_length: int) -> tuple[Tensor, int]:
-    """The borders with empty segments after the end, and a bound of the longest segment, both rounded up to one of few sizes: a compiled
-    block is compiled anew for every size that it has not seen."""
-    longest, num_positions = int((borders[1:] - borders[:-1]).max()), int(borders[-1])
-    bound = row_length
-    while bound // 4 >= longest:
-        bound //= 4
-    num_borders = max(num_positions // 64, 1)
-    while num_borders < len(borders):
-        num_borders *= 2
-    return torch.cat((borders, borders[-1:].expand(num_borders - len(borders)))), bound
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:
@@ -234,8 +212,7 @@ def _flex_attention(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor, block_mask: 
     from torch.nn.attention.flex_attention import flex_attention
 
     # Uncompiled flex materialises all scores: right, and only good enough to test the mask on a CPU.
-    # Inside a compiled block it is compiled with the block.
     function = flex_attention
-    if q_BHTE.is_cuda and not torch.compiler.is_compiling():
+    if q_BHTE.is_cuda:
         function = _compiled.setdefault("flex", torch.compile(flex_attention, dynamic=False))
     return function(q_BHTE, k_BKTE, v_BKTE, block_mask=block_mask, enable_gqa=grouped)  # type: ignore[no-any-return]

@@ -180,7 +180,6 @@ class Decoder(nn.Module):
         self.lookahead = model.lookahead
         self.activation_checkpointing = activation_checkpointing
         self.attention_path: Path = attention
-        self.static_shapes = False
         self._column_share, self._num_shares = 0, 1
         self.embedding = Embedding(vocabulary_size, model.width)
         self.blocks = nn.ModuleList(Block(model) for _ in range(model.depth))
@@ -200,11 +199,6 @@ class Decoder(nn.Module):
         self._column_share, self._num_shares = share, num_shares
         for block in self.blocks:
             block.attention.attend = attend  # type: ignore[union-attr,assignment]
-
-    def keep_shapes(self) -> None:
-        """Before the blocks or the model are compiled: from now on rows of one size give tensors of one size, or of few, whatever documents
-        they hold. Otherwise the attention of every batch would be compiled anew. Costs products in vain on a CPU."""
-        self.static_shapes = True
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -238,7 +232,7 @@ class Decoder(nn.Module):
         for (head, head_weight), (ahead, counts_BL) in zip(self._weighted_heads(), wanted, strict=True):
             columns = slice(ahead, ahead + length)
             counts_N, codes_N = counts_BL.flatten(), self._codes(views[:, columns].flatten())
-            weights_N = None if loss_weights is None else loss_weights.to(torch.float32)[codes_N]
+            weights_N = None if loss_weights is None else loss_weights.to(ids.device, torch.float32)[codes_N]
             objective, nll_N = head(hidden_ND, ids[:, columns].flatten(), counts_N, weights_N)
             total = total + head_weight * objective
             if ahead == 1:
@@ -263,7 +257,7 @@ class Decoder(nn.Module):
 
     def _hidden(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         x_BTD = self.embedding(ids)
-        layout = layout_of(segments, x_BTD.dtype, self.attention_path, ids.device, static_shapes=self.static_shapes)
+        layout = layout_of(segments, x_BTD.dtype, self.attention_path, ids.device)
         rotation = self._rotation(positions, x_BTD.dtype)
         for block in self.blocks:
             if self.activation_checkpointing and torch.is_grad_enabled():
