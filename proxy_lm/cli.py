@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = {
     "encode": "proxy_lm.commands.encode",
     "inspect": "proxy_lm.commands.inspect",
     "launch": "proxy_lm.commands.launch",
+    "plan": "proxy_lm.commands.plan",
     "verify": "proxy_lm.commands.verify",
 }
 
