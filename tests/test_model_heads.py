@@ -1,5 +1,6 @@
 """Each output head learns from the targets that belong to it and no others: worked examples by head, a slow twin, weights by view."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from proxy_lm.data.rows import Batch
 from proxy_lm.model.decoder import Decoder, Losses
@@ -219,3 +221,26 @@ def test_the_line_of_a_step_has_the_loss_of_every_head() -> None:
     line = step_record(totals, ["raw", "v"], 4, head_names=("next", "raw_2", "symbol_2"))
     assert line["loss_nats"] == 2.0
     assert line["head_loss_nats"] == {"next": 2.0, "raw_2": 3.0, "symbol_2": None}
+
+
+def test_a_run_with_heads_logs_each_and_its_checkpoint_has_them(tiny_run: Any) -> None:
+    """The whole trainer, one process, ZeRO 3: names in `metrics.jsonl` and in TensorBoard, and the model comes back with its heads."""
+    from proxy_lm.train.restore import load_model
+
+    settings = tiny_run.settings("heads", num_steps=4, zero={"stage": 3}, logging={"tensorboard": True, "tensorboard_every_steps": 1})
+    settings["model"] = {**settings["model"], "num_raw_heads": 2, "num_symbol_heads": 1, "symbol_head_weight": 0.5}
+    settings["mix"] = {**settings["mix"], "loss_weights": {"gzip": 0.5}}
+    tiny_run.train(tiny_run.write(settings))
+    folder = tiny_run.folder / "runs" / "heads"
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    names = ["next", "raw_2", "raw_3", "symbol_2"]
+    for line in lines:
+        assert list(line["head_loss_nats"]) == names
+        assert line["head_loss_nats"]["next"] == line["loss_nats"]
+        # At the start every head guesses: the nats of 320 ids, or of all of them.
+        assert all(4.0 < loss < 8.0 for loss in line["head_loss_nats"].values())
+    events = EventAccumulator(str(folder / "tb")).Reload()
+    assert {f"head_loss_nats/{name}" for name in names} <= set(events.Tags()["scalars"])
+    loaded = load_model(folder).model
+    assert loaded.sizes.head_names == tuple(names)
+    assert loaded.lookahead == 3
