@@ -134,11 +134,11 @@ def show(result: dict[str, Any]) -> None:
 
 def _plan(name: str, settings: RunSettings, ids: int, num_devices: int, device: Device, share: float, per_host: int) -> dict[str, Any]:
     from proxy_lm.model.flops import num_parameters, training_flops_per_symbol
-    from proxy_lm.train.forecast import at_stage, building_bytes, checkpoint_bytes, compute_seconds, device_memory
+    from proxy_lm.train.forecast import STAGES, at_stage, building_bytes, checkpoint_bytes, compute_seconds, device_memory
     from proxy_lm.train.settings import num_steps
 
     stages: dict[str, dict[str, Any]] = {}
-    for stage in (0, 1, 2, 3):
+    for stage in STAGES:
         staged = at_stage(settings, stage)
         if staged is None:
             continue

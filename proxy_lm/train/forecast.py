@@ -35,6 +35,10 @@ MAX_LIVE: Final = 1_000_000_000
 GIB: Final = 2**30
 
 
+Stage = Literal[0, 1, 2, 3]
+STAGES: Final[tuple[Stage, ...]] = (0, 1, 2, 3)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """A kind of accelerator. Peaks are the maker's, without sparsity."""
@@ -131,7 +135,7 @@ def compute_seconds(flops: float, num_devices: int, peak_flops: float, share_of_
     return flops / (num_devices * peak_flops * share_of_peak)
 
 
-def at_stage(settings: RunSettings, stage: Literal[0, 1, 2, 3]) -> RunSettings | None:
+def at_stage(settings: RunSettings, stage: Stage) -> RunSettings | None:
     """The same run at another ZeRO stage; None where the combination is refused (stage 0 in 16 bits, offload the stage has not)."""
     plain: dict[str, Any] = settings.model_dump(mode="json")
     plain["zero"]["stage"] = stage

@@ -58,15 +58,17 @@ def start(words: Sequence[str], folder: Path) -> dict[str, Any]:
         start_new_session=True,  # a Ctrl-C on the terminal is ours to pass on
     )
     os.close(reading)
+    asked = False
     try:
         process.wait()
     except KeyboardInterrupt:
+        asked = True
         note("launch: stopping; the ranks save a checkpoint first")
         os.write(writing, b"T")
         process.wait()
     finally:
         os.close(writing)
-    return _outcome(folder, process.returncode, before)
+    return _outcome(folder, process.returncode, before, asked)
 
 
 def submit(words: Sequence[str], folder: Path) -> str:
@@ -77,7 +79,7 @@ def submit(words: Sequence[str], folder: Path) -> str:
     return done.stdout.strip()
 
 
-def _outcome(folder: Path, code: int, before: tuple[int, int] | None) -> dict[str, Any]:
+def _outcome(folder: Path, code: int, before: tuple[int, int] | None, asked: bool) -> dict[str, Any]:
     path = folder / "run.json"
     after = _stamp(path)
     record: dict[str, Any] = read_json(path, "record of the run") if after else {}
@@ -86,6 +88,8 @@ def _outcome(folder: Path, code: int, before: tuple[int, int] | None) -> dict[st
         return {key: record[key] for key in ("name", "status", "world_size", "device", "num_steps", "final_step") if key in record}
     if status == "stopped" and after != before:
         raise StoppedError(f"{folder}: saved and stopped; the same command continues")
+    if code == EXIT_STOPPED or (asked and after == before):
+        raise StoppedError(f"{folder}: stopped before its first step; the same command starts it again")
     sentence = f"the ranks of {folder} ended with exit code {code}"
     if code == RequestError.exit_code:
         raise RequestError(f"{sentence}: the request was wrong, and their own sentence above says how")
