@@ -1,6 +1,7 @@
-"""Plots as SVG text for a page that is light or dark: lines name colours of the page's style sheet, text is text.
+"""Plots as SVG text for a page that is light or dark: lines name colours of the page's style sheet, text is text. Also as files.
 
     svg = draw("loss against steps", lambda plot: plot.plot(steps, losses, color=colour(0)))
+    png = image("the plan", [fill_documents, fill_symbols], ".png")
 
 matplotlib draws; it is in the `eval` extra. `require()` says so in one sentence before any work starts.
 """
@@ -9,13 +10,16 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from html import escape
+from importlib import resources
 from typing import Any, Final
 
 from proxy_lm.errors import RequestError
 from proxy_lm.report import NUM_COLOURS
 
+Colours = Callable[[int], str]
 # Stand-ins that the page's own colours replace; no line has them otherwise.
 INK: Final = "#010203"
 RULE: Final = "#010204"
@@ -36,23 +40,55 @@ def colour(index: int) -> str:
 def draw(title: str, fill: Callable[[Any], None], *, width: float = 4.6, height: float = 3.3) -> str:
     """One plot as an `<svg>` element: `fill` draws into matplotlib axes. `title` is told to those who cannot see it; inches."""
     import matplotlib
-    from matplotlib.figure import Figure
 
-    style = {"svg.fonttype": "none", "svg.hashsalt": title, "font.size": 10, "text.color": INK, "axes.labelcolor": INK}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        plot = figure.subplots()
-        fill(plot)
-        plot.grid(color=RULE, linewidth=0.8)
-        plot.set_axisbelow(True)
-        plot.tick_params(colors=INK, length=0)
-        plot.tick_params(which="minor", length=0)
-        for side, spine in plot.spines.items():
-            spine.set_visible(side == "bottom")
-            spine.set_color(RULE)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         buffer = io.StringIO()
+        figure = _figure([fill], INK, RULE, width, height)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _themed(buffer.getvalue(), title)
+
+
+def image(title: str, fills: Sequence[Callable[[Any, Colours], None]], suffix: str) -> bytes:
+    """Plots one below the other as a file of its own, `.svg` or `.png`, in the colours of the light page. `fills` draw into axes with the
+    colours they are given; what they label stands in one legend."""
+    import matplotlib
+
+    style = resources.files("proxy_lm").joinpath("report.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style[: style.index("@media")]))
+
+    def shade(index: int) -> str:
+        return light[f"arm-{index % NUM_COLOURS}"]
+
+    def shaded(fill: Callable[[Any, Colours], None]) -> Callable[[Any], None]:
+        return lambda plot: fill(plot, shade)
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        figure = _figure([shaded(fill) for fill in fills], light["ink"], light["rule"], 7.5, 2.4 * len(fills) + 0.5)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=max(1, len(labels)), frameon=False, title=title)
+        buffer = io.BytesIO()
+        metadata = {"Date": None, "Creator": None} if suffix == ".svg" else {"Software": None}
+        figure.savefig(buffer, format=suffix.removeprefix("."), dpi=150, facecolor=light["page"], metadata=metadata)
+    return buffer.getvalue()
+
+
+def _figure(fills: Sequence[Callable[[Any], None]], ink: str, rule: str, width: float, height: float) -> Any:
+    """Plots one below the other."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 10, "text.color": ink, "axes.labelcolor": ink}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        for plot, fill in zip(figure.subplots(len(fills), squeeze=False)[:, 0], fills, strict=True):
+            fill(plot)
+            plot.grid(color=rule, linewidth=0.8)
+            plot.set_axisbelow(True)
+            plot.tick_params(colors=ink, length=0)
+            plot.tick_params(which="minor", length=0)
+            for side, spine in plot.spines.items():
+                spine.set_visible(side == "bottom")
+                spine.set_color(rule)
+    return figure
 
 
 def _themed(svg: str, title: str) -> str:

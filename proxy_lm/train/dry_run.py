@@ -1,20 +1,30 @@
-"""What a run would cost and tell, from lengths and structure: no engine, no process group, nothing written."""
+"""What a run would cost and tell, from lengths and structure: no engine, no process group, no run folder."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from proxy_lm.model.flops import num_parameters
-from proxy_lm.model.memory import memory_per_device
 from proxy_lm.train.deepspeed_config import complete, derive
+from proxy_lm.train.forecast import STAGES, at_stage, device_memory
 from proxy_lm.train.inputs import Inputs, open_inputs
+from proxy_lm.train.plan_report import bars, check_picture, draw_picture, table
 from proxy_lm.train.settings import RunSettings
 
 
-def dry_run(settings: RunSettings, world_size: int, user_json: dict[str, Any] | None = None, source: str = "") -> dict[str, Any]:
-    """All of it as plain JSON. Sizes of files are checked and digests are not. Raises `RequestError` as the run would."""
+def dry_run(
+    settings: RunSettings, world_size: int, user_json: dict[str, Any] | None = None, source: str = "", picture: Path | None = None
+) -> dict[str, Any]:
+    """All of it as plain JSON. Sizes of files are checked and digests are not. Raises `RequestError` as the run would.
+
+    `picture` is written where one is given; a mix with splices makes its table of cuts beside the view, once. Nothing else is written."""
+    if picture is not None:
+        check_picture(picture)
     inputs = open_inputs(settings, world_size, verify=False)
+    if picture is not None:
+        draw_picture(inputs.plan, picture, settings.name)
     counts = num_parameters(settings.model, inputs.vocabulary.size)
     config = derive(settings, inputs.shape)
     symbols = inputs.num_steps * inputs.shape.symbols_per_step
@@ -59,17 +69,21 @@ def show(report: dict[str, Any]) -> str:
         if report["seconds"]
         else "time         logging.peak_flops not given: no estimate",
         f"memory       a device of {_ranks(report['world_size'])}: "
-        + ", ".join(f"ZeRO {stage} {parts['device_total'] / 2**30:.2f} GiB" for stage, parts in report["memory_bytes_per_device"].items()),
-        "plan         phase: share of documents (of symbols, of source bytes) by view",
+        + ", ".join(f"ZeRO {stage} {parts['device_peak'] / 2**30:.2f} GiB" for stage, parts in report["memory_bytes_per_device"].items()),
+        "plan         share of documents (of symbols, of source bytes) by view: " + _by_view(plan),
     ]
-    for phase in [{"progress": [0, 1], **plan}, *plan["phases"]]:
-        shares = ", ".join(
-            f"{name} {view['document_share']:.3f} ({view['symbol_share']:.3f}, {view['source_share']:.3f})"
-            for name, view in phase["views"].items()
-        )
-        lines.append(f"             {phase['progress'][0]:.1f}-{phase['progress'][1]:.1f}: {shares}")
+    if plan["num_uncut"]:
+        lines.append(f"             {plan['num_uncut']:,} documents drawn as splices have no border inside and are told whole")
+    lines += [f"             {line}" for line in (*table(plan), *bars(plan))]
     lines.append(f"deepspeed    {json.dumps(report['deepspeed'])}")
     return "\n".join(lines)
+
+
+def _by_view(plan: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {view['document_share']:.3f} ({view['symbol_share']:.3f}, {view['source_share']:.3f})"
+        for name, view in plan["views"].items()
+    )
 
 
 def _ranks(number: int) -> str:
@@ -77,27 +91,11 @@ def _ranks(number: int) -> str:
 
 
 def _memory(inputs: Inputs, world_size: int) -> dict[str, dict[str, int]]:
-    settings = inputs.settings
-    offload = (
-        "parameters" if settings.zero.offload_parameters != "none" else "optimizer" if settings.zero.offload_optimizer != "none" else "none"
-    )
-    found = {}
-    for stage in (0, 1, 2, 3):
-        if stage == 0 and settings.precision != "fp32":
-            continue
-        fits = offload if stage == 3 or (stage > 0 and offload == "optimizer") else "none"
-        found[str(stage)] = memory_per_device(
-            settings.model,
-            inputs.vocabulary.size,
-            rows_per_device=settings.rows_per_device,
-            row_length=settings.row_length // settings.sequence_parallel,
-            stage=stage,
-            dtype=settings.precision,
-            offload=fits,  # type: ignore[arg-type]
-            world_size=world_size,
-            activation_checkpointing=settings.activation_checkpointing,
-        )
-    return found
+    """By ZeRO stage; stages that refuse these settings are left out."""
+    staged = {str(stage): at_stage(inputs.settings, stage) for stage in STAGES}
+    return {
+        stage: device_memory(settings, inputs.vocabulary.size, world_size) for stage, settings in staged.items() if settings is not None
+    }
 
 
 def _expected_seconds(settings: RunSettings, training_flops: int, world_size: int) -> float | None:
