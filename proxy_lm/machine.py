@@ -33,11 +33,14 @@ EXTRAS: Final[Mapping[str, str]] = {
     "dedup": "near-duplicate removal",
     "hf": "views from a tokenizer.json",
     "inspect": "stability of views",
+    "ray": "corpora and views built by Ray",
     "dev": "tests and checks",
 }
 
 TOOLS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "numactl": (("numactl",), "binding of ranks to cores (deepspeed --bind_cores_to_rank)"),
+    "pdsh": (("pdsh",), "several machines over ssh by a hostfile (proxy-lm launch --hostfile)"),
+    "sbatch": (("sbatch",), "jobs under Slurm (proxy-lm launch --slurm)"),
     "C++ compiler": (("c++", "g++", "clang++"), "DeepSpeed's compiled operations (with ninja)"),
     "ninja": (("ninja",), "DeepSpeed's compiled operations (with a C++ compiler)"),
     "bubblewrap": (("bwrap",), "a sandbox for generated programs; nothing in this version runs any"),
@@ -214,6 +217,7 @@ def features(found: Mapping[str, Any], flags: frozenset[str]) -> list[dict[str, 
         ("reports with plots", by_extra("eval")),
         ("views from a tokenizer.json (hf)", by_extra("hf")),
         ("stability in inspect and bench", by_extra("inspect")),
+        ("corpora and views on many machines (--engine ray)", by_extra("ray")),
         ("tests and checks", by_extra("dev")),
         (
             "corpora from the Hugging Face hub (hf:)",

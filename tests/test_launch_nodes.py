@@ -69,4 +69,23 @@ def test_two_launchers_on_loopback_are_two_nodes_that_stop_together_and_equal_on
     ended(launch(tiny_run, config, "--torchrun", "--gpus-per-node", 2))
     assert [step for step, _, _ in losses(nodes)] == list(range(1, STEPS + 1))
     assert losses(nodes) == losses(whole)
-    assert json.loads((nodes / "run.json").read_text())["world_size"] == 2
+    record = json.loads((nodes / "run.json").read_text())
+    assert record["world_size"] == 2
+    checked = record["preflight"]
+    assert (checked["num_hosts"], len(checked["ranks"]), checked["warnings"]) == (1, 2, [])
+    assert checked["ranks"][0] == {"host": 0, "device": "cpu", "device_memory_bytes": None}
+    assert checked["all_reduce"]["bytes_per_second"] > 1e6
+    assert 0 <= checked["clock_spread_seconds"] < 2
+    assert checked["free_bytes"] > checked["forecast"]["checkpoint_bytes"] > 0
+
+
+@pytest.mark.slow
+def test_what_the_ranks_refuse_is_refused_by_the_command(tiny_run):
+    config = tiny_run.write(tiny_run.settings("refused-node", corpus="nowhere", views={}, mix={}))
+    process = launch(tiny_run, config, "--gpus-per-node", 2)
+    out, said = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, ""), said
+    assert "proxy_lm.train: nowhere is not a folder" in said
+    assert said.splitlines()[-1].startswith("proxy-lm: the ranks of ")
+    assert "exit code 2: the request was wrong" in said.splitlines()[-1]
+    assert "Traceback" not in said
