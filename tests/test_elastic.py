@@ -16,12 +16,17 @@ from pathlib import Path
 import pytest
 
 STEPS, FIRST_MOVE, SECOND_MOVE = 12, 4, 8
+ADAMW = {"learning_rate": 1e-2}
+MUON = {"learning_rate": 1e-2, "kind": "muon", "gradient_clip": 0}
 ARMS = {
     "stage-0": {"zero": {"stage": 0}},
     "stage-1": {"zero": {"stage": 1}},
     "stage-2": {"zero": {"stage": 2}},
     "stage-3": {"zero": {"stage": 3}},
     "offload-3": {"zero": {"stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"}},
+    "muon-1": {"zero": {"stage": 1}, "optimizer": MUON},
+    "muon-2": {"zero": {"stage": 2}, "optimizer": MUON},
+    "muon-3": {"zero": {"stage": 3}, "optimizer": MUON},
     "bf16-2": {"zero": {"stage": 2}, "precision": "bf16"},
     "bf16-3": {"zero": {"stage": 3}, "precision": "bf16"},
 }
@@ -74,10 +79,10 @@ def moved(tiny_run) -> dict[str, object]:
     """{"whole-ARM": run folder of one rank, "ARM": of 1 -> 2 -> 1 ranks, "output": what the second and third start said}."""
     # Widths that no number of ranks divides: shards are padded.
     model = {"preset": None, "width": 30, "depth": 2, "num_heads": 3, "hidden": 63}
-    common = {"num_steps": STEPS, "checkpoint": {"every_steps": 4, "keep_last": 9}, "model": model, "optimizer": {"learning_rate": 1e-2}}
+    common = {"num_steps": STEPS, "checkpoint": {"every_steps": 4, "keep_last": 9}, "model": model, "optimizer": ADAMW}
     runs = tiny_run.folder / "runs"
-    whole = [tiny_run.write(tiny_run.settings(f"whole-{arm}", **common, **changes)) for arm, changes in ARMS.items()]
-    configs = [tiny_run.write(tiny_run.settings(arm, **common, **changes)) for arm, changes in ARMS.items()]
+    whole = [tiny_run.write(tiny_run.settings(f"whole-{arm}", **{**common, **changes})) for arm, changes in ARMS.items()]
+    configs = [tiny_run.write(tiny_run.settings(arm, **{**common, **changes})) for arm, changes in ARMS.items()]
     start(tiny_run, 1, whole)
     for arm in ARMS:
         shutil.copytree(runs / f"whole-{arm}", runs / arm)
@@ -116,7 +121,7 @@ def test_weights_and_moments_arrive_where_they_were(moved, arm):
     """What two ranks saved at step 8 is, to rounding, what one rank saved: every parameter and both of its moments."""
     ours, whole = (whole_state(moved[name] / "checkpoints" / f"step-{SECOND_MOVE}" / "engine") for name in (arm, f"whole-{arm}"))
     assert ours.keys() == whole.keys()
-    assert {key.rsplit("/", 1)[1] for key in ours} == {"fp32", "exp_avg", "exp_avg_sq"}
+    assert {key.rsplit("/", 1)[1] for key in ours} >= {"fp32", "exp_avg", "exp_avg_sq"}
     tolerance = 1e-4 if "bf16" not in arm else 0.1
     for key, tensor in whole.items():
         scale = float(tensor.abs().max())

@@ -52,7 +52,10 @@ def write(folder: Path, groups: list[dict], num_ranks: int, stage: int) -> None:
         else:
             state |= {"base_optimizer_state": inner, "single_partition_of_fp32_groups": [flat["fp32"] for flat, _ in cut]}
             state |= {"param_slice_mappings": [mapping for _, mapping in cut]}
-        torch.save({"optimizer_state_dict": state}, folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+        torch.save(
+            {"optimizer_state_dict": state, "ds_config": {"zero_optimization": {}}},
+            folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt",
+        )
 
 
 def cut_equally(group: dict, num_ranks: int, rank: int) -> tuple[dict, None]:

@@ -39,6 +39,7 @@ from proxy_lm.train.launch import Launch
 from proxy_lm.train.optimizers import parameter_groups, set_rates
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.settings_groups import CommunicationSettings, OptimizerSettings
+from proxy_lm.train.universal import mend_loaded
 
 TAG: Final = "engine"
 COMPILERS: Final = ("c++", "g++", "clang++")
@@ -229,9 +230,10 @@ class Engine:
 
     def step(self, *, discard: bool = False) -> None:
         """After every micro-batch. At the last one of a step: clip, update, clear; to `discard` it, clear only and count it as skipped."""
-        if self.stage == 0 and self._engine.is_gradient_accumulation_boundary():
-            self._clip_here(discard)
-        with self._updating(), discarding(self._engine.optimizer) if discard and self.stage else nullcontext():
+        forget: AbstractContextManager[Any] = discarding(self._engine.optimizer) if discard and self.stage else nullcontext()
+        if self.stage == 0 and self._engine.is_gradient_accumulation_boundary() and not self._clip_here(discard):
+            forget = _without_update(self._engine.optimizer)
+        with self._updating(), forget:
             self._engine.step()
 
     def set_learning_rate(self, rate: float) -> None:
@@ -282,22 +284,7 @@ class Engine:
             raise WorkError(f"DeepSpeed found no checkpoint in {folder / TAG}; a run never restarts at step 0 by itself")
         self._own_skipped = int((state or {}).get("own_skipped", 0))
         if universal:
-            self._mend_universal(groups, ours)
-
-    def _mend_universal(self, groups: list[dict[str, Any]], ours: list[dict[str, Any]]) -> None:
-        """What DeepSpeed's universal loader gets wrong at stage 3: every group gets the first one's weight decay, and all groups share one
-        count of steps, which each then moves on. On CUDA the fused optimizer also wants that count on the device. And Muon's momentum,
-        which that loader does not know, has come as a first moment (`universal.py`)."""
-        for group, settings in zip(groups, ours, strict=True):
-            group.update(settings)
-        for parameter, state in self._engine.optimizer.state.items():
-            if isinstance(state.get("step"), Tensor):
-                state["step"] = state["step"].clone().to(parameter.device)
-        if self.stage == 3 and self.settings.optimizer.kind == "muon":
-            inner = self._engine.optimizer
-            for flat, by_muon in zip(inner.fp32_partitioned_groups_flat, inner.sub_groups_using_muon, strict=True):
-                if by_muon:
-                    inner.optimizer.state[flat] = {"momentum_buffer": inner.optimizer.state[flat]["exp_avg"]}
+            mend_loaded(self._engine.optimizer, self.settings, folder, ours)
 
     def close(self) -> None:
         """Give back what DeepSpeed holds, before another engine takes its place."""
@@ -375,6 +362,16 @@ class Ulysses:
             k_BTKE, v_BTKE = (part.repeat_interleave(copies, dim=2) for part in (k_BTKE, v_BTKE))
         out: Tensor = self._exchange(q_BTHE, k_BTKE, v_BTKE, 0, None, layout)
         return out
+
+
+@contextmanager
+def _without_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """While this is open, `step` of a plain optimizer does nothing. Missing gradients are not enough: Muon takes them for zeros."""
+    vars(optimizer)["step"] = lambda closure=None: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["step"]
 
 
 def _without_compiling() -> AbstractContextManager[Any]:

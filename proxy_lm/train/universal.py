@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from proxy_lm.train.run_files import UNIVERSAL_NAME
 
 if TYPE_CHECKING:
     from proxy_lm.train.engine import Engine
+    from proxy_lm.train.settings import RunSettings
 
 ENGINE_NAME: Final = "engine"
 _SHARD = re.compile(r"(?:bf16_)?zero_pp_rank_([0-9]+)_mp_rank_00_optim_states\.pt")
@@ -68,6 +69,8 @@ class _Shards:
     """The state that all ranks have in common, as DeepSpeed spells it."""
     model_states: Path
     parameters: dict[str, _Parameter]
+    momentum_is_whole: bool
+    """Muon's momentum is kept by whole matrices and not by parts."""
 
 
 def needs_conversion(checkpoint: Checkpoint, world_size: int, stage: int) -> bool:
@@ -94,6 +97,32 @@ def load_checkpoint(engine: Engine, checkpoint: Checkpoint, run_folder: Path, ra
 def count_ranks(number: int) -> str:
     """`1 rank`, `2 ranks`."""
     return f"{number} rank" if number == 1 else f"{number} ranks"
+
+
+def mend_loaded(optimizer: Any, settings: RunSettings, folder: Path, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Put right what DeepSpeed's universal loader gets wrong in its sharded `optimizer`: at stage 3 every group gets the first one's weight
+    decay, and all groups share one count of steps, which each then moves on; and it does not know where Muon's momentum belongs.
+    `groups` are the groups' settings from before the load. On CUDA the fused optimizer also wants the count on the device."""
+    state = optimizer.optimizer.state
+    for group, before in zip(optimizer.optimizer.param_groups, groups, strict=True):
+        group.update(before)
+    for parameter, of_parameter in state.items():
+        if isinstance(of_parameter.get("step"), Tensor):
+            of_parameter["step"] = of_parameter["step"].clone().to(parameter.device)
+    if settings.optimizer.kind != "muon":
+        return
+    if settings.zero.stage == 3:
+        # Flat, and it has come as AdamW's first moment.
+        for flat, by_muon in zip(optimizer.fp32_partitioned_groups_flat, optimizer.sub_groups_using_muon, strict=True):
+            if by_muon:
+                state[flat] = {"momentum_buffer": state[flat]["exp_avg"]}
+    elif settings.zero.offload_optimizer == "none":
+        # The whole of every matrix that this rank has a part of, and the loader has read that part.
+        for group, members in zip(optimizer.optimizer.param_groups, optimizer.params_in_partition, strict=True):
+            if group["use_muon"] and members:
+                files = [folder / ENGINE_NAME / "zero" / optimizer.param_names[member] / "momentum_buffer.pt" for member in members]
+                whole = torch.cat([torch.load(file, map_location="cpu", weights_only=True)["param"].flatten() for file in files])
+                state[group["params"][0]] = {"momentum_buffer": whole.to(group["params"][0].device)}
 
 
 @contextmanager
@@ -176,9 +205,9 @@ def _open(source: Path) -> _Shards:
     shared = {key: value for key, value in states[0].items() if key not in _SHARDED}
     shared["param_groups"] = states[0][inner]["param_groups"]
     if stage == 3:
-        # DeepSpeed reads the count of steps from the first group there, and nothing else of it.
-        first = states[0][inner]["state"][0]
-        shared[inner] = {"state": {0: {"step": first["step"]}}, "param_groups": states[0][inner]["param_groups"]}
+        # DeepSpeed reads the count of steps from the first group there, and nothing else of it. Muon's groups count none.
+        steps = [state["step"] for state in states[0][inner]["state"].values() if "step" in state]
+        shared[inner] = {"state": {0: {"step": steps[0]}}, "param_groups": states[0][inner]["param_groups"]}
     return _Shards(
         stage=stage,
         fp32=fp32,
@@ -186,7 +215,13 @@ def _open(source: Path) -> _Shards:
         shared=shared,
         model_states=model_states,
         parameters=parameters,
+        momentum_is_whole=stage < 3 and _offload(_mapped(files[0])) == "none",
     )
+
+
+def _offload(file: dict[str, Any]) -> str:
+    """Where the optimizer's state lay when the file was written."""
+    return str((file["ds_config"]["zero_optimization"].get("offload_optimizer") or {}).get("device") or "none")
 
 
 def _mapped_pieces(shapes: list[dict[str, tuple[int, ...]]], states: list[dict[str, Any]]) -> dict[str, _Parameter]:
@@ -228,9 +263,11 @@ def _write_common(shards: _Shards, target: Path) -> None:
 def _write_parameter(shards: _Shards, name: str, folder: Path) -> None:
     parameter = shards.parameters[name]
     folder.mkdir(parents=True, exist_ok=True)
-    _save_whole(
-        folder / "fp32.pt", parameter, [shards.fp32[rank][group][start : start + size] for rank, group, start, size in parameter.pieces]
-    )
+
+    def whole(flat: Sequence[Mapping[int, Tensor] | Sequence[Tensor]]) -> Tensor:
+        return torch.cat([flat[rank][group][start : start + size] for rank, group, start, size in parameter.pieces])
+
+    _save_whole(folder / "fp32.pt", parameter, whole(shards.fp32))
     first_rank, first_group, *_ = parameter.pieces[0]
     for key, value in shards.moments[first_rank].get(first_group, {}).items():
         if not isinstance(value, Tensor) or value.dim() == 0:
@@ -239,15 +276,35 @@ def _write_parameter(shards: _Shards, name: str, folder: Path) -> None:
             if shards.stage < 3:  # stage 3 has one count for all
                 _save(folder / "step.pt", value)
             continue
-        _save_whole(
-            folder / f"{key}.pt",
-            parameter,
-            [shards.moments[rank][group][key][start : start + size] for rank, group, start, size in parameter.pieces],
+        moment = (
+            _momentum(shards, name)
+            if key == "momentum_buffer" and shards.momentum_is_whole
+            else whole([{group: state[key] for group, state in rank.items() if key in state} for rank in shards.moments])
         )
+        if shards.stage == 3 and key == "momentum_buffer":
+            # DeepSpeed's loader for stage 3 knows AdamW's two moments only. Muon's travels as the first; `mend_loaded` puts it right.
+            _save_whole(folder / "exp_avg.pt", parameter, moment)
+            _save_whole(folder / "exp_avg_sq.pt", parameter, torch.zeros_like(moment))
+        else:
+            _save_whole(folder / f"{key}.pt", parameter, moment)
 
 
-def _save_whole(path: Path, parameter: _Parameter, pieces: list[Tensor]) -> None:
-    _save(path, {"param": torch.cat(pieces).detach().reshape(parameter.shape), "cat_dim": 0})
+def _momentum(shards: _Shards, name: str) -> Tensor:
+    """Muon's momentum of a matrix at stages 1 and 2 without offload: each rank keeps the whole of every matrix that it has a part of, one
+    after the other, so the first rank's copy will do."""
+    rank, group, *_ = shards.parameters[name].pieces[0]
+    start = 0
+    for other, parameter in shards.parameters.items():
+        if any(piece[:2] == (rank, group) for piece in parameter.pieces):
+            if other == name:
+                flat: Tensor = shards.moments[rank][group]["momentum_buffer"]
+                return flat[start : start + parameter.num_elements]
+            start += parameter.num_elements
+    raise AssertionError(name)
+
+
+def _save_whole(path: Path, parameter: _Parameter, flat: Tensor) -> None:
+    _save(path, {"param": flat.detach().reshape(parameter.shape), "cat_dim": 0})
 
 
 def _save(path: Path, value: Mapping[str, Any] | Tensor | float) -> None:
