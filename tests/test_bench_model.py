@@ -34,15 +34,15 @@ def test_share_of_peak_and_gain_of_the_fast_attention() -> None:
 
 
 @pytest.mark.bench
-@pytest.mark.parametrize("width", [128, 512])
-def test_the_loss_of_65536_ids_beside_plain_torch(width: int) -> None:
+@pytest.mark.parametrize(("width", "num_positions"), [(128, 1024), (256, 2048)])
+def test_the_loss_of_65536_ids_beside_plain_torch(width: int, num_positions: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     keep_freed_memory()
     try:
-        found = compare(65_536, width, 1024, "cpu", "fp32", rounds=5)
+        found = compare(65_536, width, num_positions, "cpu", "fp32", rounds=5)
     finally:
         torch.set_num_threads(threads)
-    print("\n" + show(65_536, width, 1024, found))
+    print("\n" + show(65_536, width, num_positions, found))
     assert found["time_ratio"] < 1.15
     assert found["memory_ratio"] < 0.5
