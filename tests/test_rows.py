@@ -199,7 +199,7 @@ def test_raw_only_documents_are_told_raw_and_counted():
     assert example.pictures() == ["^[A]$^<bc", "cd>$^[DEF", "F]$^<bcd>"]
     summary = example.plan.summary()
     assert summary["views"]["v0"]["num_raw_only"] == summary["num_raw_only"] == 2
-    assert summary["layouts"] == {"raw": 2, "view": 2, "pair": 0, "parallel": 0, "splice": 0}
+    assert summary["layouts"] == {"raw": 2, "view": 2, "pair": 0, "parallel": 0, "splice": 0, "fim_psm": 0, "fim_spm": 0}
     assert Example(DOCUMENTS, [["A", None, "DEF"]], {"pair": 1, "raw_first": 1}).pictures()[1] == "^<bcd>$^<"  # nor is it paired
 
 
@@ -215,7 +215,7 @@ def test_splice():
     assert batch.source_bytes.tolist() == [1 + 4 + 1, 1 + 2 + 2 + 2]  # of b|cd, efgh|ij and b|cd again; a by the view
     assert batch.num_symbols.tolist() == [1 + 4 + 1, 1 + 1 + 1 + 1]
     summary = example.plan.summary()
-    assert summary["layouts"] == {"raw": 0, "view": 1, "pair": 0, "parallel": 0, "splice": 3}
+    assert summary["layouts"] == {"raw": 0, "view": 1, "pair": 0, "parallel": 0, "splice": 3, "fim_psm": 0, "fim_spm": 0}
     assert summary["unique_source_bytes"] == 10
 
 

@@ -76,6 +76,11 @@ def open_cuts(
     return {view.name: _open_view(corpus, view, verify, num_workers) for view in views if mix.can_be_drawn(view.name)}
 
 
+def open_lines_of(corpus: Corpus, mix: MixSettings, *, verify: bool = True, num_workers: int | None = None) -> CutTable | None:
+    """The table of line starts where `mix` cuts at lines; made where it is missing."""
+    return open_lines(corpus, verify=verify, num_workers=num_workers) if mix.fim.needs_lines else None
+
+
 def open_lines(corpus: Corpus, *, verify: bool = True, num_workers: int | None = None) -> CutTable:
     """The table of line starts of a corpus (the byte after a newline); made where it is missing."""
     folder = corpus.path / LINES

@@ -27,6 +27,7 @@ from pydantic import Field, field_validator, model_validator
 
 from proxy_lm.config import Settings
 from proxy_lm.data.curves import F64, Curve, WeightCurve
+from proxy_lm.data.fim import FimSettings
 from proxy_lm.errors import RequestError
 
 __all__ = ["Curve", "MixSettings", "Shares", "WeightCurve"]
@@ -85,6 +86,9 @@ class MixSettings(Settings):
     loss_weights: dict[str, WeightCurve] = Field(default_factory=dict)
     """Weight in the objective of what is predicted, by `raw` or the view's name; what is left out, and specials, weigh 1. Reported losses
     are never weighed."""
+
+    fim: FimSettings = FimSettings()
+    """Fill-in-the-middle, of the documents told raw."""
 
     anneal: float = Field(default=0.0, ge=0.0, le=1.0)
     """The last share of the run that is raw only, whatever the curves say."""

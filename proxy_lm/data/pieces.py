@@ -8,6 +8,8 @@ A document's pieces in the stream, by layout:
     pair      BOS <a> first </a> <b> second </b> EOS              one segment: the second piece sees the first
     parallel  BOS <a> first </a> EOS BOS <b> second </b> EOS      two segments: neither sees the other
     splice    BOS <a> stretch SPLICE <b> stretch ... </b> EOS     one segment: told once, by raw and a view in turn
+    fim_psm   BOS <raw> PREFIX p SUFFIX s MIDDLE m </raw> EOS     one segment: told once, the middle last (see `fim`)
+    fim_spm   BOS <raw> PREFIX SUFFIX s MIDDLE p m </raw> EOS     the same, suffix first; prefix and middle are one piece
 
 `Opening` and `Closing` name the specials that begin and end a piece. The stream is all pieces in the order of positions; `slices` says
 which of its ids fill which row.
@@ -37,6 +39,8 @@ class Layout(IntEnum):
     PAIR = 2
     PARALLEL = 3
     SPLICE = 4
+    FIM_PSM = 5
+    FIM_SPM = 6
 
 
 class Opening(IntEnum):
@@ -78,19 +82,32 @@ OPENS_SEGMENT: Final[Bools] = np.array([names[0] == "bos" for names in OPENINGS]
 UP_TO_START: Final[I64] = np.array([names.index("start") + 1 if "start" in names else 1 for names in OPENINGS], dtype=np.int64)
 
 # Ids of a told document that are not payload: BOS, EOS and the sentinels. Each cut of a splice adds two (SPLICE and a start sentinel).
-OVERHEAD: Final[I64] = np.array([4, 4, 6, 8, 4], dtype=np.int64)
+OVERHEAD: Final[I64] = np.array([4, 4, 6, 8, 4, 7, 7], dtype=np.int64)
 OVERHEAD_PER_CUT: Final = 2
-# Marks a document that was drawn as a splice and has no border inside, in place of a view's code.
+# Pieces of a document without its cuts, each of which adds one; and the cuts of a document whose middle comes last.
+_NUM_PIECES: Final[I64] = np.array([1, 1, 2, 2, 1, 1, 1], dtype=np.int64)
+NUM_FIM_CUTS: Final[I64] = np.array([0, 0, 0, 0, 0, 2, 1], dtype=np.int64)
+_TELLS_VIEW: Final[Bools] = np.array([False, True, True, True, True, False, False])
+_FIM_OPENINGS: Final[U8] = np.array(
+    [
+        [Opening.BOS_START_PREFIX, Opening.SUFFIX, Opening.MIDDLE],
+        [Opening.BOS_START_PREFIX_SUFFIX, Opening.MIDDLE, Opening.MIDDLE],
+    ],
+    dtype=np.uint8,
+)
+# Marks a document that was to be cut at borders of a view or at lines and has none inside, in place of a view's code.
 UNCUT: Final = 255
 
 
 @dataclass(frozen=True)
 class CutPoints:
-    """Where documents are cut: `borders[k] .. borders[k + 1]` of the flat arrays are document k's, both strictly increasing in it."""
+    """Where documents are cut: `borders[k] .. borders[k + 1]` of the flat arrays are document k's, both strictly increasing in a splice.
+
+    Prefix, suffix and middle are cut where the middle begins and ends, which may be one place; with the suffix first, where it ends."""
 
     borders: I64  # [num_documents + 1]
     byte: I64  # [num_cuts] bytes of the document before the cut
-    symbol: I64  # [num_cuts] symbols of its view before the cut
+    symbol: I64  # [num_cuts] symbols of its view before the cut; meaningful in a splice
 
 
 @dataclass(frozen=True)
@@ -112,7 +129,7 @@ def stream_lengths(layout: U8, size_bytes: I64, view_length: I64) -> I64:
     """Ids in the stream of documents told in these layouts, int64 [num_told]; for layouts without cuts."""
     lengths: I64 = OVERHEAD[layout]
     lengths += np.where(layout == Layout.VIEW, 0, size_bytes)
-    lengths += np.where(layout == Layout.RAW, 0, view_length)
+    lengths += np.where(_TELLS_VIEW[layout], view_length, 0)
     return lengths
 
 
@@ -156,21 +173,25 @@ class Pieces:
             zeros, codes, ones = (np.zeros(num_told, np.int64), np.zeros(num_told, np.uint8), np.ones(num_told, np.bool_))
             return cls._place(told, slice(None), raw, stream_start, (payload, zeros, zeros, told.size_bytes), (codes, codes), ones)
         num_cuts = np.zeros(num_told, dtype=np.int64) if told.cuts is None else np.diff(told.cuts.borders)
-        num_pieces = np.array([1, 1, 2, 2, 1])[told.layout] + num_cuts
+        num_pieces = _NUM_PIECES[told.layout] + num_cuts
         index = np.repeat(np.arange(num_told), num_pieces)
         number = np.arange(index.size) - (np.cumsum(num_pieces) - num_pieces)[index]
         last = number == num_pieces[index] - 1
         layout = told.layout[index]
         # Told twice or in turn: raw stands in the even places or in the odd ones. Told once: as the layout says.
         raw = np.where(layout >= Layout.PAIR, told.raw_first[index] == (number & 1 == 0), layout == Layout.RAW)
-        stretch = layout == Layout.SPLICE
+        stretch = layout >= Layout.SPLICE
         opening = np.where(stretch & (number > 0), np.uint8(Opening.SPLICE_START), np.uint8(Opening.BOS_START))
+        fim = layout >= Layout.FIM_PSM
+        if fim.any():
+            raw |= fim
+            opening[fim] = _FIM_OPENINGS[layout[fim] - Layout.FIM_PSM, number[fim]]
         pair = layout == Layout.PAIR
         opening[pair & (number > 0)] = Opening.START
         closing = np.where(stretch & ~last, np.uint8(Closing.NOTHING), np.uint8(Closing.END_EOS))
         closing[pair & ~last] = Closing.END
         return cls._place(
-            told, index, raw, stream_start, _bounds(told, index, number, last, raw), (opening, closing), ~stretch | (number == 0)
+            told, index, raw, stream_start, _bounds(told, index, number, last, raw, opening), (opening, closing), ~stretch | (number == 0)
         )
 
     @classmethod
@@ -224,7 +245,7 @@ class Pieces:
         return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
-def _bounds(told: Told, index: I64, number: I64, last: Bools, raw: Bools) -> tuple[I64, I64, I64, I64]:
+def _bounds(told: Told, index: I64, number: I64, last: Bools, raw: Bools, opening: U8) -> tuple[I64, I64, I64, I64]:
     """(payload, first, first byte, bytes) of each piece: between its cuts, all of its document without cuts."""
     end_byte, end_symbol = told.size_bytes[index], told.view_length[index]
     zeros = np.zeros_like(end_byte)
@@ -236,6 +257,13 @@ def _bounds(told: Told, index: I64, number: I64, last: Bools, raw: Bools) -> tup
     later, earlier = stretch & (number > 0), stretch & ~last
     first_byte[later], first_symbol[later] = told.cuts.byte[at[later] - 1], told.cuts.symbol[at[later] - 1]
     end_byte[earlier], end_symbol[earlier] = told.cuts.byte[at[earlier]], told.cuts.symbol[at[earlier]]
+    fim = np.flatnonzero(told.layout[index] >= Layout.FIM_PSM)
+    if fim.size:
+        borders, signs = told.cuts.borders, opening[fim]
+        middle, suffix = told.cuts.byte[borders[index[fim]]], told.cuts.byte[borders[index[fim] + 1] - 1]
+        begins = np.where((told.layout[index[fim]] == Layout.FIM_PSM) & (signs == Opening.MIDDLE), middle, 0)
+        first_byte[fim] = np.where((signs == Opening.SUFFIX) | (signs == Opening.BOS_START_PREFIX_SUFFIX), suffix, begins)
+        end_byte[fim] = np.where(signs == Opening.BOS_START_PREFIX, middle, np.where(signs == Opening.MIDDLE, suffix, end_byte[fim]))
     num_bytes = end_byte - first_byte
     return np.where(raw, num_bytes, end_symbol - first_symbol), np.where(raw, first_byte, first_symbol), first_byte, num_bytes
 

@@ -79,9 +79,11 @@ class Plan:
         parents: Sequence[str] = (),
         cuts: Mapping[str, CutTable] | None = None,
         packing: Packing = "cut",
+        lines: CutTable | None = None,
     ) -> None:
         """`sizes` int64 [num_documents] in bytes; `documents` the range of the split; `views` in the vocabulary's order; `parents` digests
-        of the corpus and the views, for the plan's own digest; `cuts` where splices may be cut, by view; `packing` "cut" or "fit".
+        of the corpus and the views, for the plan's own digest; `cuts` where splices may be cut, by view; `packing` "cut" or "fit"; `lines`
+        of the corpus, where fill-in-the-middle is cut at lines.
 
         Raises `RequestError` for settings that cannot be planned."""
         _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
@@ -99,7 +101,9 @@ class Plan:
         self.num_views = len(views)
         self.view_names = tuple(view.name for view in views)
         self.cut_digests = {name: table.digest for name, table in sorted((cuts or {}).items())}
-        self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {})
+        if lines is not None:
+            self.cut_digests["raw"] = lines.digest
+        self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {}, lines=lines)
         self.packing = packing
         self.block_positions = _block_size(num_rows, row_length, self._teller.sizes, packing)
         self._spans: OrderedDict[int, Any] = OrderedDict()
@@ -123,6 +127,7 @@ class Plan:
         shuffle_rows: int | None = None,
         cuts: Mapping[str, CutTable] | None = None,
         packing: Packing = "cut",
+        lines: CutTable | None = None,
     ) -> Plan:
         """The plan over one split of a corpus; `shuffle_rows` None takes the window of `row_order`; `cuts` as `open_cuts` gives them.
 
@@ -143,6 +148,7 @@ class Plan:
             parents=[corpus.digest, *(view.digest for view in views)],
             cuts=cuts,
             packing=packing,
+            lines=lines,
         )
 
     @property

@@ -27,9 +27,9 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
     `views` has for `raw` and each view: num_documents (tellings), num_symbols (payload), source_bytes, num_raw_only (documents drawn for
     the view that it cannot express, told raw instead), and the shares of documents, of all symbols and of source bytes. `layouts` counts
     documents by layout; `by_layout` has documents, ids (specials included) and source bytes of each, with their shares. num_uncut
-    documents were drawn as splices and have no border inside. `phases` repeats all that for equal parts of the run. num_padding counts
-    ids; 0 where rows are cut out of one stream.
-    num_split_documents have a part in one row that cannot see its beginning in another."""
+    documents were drawn as splices and have no border inside, or were to be cut at lines and have one line. `phases` repeats all that for
+    equal parts of the run. num_padding counts ids; 0 where rows are cut out of one stream. num_split_documents have a part in one row that
+    cannot see its beginning in another."""
     codes = np.zeros((len(_MEASURES), num_phases, plan.num_views + 1), dtype=np.int64)
     layouts = np.zeros((len(_LAYOUT_MEASURES), num_phases, len(Layout)), dtype=np.int64)
     uncut = np.zeros(num_phases, dtype=np.int64)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from proxy_lm.data.fim import Fim
 from proxy_lm.data.mixing import MAX_CUTS, MixSettings, Shares
 from proxy_lm.data.permutation import hashes, key_of, permute, uniforms
-from proxy_lm.data.pieces import OVERHEAD, OVERHEAD_PER_CUT, UNCUT, CutPoints, Layout, Told, stream_lengths
+from proxy_lm.data.pieces import NUM_FIM_CUTS, OVERHEAD, OVERHEAD_PER_CUT, UNCUT, CutPoints, Layout, Told, stream_lengths
 from proxy_lm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ class Teller:
         mix: MixSettings,
         seed: int,
         cuts: Mapping[str, CutTable],
+        lines: CutTable | None = None,
     ) -> None:
-        """`sizes` int64 [num_documents of the corpus] in bytes; `documents` the range to tell; `cuts` by view, for those that are spliced.
+        """`sizes` int64 [num_documents of the corpus] in bytes; `documents` the range to tell; `cuts` by view, for those that are spliced;
+        `lines` of the corpus, where fill-in-the-middle is cut at lines.
 
         Raises `RequestError` for a mix that the views cannot follow."""
         names = [view.name for view in views]
@@ -113,6 +116,7 @@ class Teller:
         self._names = names
         self._borders = mix.cumulative_weights(names) if mix.weights_are_constant else None
         self._keys = {what: key_of(seed, what) for what in _PURPOSES}
+        self._fim = None if mix.fim.rate.is_zero else Fim(mix.fim, seed, sizes.size, lines)
         self._splices = not mix.share_is_zero("splice")
         self._pairs_only = not self._splices and mix.share_is_zero("parallel")
         self._cuts = [_of_documents(cuts, name, sizes.size, mix) for name in names] if self._splices else []
@@ -167,15 +171,11 @@ class Teller:
         asked = (draws.rate_draw < shares.rate) | (draws.layout_draw < shares.pair + shares.parallel + shares.splice)
         missing = np.where(asked & (draws.view_length < 0), draws.view, np.uint8(0))
         cuts = None
-        if self._splices:
-            missing[self._is_splice(draws, shares) & (layout != Layout.SPLICE) & (missing == 0)] = UNCUT
-            spliced = layout == Layout.SPLICE
-            found = self._splices_of(draws, np.flatnonzero(spliced))
-            num_cuts = np.zeros(layout.size, dtype=np.int64)
-            num_cuts[spliced] = found.num_cuts
-            inner = np.arange(1, found.byte.shape[1] - 1) <= found.num_cuts[:, None]
-            borders = np.concatenate([[0], np.cumsum(num_cuts)])
-            cuts = CutPoints(borders, found.byte[:, 1:-1][inner], found.symbol[:, 1:-1][inner])
+        if self._splices or self._fim is not None:
+            cuts, uncut = self._cut_points(draws, layout)
+            if self._splices:
+                uncut |= self._is_splice(draws, shares) & (layout != Layout.SPLICE)
+            missing[uncut & (missing == 0)] = UNCUT
         return Told(
             position=draws.position,
             document=draws.document + self.first_document,
@@ -187,6 +187,29 @@ class Teller:
             missing=missing,
             cuts=cuts,
         )
+
+    def _cut_points(self, draws: Draws, layout: U8) -> tuple[CutPoints, npt.NDArray[np.bool_]]:
+        """Cuts of the spliced documents and of those whose middle comes last; and which of the latter were to be cut at lines in vain."""
+        num_cuts = NUM_FIM_CUTS[layout]
+        spliced = np.flatnonzero(layout == Layout.SPLICE)
+        found = self._splices_of(draws, spliced) if self._splices else None
+        if found is not None:
+            num_cuts[spliced] = found.num_cuts
+        borders = np.concatenate([[0], np.cumsum(num_cuts)])
+        byte, symbol = np.zeros(borders[-1], dtype=np.int64), np.zeros(borders[-1], dtype=np.int64)
+        uncut = np.zeros(layout.size, dtype=np.bool_)
+        if found is not None:
+            inner = np.arange(1, found.byte.shape[1] - 1) <= found.num_cuts[:, None]
+            of_splice = np.repeat(layout == Layout.SPLICE, num_cuts)
+            byte[of_splice], symbol[of_splice] = found.byte[:, 1:-1][inner], found.symbol[:, 1:-1][inner]
+        if self._fim is not None:
+            some = np.flatnonzero(layout >= Layout.FIM_PSM)
+            first, end, uncut[some] = self._fim.middles(
+                draws.position[some], draws.document[some] + self.first_document, draws.size_bytes[some]
+            )
+            byte[borders[some]] = first
+            byte[borders[some + 1] - 1] = end
+        return CutPoints(borders, byte, symbol), uncut
 
     def _decide(self, draws: Draws, progress: F64 | np.float64, block_positions: int) -> tuple[Draws, Shares, U8]:
         """Draws with their views, the shares of each position (or of all), and layouts: the shares of told twice and told in turn stand
@@ -210,6 +233,9 @@ class Teller:
                 layout[self._is_splice(draws, shares) & (self._num_candidates(draws) > 0)] = Layout.SPLICE
             layout = np.where(draws.layout_draw < twice, np.where(draws.layout_draw < shares.pair, _PAIR, _PARALLEL), layout)
         layout[draws.view_length < 0] = Layout.RAW
+        if self._fim is not None:
+            rate = self.mix.fim.rate(progress)
+            self._fim.decide(layout, draws.position, draws.size_bytes, _spread(rate, block_positions, count) if np.ndim(rate) else rate)
         return draws, shares, layout
 
     @staticmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy_lm.data.corpus import Corpus
-from proxy_lm.data.cuts import open_cuts
+from proxy_lm.data.cuts import open_cuts, open_lines_of
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import RowReader
 from proxy_lm.data.views import View
@@ -86,6 +86,7 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
         num_rows=steps * settings.rows_per_step,
         shuffle_rows=settings.shuffle_rows,
         cuts=open_cuts(corpus, views, settings.mix, verify=verify),
+        lines=open_lines_of(corpus, settings.mix, verify=verify),
         packing=settings.packing,
     )
     return Inputs(
