@@ -35,7 +35,6 @@ _NOTHING = np.uint32(0xFFFFFFFF)
 _WEIGHTS = (0.1, 0.9)
 _VALUES_AT_ONCE = 256  # shingles permuted at a time: their table of 128 columns stays in the processor's cache
 _ESTIMATE_SLACK = 0.15  # over three standard deviations of an estimate from 128 values
-_CACHED_SETS = 4096
 _ROWS_AT_ONCE = 16_384
 
 
@@ -70,22 +69,25 @@ def _mix32(values: Signatures) -> Signatures:
     return values ^ (values >> np.uint32(16))
 
 
-def near_duplicates(signatures: Signatures, read: Callable[[int], bytes], threshold: float) -> dict[int, int]:
+def near_duplicates(signatures: Signatures, read: Callable[[int], bytes], threshold: float, cache_bytes: int = 1 << 26) -> dict[int, int]:
     """For each document to drop, the kept one it is like. `signatures` [num_documents, NUM_VALUES] may be memory-mapped.
 
-    `read(index)` gives a document's bytes; it is called for documents that share a band with an earlier one, and no others.
+    `read(index)` gives a document's bytes; it is called for documents that share a band with an earlier one, and no others;
+    what it gave is remembered as shingles, `cache_bytes` of them.
     """
     pairs = _shared_buckets(signatures, threshold)
     kept = np.zeros(len(pairs.buckets), np.int64)  # of each bucket the documents that stay, from `pairs.starts` on
     num_kept = np.zeros(len(pairs.starts), np.int32)
     sets: OrderedDict[int, Hashes] = OrderedDict()
+    cached = [0]
     copies: dict[int, int] = {}
 
     def shingles(index: int) -> Hashes:
         if index not in sets:
-            sets[index] = shingle_set(read(index), SHINGLE_WORDS)
-            if len(sets) > _CACHED_SETS:
-                sets.popitem(last=False)
+            sets[index] = found = shingle_set(read(index), SHINGLE_WORDS)
+            cached[0] += found.nbytes
+            while cached[0] > cache_bytes and len(sets) > 1:
+                cached[0] -= sets.popitem(last=False)[1].nbytes
         return sets[index]
 
     borders = (

@@ -1,9 +1,9 @@
 """How much memory `proxy-lm prepare` may take: what `--max-memory` means for blocks, windows and tables, and tables that lie in files.
 
-The cap is for what one process holds beside the program and its libraries (about 150 MB): documents on their way, and what is known of each
-document. Documents' bytes are never all held, so a corpus may be many times the cap; what grows with the number of documents lies in mapped
-files, whose pages the system takes back when it needs them, save for a few integers a document while copies are searched. That is forecast
-as `BYTES_PER_DOCUMENT`, and a corpus of more documents than fit is refused before the search.
+The cap is for what one process holds beside the program and its libraries with their buffers (about 150 MB together): documents on their
+way, and what is known of each document. Documents' bytes are never all held, so a corpus may be many times the cap. What grows with the
+number of documents lies in mapped files, whose pages the system takes back when it needs them, save for a few integers a document while
+copies are searched. That is forecast as `BYTES_PER_DOCUMENT`, and a corpus of more documents than fit is refused before the search.
 
 Not promised: a bound for hub data sets, which their own library reads, and for parquet files with pages larger than the cap.
 """
@@ -21,11 +21,12 @@ import numpy.typing as npt
 from compressors.files import disk_error
 from proxy_lm.errors import RequestError
 
-BYTES_PER_DOCUMENT = 160
-"""Measured peak of unmapped memory in the process that compares and writes, near copies included (`tests/test_prepare_memory.py`)."""
+BYTES_PER_DOCUMENT = 256
+"""Of unmapped memory in the process that compares and writes: 175 to 210 were measured, with a fifth of 200,000 documents near copies."""
 DOCUMENT_FACTOR = 64
 """The cap holds so many of the largest wanted documents: a JSON line may be 8 times as long, and Python keeps 4 bytes a character."""
 _BLOCK_BYTES, _BLOCK_DOCUMENTS = 16_000_000, 8192
+_CACHE_BYTES = 1 << 26
 _WINDOW_BYTES = 1 << 31  # what `zstd --long=31` writes
 
 
@@ -41,6 +42,9 @@ class Memory:
     window_bytes: int = _WINDOW_BYTES
     """The farthest that a zstd stream may look back; larger windows are refused."""
 
+    cache_bytes: int = _CACHE_BYTES
+    """Shingles of documents that were just compared."""
+
     @classmethod
     def of(cls, max_bytes: int | None, max_bytes_per_document: int) -> Memory:
         """The sizes for a cap; None: no cap. Raises `RequestError` for one that does not hold the largest wanted document."""
@@ -55,7 +59,8 @@ class Memory:
             max_bytes,
             block_bytes=min(_BLOCK_BYTES, max(max_bytes // 8, 1)),
             block_documents=min(_BLOCK_DOCUMENTS, max(max_bytes // 8192, 16)),
-            window_bytes=min(_WINDOW_BYTES, 1 << max((max_bytes // 4).bit_length() - 1, 10)),
+            cache_bytes=min(_CACHE_BYTES, max_bytes // 8),
+            window_bytes=min(_WINDOW_BYTES, 1 << max((max_bytes // 2).bit_length() - 1, 10)),
         )
 
     def check(self, num_documents: int) -> None:

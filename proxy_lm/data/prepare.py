@@ -161,6 +161,7 @@ def prepare(
                 against=against,
                 max_bytes=settings.max_bytes,
                 engine=engine,
+                cache_bytes=memory.cache_bytes,
             )
             manifest = _write(staging / "corpus", spool, chosen, settings, sources, request)
         finally:

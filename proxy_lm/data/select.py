@@ -42,14 +42,16 @@ class Selection:
     """Problem -> documents dropped for it."""
 
 
-def select(spool: Spool, *, seed: int, near: float | None, against: Sequence[Path], max_bytes: int | None, engine: Engine) -> Selection:
+def select(
+    spool: Spool, *, seed: int, near: float | None, against: Sequence[Path], max_bytes: int | None, engine: Engine, cache_bytes: int
+) -> Selection:
     """Drop copies, problems and what is over the total size. `near` is the similarity from which on documents are near copies."""
     is_distinct = _marked(spool, first_copies(spool.ids))
     drops = {EXACT: _count(spool, np.flatnonzero(~is_distinct))}
     candidates = shuffled(spool.ids, seed)
     candidates = candidates[is_distinct[candidates]]
     del is_distinct
-    examiner = _Examiner(spool, near, tuple(map(str, against)), engine)
+    examiner = _Examiner(spool, near, tuple(map(str, against)), engine, cache_bytes)
     wanted = int(spool.sizes[candidates].sum()) if max_bytes is None else int(_FIRST_SAMPLE * max_bytes)
     while True:
         sample = candidates[: _prefix(spool.sizes[candidates], wanted) + 1]
@@ -115,8 +117,8 @@ def load_problems_once(against: tuple[str, ...]) -> Problems:
 class _Examiner:
     """Signatures and problem matches of growing samples; each document is looked at once."""
 
-    def __init__(self, spool: Spool, near: float | None, against: tuple[str, ...], engine: Engine) -> None:
-        self.spool, self.near, self.against, self.engine = spool, near, against, engine
+    def __init__(self, spool: Spool, near: float | None, against: tuple[str, ...], engine: Engine, cache_bytes: int) -> None:
+        self.spool, self.near, self.against, self.engine, self.cache_bytes = spool, near, against, engine, cache_bytes
         self.problems = load_problems_once(against)
         self._files: list[tuple[int, Path]] = []
         self._seen = np.zeros(0, np.int64)
@@ -162,7 +164,7 @@ class _Examiner:
                     problems.update(zip(indexes[hits].tolist(), stored["matches"][hits].tolist(), strict=True))
         if signatures is None or self.near is None:
             return {}, problems
-        rows = near_duplicates(signatures, lambda row: self.spool.read(int(sample[row])), self.near)
+        rows = near_duplicates(signatures, lambda row: self.spool.read(int(sample[row])), self.near, self.cache_bytes)
         copies = {int(sample[row]): int(sample[other]) for row, other in rows.items()}
         # A near copy of a problem goes as a copy, and the document it is like goes as the problem.
         return copies, {index: problem for index, problem in problems.items() if index not in copies}

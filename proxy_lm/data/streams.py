@@ -18,8 +18,8 @@ import zstandard
 
 from proxy_lm.errors import RequestError
 
-# One compressed piece of this size unpacks to at most about 16 MB (zstd's best rate), and normally to about 2 KB.
-_COMPRESSED_PIECE_BYTES = 512
+# One compressed piece of this size unpacks to at most about 8 MB (zstd's best rate), and normally to about 1 KB.
+_COMPRESSED_PIECE_BYTES = 256
 MAX_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` writes
 
 
@@ -40,6 +40,11 @@ def open_stream(path: Path, max_window_bytes: int = MAX_WINDOW_BYTES) -> Iterato
     except EOFError as error:
         raise RequestError(f"{path} is truncated: its last compressed block is incomplete; fetch or make the file again") from error
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        if "too much memory" in str(error):
+            raise RequestError(
+                f"{path} was packed with a window over {max_window_bytes} bytes, the most that may be held; give a larger --max-memory, or "
+                "pack the file again without --long"
+            ) from error
         raise RequestError(f"{path} is damaged or has bytes after its end ({error}); fetch or make the file again") from error
     except OSError as error:
         raise RequestError(f"could not read {path}: {error.strerror or error}") from error
