@@ -2,9 +2,9 @@
 
     torchrun --nproc-per-node 2 tests/engine_children.py RUN.yaml CASES.json RESULTS.json
 
-CASES: name -> {"settings": changes to RUN, "bare": true, "poison": step, "reload_at": step, "against": another name}. A bare loop in bf16
-takes "sums", the dtype in which it adds up micro-batches. Rank 0 writes, for each case: losses and gradient norms of every step, the
-distance of the final weights from those of the case named in "against", skipped steps, source bytes and symbols told, seconds.
+CASES: name -> {"settings": changes to RUN, "bare": true, "poison": step, "discard": step, "reload_at": step, "against": another name}. A
+bare loop in bf16 takes "sums", the dtype in which it adds up micro-batches. Rank 0 writes, for each case: losses and gradient norms of every
+step, the distance of the final weights from those of the case named in "against", skipped steps, source bytes and symbols told, seconds.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def bare(settings: RunSettings, sums: torch.dtype) -> tuple[dict, dict[str, torc
     return {"losses": losses, "norms": norms, "told": told}, {name: p.detach().double() for name, p in model.named_parameters()}
 
 
-def with_engine(settings: RunSettings, ranks: ds.Ranks, poison: int | None, reload_at: int | None, folder: Path) -> tuple[dict, dict]:
+def with_engine(settings: RunSettings, ranks: ds.Ranks, case: dict, folder: Path) -> tuple[dict, dict]:
+    poison, reload_at, discard = (case.get(name) for name in ("poison", "reload_at", "discard"))
     inputs = open_inputs(settings, ranks.world_size, verify=False)
     engine = Engine(model_of(inputs), settings, derive(settings, inputs.shape), ranks)
     losses, norms, rows, told = [], [], settings.rows_per_device, [0.0, 0.0]
@@ -145,7 +146,7 @@ def with_engine(settings: RunSettings, ranks: ds.Ranks, poison: int | None, relo
             # A gradient that is not finite, on one rank and in one micro-batch only.
             bad = poison == step and ranks.rank == 1 and micro == 0
             engine.backward(out.loss * float("nan") if bad else out.loss)
-            engine.step()
+            engine.step(discard=discard == step and micro == inputs.shape.accumulation - 1)
             tally.add(out, batch)
         totals = tally.reduce()
         losses.append(totals.loss_nats)
@@ -181,7 +182,7 @@ def main() -> None:
         else:
             folder = out.with_name(f"{out.stem}-{name.replace(' ', '-')}")
             own = groups[settings.sequence_parallel]
-            results[name], final[name] = with_engine(settings, own, case.get("poison"), case.get("reload_at"), folder)
+            results[name], final[name] = with_engine(settings, own, case, folder)
         results[name]["seconds"] = time.monotonic() - began
         if launch.rank == 0:
             results[name]["finite"] = all(bool(torch.isfinite(tensor).all()) for tensor in final[name].values())

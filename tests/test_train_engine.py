@@ -76,7 +76,9 @@ def cases() -> dict[str, dict[str, Any]]:
     found["reloaded bf16 to fp32 1"] = case("bf16 to fp32 1", BF16, reload_at=5)
     found |= {f"reloaded muon {stage}": case(f"muon {stage}", MUON, stage=stage, reload_at=5) for stage in STAGES}
     found |= {f"poisoned fp32 {stage}": case(f"fp32 {stage}", stage=stage, poison=4) for stage in (0, 2)}
-    found["poisoned muon 1"] = case("muon 1", MUON, poison=4)
+    found |= {f"poisoned muon {stage}": case(f"muon {stage}", MUON, stage=stage, poison=4) for stage in (0, 1, 3)}
+    found |= {f"discarded fp32 {stage}": case(f"poisoned fp32 {stage}", stage=stage, discard=4) for stage in (0, 2)}
+    found |= {f"discarded muon {stage}": case(f"poisoned muon {stage}", MUON, stage=stage, discard=4) for stage in (0, 1, 3)}
     if HAS_COMPILER:  # torch.compile generates C++ here
         found["compiled 1"] = case("bare", {"compile": "blocks"})
         found["compiled shared 3"] = case("bare heads", shared, {"compile": "blocks"}, stage=3)
@@ -174,7 +176,10 @@ def test_saved_and_loaded_half_way_changes_no_bit(results, name):
     assert reloaded["distance"] == 0.0
 
 
-@pytest.mark.parametrize("name", ["fp32 0", "fp32 2", "muon 1"])
+SKIPPING = ["fp32 0", "fp32 2", "muon 0", "muon 1", "muon 3"]
+
+
+@pytest.mark.parametrize("name", SKIPPING)
 def test_a_gradient_that_is_not_finite_skips_the_update_and_is_counted(results, name):
     poisoned, whole = results[f"poisoned {name}"], results[name]
     assert poisoned["skipped"] == 1
@@ -182,6 +187,21 @@ def test_a_gradient_that_is_not_finite_skips_the_update_and_is_counted(results, 
     assert not math.isfinite(float(poisoned["norms"][4]))
     assert poisoned["losses"][:5] == whole["losses"][:5]
     assert poisoned["losses"][5:] != whole["losses"][5:]
+
+
+@pytest.mark.parametrize("name", SKIPPING)
+def test_a_step_discarded_before_its_update_leaves_what_a_bad_gradient_leaves(results, name):
+    discarded, poisoned = results[f"discarded {name}"], results[f"poisoned {name}"]
+    assert discarded["skipped"] == 1
+    assert discarded["losses"] == poisoned["losses"]
+    assert discarded["distance"] == 0.0
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_muon_forgets_a_step_alike_at_every_stage(results, stage):
+    """At stage 0 the optimizer is told by us; a missing gradient alone would move its momentum and its weights."""
+    ours, plain = results[f"poisoned muon {stage}"]["losses"], results["poisoned muon 0"]["losses"]
+    assert ours == pytest.approx(plain, rel=LOSS)
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="compile=blocks needs a C++ compiler at run time, and none is found")

@@ -304,17 +304,19 @@ class Engine:
         """Full shape of every parameter in the model's order."""
         return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in self.module.named_parameters()}
 
-    def _clip_here(self, discard: bool) -> None:
+    def _clip_here(self, discard: bool) -> bool:
+        """Whether there is a gradient to go by: the same as what the other stages do with an overflow."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         self._norm = math.inf if discard else float(norm)
         if not math.isfinite(self._norm):
-            # Without gradients the update below changes nothing: the same as what the other stages do with an overflow.
             self._own_skipped += 1
             for parameter in parameters:
                 parameter.grad = None
-        elif self._clip > 0:
+            return False
+        if self._clip > 0:
             nn.utils.clip_grads_with_norm_(parameters, self._clip, norm)
+        return True
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
