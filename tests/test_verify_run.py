@@ -80,6 +80,22 @@ def test_run_json_says_all_that_is_needed_to_repeat_the_run(run):
 
 
 @pytest.mark.slow
+def test_the_dry_run_says_the_same_before_the_run(run, capsys):
+    from proxy_lm.train.__main__ import main as train
+
+    record = json.loads((run / "run.json").read_text())
+    config = str(run / "config.yaml")
+    assert train([config, "--dry-run", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["record"]
+    for key in ("settings", "config_digest", "identity", "fingerprints", "versions", "seeds", "num_steps", "vocabulary"):
+        assert said[key] == record[key], key
+    assert train([config, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert f"plan {record['identity']['plan'][:12]}, settings {record['config_digest'][:12]}, seed 0" in shown
+    assert f"deepspeed {record['versions']['deepspeed']}" in shown
+
+
+@pytest.mark.slow
 def test_damage_of_every_kind_is_named(run):
     spoiled = {
         "a bit of the optimizer": lambda: flip(run / "checkpoints/step-6/engine/zero_pp_rank_0_mp_rank_00_optim_states.pt"),

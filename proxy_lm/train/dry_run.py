@@ -11,6 +11,7 @@ from proxy_lm.train.deepspeed_config import complete, derive
 from proxy_lm.train.forecast import STAGES, at_stage, device_memory
 from proxy_lm.train.inputs import Inputs, open_inputs
 from proxy_lm.train.plan_report import bars, check_picture, draw_picture, table
+from proxy_lm.train.provenance import describe, in_words
 from proxy_lm.train.settings import RunSettings
 
 
@@ -48,6 +49,7 @@ def dry_run(
         "plan": inputs.plan.summary(),
         "seconds": _expected_seconds(settings, symbols * inputs.flops_per_symbol, world_size),
         "deepspeed": complete(config, user_json, source) if user_json else config,
+        "record": describe(inputs),
     }
 
 
@@ -75,6 +77,7 @@ def show(report: dict[str, Any]) -> str:
     if plan["num_uncut"]:
         lines.append(f"             {plan['num_uncut']:,} documents drawn as splices have no border inside and are told whole")
     lines += [f"             {line}" for line in (*table(plan), *bars(plan))]
+    lines += in_words(report["record"])
     lines.append(f"deepspeed    {json.dumps(report['deepspeed'])}")
     return "\n".join(lines)
 

@@ -59,6 +59,18 @@ def describe(inputs: Inputs) -> dict[str, Any]:
     }
 
 
+def in_words(record: dict[str, Any]) -> list[str]:
+    """The record as lines for people; digests shortened."""
+    identity, git = record["identity"], record["git"]
+    views = "".join(f", {name} {digest[:12]}" for name, digest in identity["views"].items())
+    code = f"{git['commit'][:12]} ({git['state']})" if git else "no git checkout"
+    return [
+        f"inputs       corpus {identity['corpus'][:12]}{views}, plan {identity['plan'][:12]}, settings {record['config_digest'][:12]}, "
+        f"seed {record['seed']}",
+        f"code         {code}, " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()),
+    ]
+
+
 def versions() -> dict[str, str]:
     """Of this project, Python and the libraries that decide a run's numbers."""
     found = {"proxy_lm": proxy_lm.__version__, "python": platform.python_version()}
