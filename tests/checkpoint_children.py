@@ -13,7 +13,6 @@ milliseconds.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -21,12 +20,20 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
 from proxy_lm.errors import ProxyError, WorkError
+from proxy_lm.train.campaign_manager import (  # the test reads `payload` here too
+    ManagerKills,
+    committed_steps,
+    forked,
+    holds_payload,
+    payload,  # noqa: F401
+    valid_steps,
+    writer,
+)
 from proxy_lm.train.checkpoint import CheckpointManager
 from proxy_lm.train.run_lock import RunLock
 
@@ -36,90 +43,12 @@ TIMEOUT_SECONDS = 20.0
 SCENARIOS = {"first": [], "rotation": [1, 2], "replacement": [1, 2, 3], "alone": [3], "debris": [1, 2]}
 
 
-def payload(step: int, size: int = 3000) -> dict[str, bytes]:
-    """The files that step N must hold: a function of N alone."""
-    block = hashlib.sha256(str(step).encode()).digest()
-    return {"engine/rank_0.pt": block * (size // 32), "engine/deep/rank_1.pt": block[::-1] * 7, "model.safetensors": block[:5]}
-
-
-def writer(step: int, size: int = 3000) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        for name, data in payload(step, size).items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-
-    return write
-
-
-def holds_payload(path: Path, step: int) -> bool:
-    return all((path / name).read_bytes() == data for name, data in payload(step).items())
-
-
-def committed_steps(manager: CheckpointManager) -> list[int]:
-    names = [path.name for path in manager.folder.iterdir()] if manager.folder.is_dir() else []
-    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
-
-
-def valid_steps(manager: CheckpointManager) -> list[int]:
-    return [step for step in committed_steps(manager) if not manager.verify(manager.folder / f"step-{step}")]
-
-
-def forked(work: Callable[[], None]) -> int:
-    """Run `work` in a child process; its process id. A child that returns exits with 0, one that raises with 9."""
-    child = os.fork()
-    if child:
-        return child
-    try:
-        work()
-        os._exit(0)
-    except BaseException as error:
-        print(f"child: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        os._exit(9)
-
-
 # ---- random kills
 
 
 def kills(folder: Path, num_rounds: int, seed: int) -> list[dict[str, Any]]:
-    draw = random.Random(seed)
-    manager = CheckpointManager(folder, keep_last=2, keep_every=25)
-    records = []
-    longest_seconds = 0.06
-    for _ in range(num_rounds):
-        reader, told = os.pipe()
-
-        def train(told: int = told) -> None:
-            newest = manager.newest_valid()
-            step = newest.step if newest else 0
-            while True:
-                step += 1
-                manager.save(step, writer(step), {"step": step})
-                os.write(told, b"%d\n" % step)
-
-        before = valid_steps(manager)
-        child = forked(train)
-        os.close(told)
-        time.sleep(draw.uniform(0, longest_seconds))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        with os.fdopen(reader) as file:
-            reported = [int(line) for line in file]
-        # A busy machine saves slowly: about three saves a child, so that kills fall everywhere.
-        longest_seconds *= 1.2 if len(reported) < 3 else 1 / 1.2
-        newest = manager.newest_valid()
-        valid = valid_steps(manager)
-        records.append(
-            {
-                "killed": os.WIFSIGNALED(status),
-                "reported": max(reported, default=max(before, default=0)),
-                "found": newest.step if newest else 0,
-                "content": newest is None or (holds_payload(newest.path, newest.step) and newest.state == {"step": newest.step}),
-                "valid": valid,
-                "half": sorted(set(committed_steps(manager)) - set(valid)),
-                "debris": sorted(path.name for path in folder.iterdir() if "." in path.name) if folder.is_dir() else [],
-            }
-        )
-    return records
+    draw, rounds = random.Random(seed), ManagerKills(folder)
+    return [rounds.round(draw) for _ in range(num_rounds)]
 
 
 # ---- every file operation in turn

@@ -20,6 +20,7 @@ from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.train.deepspeed_config import adopt, read_user_json
 from proxy_lm.train.launch import Launch, detect, is_first_rank
 from proxy_lm.train.settings import RunSettings
+from proxy_lm.train.stopping import StopRequest
 
 EXAMPLES = """examples:
   deepspeed --num_accelerators 2 --module proxy_lm.train configs/nano.yaml optimizer.learning_rate=1e-3
@@ -41,6 +42,7 @@ class Words:
     deepspeed: Path | None
     dry_run: bool
     ranks: int | None
+    picture: Path | None
     json: bool
 
 
@@ -58,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = adopt(settings, user_json, source)
         if words.dry_run:
             return _dry_run(settings, words, user_json, source)
-        launch = detect(os.environ)
-        from proxy_lm.train.run import train
+        with StopRequest() as stop:  # from here on, before the slow imports: a signal then ends in 75 as it does later
+            launch = detect(os.environ)
+            from proxy_lm.train.run import train
 
-        return train(settings, launch, user_json, source)
+            return train(settings, launch, user_json, source, stop)
     except SystemExit as stop:  # argparse: --help, or a usage error that it has explained
         return stop.code if isinstance(stop.code, int) else 2
     except ProxyError as error:
@@ -89,6 +92,9 @@ def parse(argv: Sequence[str]) -> Words:
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="settings that win over the YAML, as a.b=c or --a.b=c")
     parser.add_argument("--dry-run", action="store_true", help="say what the run would cost and tell, and write nothing")
     parser.add_argument("--ranks", type=int, metavar="N", help="with --dry-run: as if started on N ranks (default: as started)")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="with --dry-run: draw the plan, shares over progress, into FILE (.svg, .png, .html)"
+    )
     parser.add_argument("--json", action="store_true", help="with --dry-run: one JSON object on standard output")
     parser.add_argument("--resume", action="store_true", help="refuse to start at step 0 (resume=must)")
     parser.add_argument("--deepspeed", metavar="FILE", nargs="?", const="", help="a DeepSpeed JSON; alone it says nothing and is allowed")
@@ -100,6 +106,8 @@ def parse(argv: Sequence[str]) -> Words:
         raise RequestError(f"unknown option '{unknown[0]}'; settings are NAME=VALUE, and --help lists the options")
     if words.ranks is not None and (words.ranks < 1 or not words.dry_run):
         raise RequestError(f"--ranks {words.ranks} is for --dry-run and from 1 up; the launcher decides how many ranks a run has")
+    if words.picture is not None and not words.dry_run:
+        raise RequestError(f"--picture {words.picture} is for --dry-run: the plan is drawn before a run, not in one; add --dry-run")
     files = [file for file in (words.deepspeed, words.deepspeed_config) if file]
     if len(files) == 2 and files[0] != files[1]:
         raise RequestError(f"--deepspeed {files[0]} and --deepspeed_config {files[1]} name two files; give one")
@@ -115,6 +123,7 @@ def parse(argv: Sequence[str]) -> Words:
         deepspeed=Path(files[0]) if files else None,
         dry_run=words.dry_run,
         ranks=words.ranks,
+        picture=words.picture,
         json=words.json,
     )
 
@@ -133,7 +142,7 @@ def _dry_run(settings: RunSettings, words: Words, user_json: dict[str, object] |
     from proxy_lm.train.dry_run import dry_run, show
 
     if is_first_rank():
-        report = dry_run(settings, words.ranks or int(os.environ.get("WORLD_SIZE", "1")), user_json, source)
+        report = dry_run(settings, words.ranks or int(os.environ.get("WORLD_SIZE", "1")), user_json, source, words.picture)
         print(json.dumps(report) if words.json else show(report))
     return 0
 

@@ -45,16 +45,24 @@ from proxy_lm.train.validate import Validation
 from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
 
 
-def train(settings: RunSettings, launch: Launch, user_json: dict[str, Any] | None = None, source: str = "the DeepSpeed file") -> int:
-    """Train to the end or to a stop; returns the exit code (0 or 75). Every rank calls it. Raises `RequestError` and `WorkError`."""
+def train(
+    settings: RunSettings,
+    launch: Launch,
+    user_json: dict[str, Any] | None = None,
+    source: str = "the DeepSpeed file",
+    stop: StopRequest | None = None,
+) -> int:
+    """Train to the end or to a stop; returns the exit code (0 or 75). Every rank calls it. Raises `RequestError` and `WorkError`.
+
+    `stop` is one that listens already; without it, one listens from here on."""
     if is_finished(settings):
         if launch.rank == 0:
             note(f"the run in {settings.folder} is finished; nothing to do (another `name` or `out` starts a new one)")
         return 0
-    with StopRequest() as stop:
+    with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
         ranks = deepspeed_engine.start(settings.communication, launch, settings.sequence_parallel)
         keep_freed_memory()
-        finished = train_among(ranks, settings, stop, user_json, source)
+        finished = not _stops_early(ranks, stop) and train_among(ranks, settings, stop, user_json, source)
     deepspeed_engine.stop()
     return 0 if finished else EXIT_STOPPED
 
@@ -148,7 +156,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
     )
     with deepspeed_engine.meeting():
-        finished = counters.step == inputs.num_steps or run_steps(job, counters)
+        finished = counters.step == inputs.num_steps or (not _stops_early(ranks, stop) and run_steps(job, counters))
     for writer in (job.metrics, job.faults, job.board):
         if writer:
             writer.close()
@@ -160,6 +168,14 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         note(f"{settings.folder}: {done} at step {counters.step}")
     ranks.barrier()
     return finished
+
+
+def _stops_early(ranks: Ranks, stop: StopRequest) -> bool:
+    """Whether any rank was asked to stop before the first step of this start. Nothing was trained, so nothing is saved."""
+    early = any(ranks.gather(stop.wanted))
+    if early and ranks.rank == 0:
+        note("asked to stop before the first step of this start: what was saved before stands, and the same command continues")
+    return early
 
 
 def _model(inputs: Inputs) -> Decoder:
