@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 tests/engine_children.py RUN.yaml CASES.json RESULTS.json
 
 CASES: name -> {"settings": changes to RUN, "bare": true, "poison": step, "discard": step, "reload_at": step, "against": another name}. A
-bare loop in bf16 takes "sums", the dtype in which it adds up micro-batches. Rank 0 writes, for each case: losses and gradient norms of every
+bare loop in bf16 takes "sums", the dtype in which it adds up micro-batches. Rank 0 writes for each case: losses and gradient norms of each
 step, the distance of the final weights from those of the case named in "against", skipped steps, source bytes and symbols told, seconds.
 """
 

@@ -14,7 +14,6 @@ parallelism, loading a checkpoint of another world size for ZeRO stages 1 to 3.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import os
@@ -30,13 +29,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from compressors.files import canonical_json
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.model.attention import Layout, document_attention
 from proxy_lm.model.decoder import Decoder, Losses
 from proxy_lm.train.discard import discarding
 from proxy_lm.train.launch import Launch
 from proxy_lm.train.optimizers import parameter_groups, set_rates
+from proxy_lm.train.ranks import Ranks as Ranks
+from proxy_lm.train.ranks import device_name as device_name
+from proxy_lm.train.ranks import first_line
+from proxy_lm.train.ranks import meeting as meeting
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.settings_groups import CommunicationSettings, OptimizerSettings
 from proxy_lm.train.universal import mend_loaded
@@ -53,64 +55,6 @@ from deepspeed.accelerator import get_accelerator  # noqa: E402 - as above
 from deepspeed.sequence.layer import DistributedAttention  # noqa: E402 - as above
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402 - as above
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402 - as above
-
-
-class Ranks:
-    """The processes of this run. `Collectives` for small JSON on a gloo group of its own, and sums of float64 numbers."""
-
-    def __init__(self, launch: Launch, timeout_seconds: float, sequence_parallel: int = 1) -> None:
-        """`sequence_parallel` neighbours share their rows: `reader` of `num_readers` says whose rows these are, `column_share` which of
-        the shares of their columns this rank holds."""
-        self.rank = launch.rank
-        self.world_size = launch.world_size
-        self.local_rank = launch.local_rank
-        self.device = torch.device(get_accelerator().device_name(launch.local_rank))
-        self.sequence_parallel = sequence_parallel
-        self.reader, self.column_share = divmod(launch.rank, sequence_parallel)
-        self.num_readers = launch.world_size // sequence_parallel
-        timeout = timedelta(seconds=timeout_seconds)
-        self.sequence_group: dist.ProcessGroup | None = None
-        if sequence_parallel > 1:
-            for first in range(0, launch.world_size, sequence_parallel):  # every rank makes every group
-                group = dist.new_group(range(first, first + sequence_parallel), timeout=timeout)
-                if first == launch.rank - self.column_share:
-                    self.sequence_group = group
-        self._group = dist.new_group(backend="gloo", timeout=timeout) if launch.world_size > 1 else None
-
-    def barrier(self) -> None:
-        """Return when every rank has come here."""
-        if self._group is not None:
-            dist.barrier(group=self._group)
-
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's JSON value on every rank."""
-        if self._group is None:
-            return value
-        data = canonical_json(value) if self.rank == 0 else b""
-        size = torch.tensor([len(data)])
-        dist.broadcast(size, src=0, group=self._group)
-        buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8) if self.rank == 0 else torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(buffer, src=0, group=self._group)
-        return json.loads(buffer.numpy().tobytes())
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's JSON value, in order of rank, on every rank."""
-        if self._group is None:
-            return [value]
-        data = canonical_json(value)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
-        dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
-        longest = max(int(size) for size in sizes)
-        mine = torch.frombuffer(bytearray(data.ljust(longest)), dtype=torch.uint8)
-        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(self.world_size)]
-        dist.all_gather(parts, mine, group=self._group)
-        return [json.loads(part.numpy().tobytes()) for part in parts]
-
-    def sum(self, numbers: Tensor) -> Tensor:
-        """Sum of a float64 tensor over the ranks, on the CPU. One collective; on CUDA it is also the step's only synchronisation."""
-        if self._group is not None:
-            dist.all_reduce(numbers)
-        return numbers.cpu()
 
 
 def start(settings: CommunicationSettings, launch: Launch, sequence_parallel: int = 1) -> Ranks:
@@ -148,36 +92,17 @@ def start(settings: CommunicationSettings, launch: Launch, sequence_parallel: in
     except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise WorkError(
-            f"rank {launch.rank} of {launch.world_size} could not meet the others at {address} ({_first_line(error)}); "
+            f"rank {launch.rank} of {launch.world_size} could not meet the others at {address} ({first_line(error)}); "
             "check that all ranks start, that the port is free and the address is reachable"
         ) from error
-    return Ranks(launch, settings.timeout_seconds, sequence_parallel)
+    device_of_rank = torch.device(get_accelerator().device_name(launch.local_rank))
+    return Ranks(launch, settings.timeout_seconds, sequence_parallel, device_of_rank)
 
 
 def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-@contextmanager
-def meeting() -> Iterator[None]:
-    """Around work with collectives: a rank that died ends the wait of the others as a sentence. Raises `WorkError`."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if isinstance(error, dist.DistError) or "gloo" in text or "Connection closed by peer" in text:
-            raise WorkError(
-                f"lost another rank ({_first_line(error)[:120]}); its own message says why, "
-                "and the same command continues from the last checkpoint"
-            ) from error
-        raise
-
-
-def device_name(device: torch.device) -> str:
-    """The device as its maker calls it; empty for a CPU, which `run.json` describes elsewhere."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
 
 
 def versions() -> dict[str, str]:
@@ -210,7 +135,7 @@ class Engine:
                 self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
         except (ValueError, AssertionError, NotImplementedError, deepspeed.runtime.config.DeepSpeedConfigError) as error:
             raise RequestError(
-                f"DeepSpeed {deepspeed.__version__} refuses its configuration: {_first_line(error)} (precision {settings.precision}, "
+                f"DeepSpeed {deepspeed.__version__} refuses its configuration: {first_line(error)} (precision {settings.precision}, "
                 f"ZeRO {settings.zero.stage}, on {ranks.device.type}); change the setting it speaks of"
             ) from error
         self.module: nn.Module = self._engine.module
@@ -276,7 +201,7 @@ class Engine:
         try:
             path, state = self._engine.load_checkpoint(str(folder), tag=TAG)
         except (OSError, LookupError, ValueError, AssertionError, RuntimeError) as error:
-            raise WorkError(f"DeepSpeed could not load {folder / TAG}: {_first_line(error)}") from error
+            raise WorkError(f"DeepSpeed could not load {folder / TAG}: {first_line(error)}") from error
         finally:
             self._engine._config.load_universal_checkpoint = False
             deepspeed_logger.setLevel(level)
@@ -389,8 +314,3 @@ def _quiet(rank: int) -> None:
     deepspeed_logger.setLevel(logging.WARNING if rank == 0 else logging.ERROR)
     for kind in (FutureWarning, UserWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=kind, module=r"(deepspeed|torch)\.")  # upstream's own, once a rank
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip()[:300] if lines else type(error).__name__
