@@ -57,7 +57,8 @@ def image(title: str, fills: Sequence[Callable[[Any, Colours], None]], suffix: s
     light = dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", style[: style.index("@media")]))
 
     def shade(index: int) -> str:
-        return light[f"arm-{index % NUM_COLOURS}"]
+        found: str = light[f"arm-{index % NUM_COLOURS}"]
+        return found
 
     def shaded(fill: Callable[[Any, Colours], None]) -> Callable[[Any], None]:
         return lambda plot: fill(plot, shade)

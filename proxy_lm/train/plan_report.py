@@ -38,12 +38,12 @@ def table(plan: Mapping[str, Any]) -> list[str]:
     width = max(8, *(len(name) + 1 for name in names))
     group = width * len(names)
     lines = [
-        " " * 9 + "".join(f"  share of {_TITLES[share]}".ljust(group + 2) for share in LAYOUT_SHARES),
-        "progress " + ("  " + "".join(name.rjust(width) for name in names)) * len(LAYOUT_SHARES),
+        " " * 10 + "".join(f"  share of {_TITLES[share]}".ljust(group + 2) for share in LAYOUT_SHARES),
+        "progress  " + ("  " + "".join(name.rjust(width) for name in names)) * len(LAYOUT_SHARES),
     ]
     for what, phase in (("all", plan), *((_progress(phase), phase) for phase in plan["phases"])):
         cells = ("  " + "".join(f"{phase['by_layout'][name][share]:{width}.3f}" for name in names) for share in LAYOUT_SHARES)
-        lines.append(f"{what:<9}" + "".join(cells))
+        lines.append(f"{what:<10}" + "".join(cells))
     return [line.rstrip() for line in lines]
 
 
@@ -52,11 +52,11 @@ def bars(plan: Mapping[str, Any]) -> list[str]:
     names = _told(plan)
     lines = [
         "layouts: " + ", ".join(f"{_LETTERS[name]} {name}" for name in names),
-        " " * 9 + " ".join(title.ljust(_BAR) for title in _TITLES.values()).rstrip(),
+        " " * 10 + " ".join(title.ljust(_BAR) for title in _TITLES.values()).rstrip(),
     ]
     for phase in plan["phases"]:
         drawn = (_bar([phase["by_layout"][name][share] for name in names], names) for share in LAYOUT_SHARES)
-        lines.append(f"{_progress(phase):<9}" + " ".join(drawn))
+        lines.append(f"{_progress(phase):<10}" + " ".join(drawn))
     return lines
 
 
