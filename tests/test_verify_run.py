@@ -50,7 +50,11 @@ def metrics(run: Path) -> list[bytes]:
 def test_a_whole_run_has_no_damage_and_is_told_to_the_last_line(run):
     report = verify_run(run)
     assert report["damage"] == report["warnings"] == report["leftovers"] == []
-    assert (report["status"], report["num_steps"], report["metrics"]) == ("finished", STEPS, {"lines": STEPS, "last_step": STEPS})
+    assert (report["status"], report["num_steps"], report["metrics"]) == (
+        "finished",
+        STEPS,
+        {"lines": STEPS, "last_step": STEPS, "discarded_steps": []},
+    )
     assert [(entry["step"], entry["valid"], entry["world_size"]) for entry in report["checkpoints"]] == [
         (3, True, 1),
         (6, True, 1),
@@ -148,6 +152,22 @@ def test_metrics_are_checked_line_by_line(run):
 
 
 @pytest.mark.slow
+def test_discarded_steps_must_be_told_of_and_no_others(run):
+    whole = metrics(run)
+    discarded = json.dumps(json.loads(whole[4]) | {"discarded": "spike"}).encode() + b"\n"
+    (run / "metrics.jsonl").write_bytes(b"".join([*whole[:4], discarded, *whole[5:]]))
+    report = verify_run(run, with_inputs=False)
+    assert report["metrics"]["discarded_steps"] == [5]
+    assert report["damage"] == ["faults.jsonl: step 5 was discarded and is not told of"]
+    told = b'{"step": 5, "event": "discarded", "why": "spike"}\n{"step": 5, "event": "rolled back", "to": 3}\n{"step": 6, "ev'
+    (run / "faults.jsonl").write_bytes(told)
+    assert verify_run(run, with_inputs=False)["damage"] == []
+    (run / "metrics.jsonl").write_bytes(b"".join(whole))
+    said = verify_run(run, with_inputs=False)["damage"]
+    assert said == ["faults.jsonl: step 5 is told of and metrics.jsonl does not say that it was discarded"]
+
+
+@pytest.mark.slow
 def test_an_unfinished_run_says_where_it_would_go_on(run):
     change(run / "run.json", status="running")
     shutil.rmtree(run / "checkpoints" / "step-8")
@@ -158,7 +178,10 @@ def test_an_unfinished_run_says_where_it_would_go_on(run):
     report = verify_run(run, with_inputs=False)
     assert report["damage"] == []
     assert report["leftovers"] == ["checkpoints/step-9.tmp", "universal.tmp"]
-    assert report["warnings"] == ["metrics.jsonl ends in the middle of a line; the next start cuts it off"]
+    assert report["warnings"] == [
+        "metrics.jsonl ends in the middle of a line; the next start cuts it off",
+        "run.json says running and nobody holds the run's lock: it was killed, or its machine went down",
+    ]
     assert report["resume"]["step"] == 6
     assert report["resume"]["says"] == "the same command continues at step 6, written by 1 rank (other numbers by conversion)"
     flip(run / "checkpoints" / "step-6" / "model.safetensors")

@@ -47,6 +47,8 @@ def show(result: dict[str, Any]) -> None:
         ranks = entry.get("world_size")
         told = f"valid, {entry['size_bytes']:,} bytes, by {ranks} rank{'s' if ranks != 1 else ''}" if entry["valid"] else "damaged"
         print(f"  step-{entry['step']}: {told}")
+    if metrics["discarded_steps"]:
+        print(f"  {len(metrics['discarded_steps'])} steps were not learnt from; faults.jsonl names their documents")
     if inputs["checked"]:
         print(f"  corpus, views and plan: read, rows of {inputs['steps_compared']} steps compared")
     else:

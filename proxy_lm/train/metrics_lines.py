@@ -17,6 +17,8 @@ class Line:
     loss_hex: str
     batch_digest: str
     total_symbols: int
+    discarded: str | None
+    """Why the step was not learnt from; None for the others."""
 
 
 def read_lines(path: Path) -> tuple[list[Line], list[str], bool]:
@@ -36,6 +38,22 @@ def read_lines(path: Path) -> tuple[list[Line], list[str], bool]:
     return lines, problems, torn
 
 
+def read_faults(path: Path) -> tuple[set[int], list[str]]:
+    """The discarded steps that `faults.jsonl` tells of, and the problems in words. A line that a kill has torn is none."""
+    steps: set[int] = set()
+    problems: list[str] = []
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                value = json.loads(text)
+                if value["event"] == "discarded":
+                    steps.add(int(value["step"]))
+            except (ValueError, KeyError, TypeError) as error:
+                if text.endswith(b"\n"):
+                    problems.append(f"line {number} is not the line of a fault ({type(error).__name__}: {str(error)[:80]})")
+    return steps, problems
+
+
 def _line(value: Any) -> Line:
     """Raises `ValueError`, `KeyError` or `TypeError` where a field is missing, of another type, or contradicts another."""
     step, loss, loss_hex = int(value["step"]), value["loss_nats"], str(value["loss_hex"])
@@ -47,4 +65,5 @@ def _line(value: Any) -> Line:
         loss_hex=loss_hex,
         batch_digest=str(value["batch_digest"]),
         total_symbols=int(value["total_symbols"]),
+        discarded=value.get("discarded"),
     )

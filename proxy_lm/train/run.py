@@ -40,7 +40,7 @@ from proxy_lm.train.run_lock import RunLock
 from proxy_lm.train.settings import RunSettings, changed_settings
 from proxy_lm.train.spikes import SpikeState, newest_good_step, state_of
 from proxy_lm.train.stopping import EXIT_STOPPED, StopRequest
-from proxy_lm.train.universal import load_checkpoint
+from proxy_lm.train.universal import count_ranks, load_checkpoint
 from proxy_lm.train.validate import Validation
 from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
 
@@ -271,8 +271,15 @@ def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
 def _announce(inputs: Inputs, ranks: Ranks, checkpoint: Checkpoint | None) -> None:
     shape, settings = inputs.shape, inputs.settings
     begin = f"continues at step {checkpoint.step}" if checkpoint else "starts at step 0"
+    dealt = f"{count_ranks(ranks.world_size)} x {shape.rows_per_device} rows x {shape.accumulation} = {shape.rows_per_step} rows"
     note(
-        f"{settings.folder} {begin} of {inputs.num_steps}: {ranks.world_size} ranks x {shape.rows_per_device} rows x {shape.accumulation} "
-        f"= {shape.rows_per_step} rows of {settings.row_length} ids a step, {settings.precision}, ZeRO {settings.zero.stage} "
-        f"on {ranks.device.type}"
+        f"{settings.folder} {begin} of {inputs.num_steps}: {dealt} of {settings.row_length} ids a step, {settings.precision}, "
+        f"ZeRO {settings.zero.stage} on {ranks.device.type}"
     )
+    now = deepspeed_engine.versions()
+    others = (
+        [f"{name} {version}" for name, version in checkpoint.state["versions"].items() if now.get(name) != version] if checkpoint else []
+    )
+    if checkpoint and others:
+        here = ", ".join(f"{name} {version}" for name, version in now.items())
+        note(f"{checkpoint.path} was written with {' and '.join(others)}; here is {here}: the same rows, losses to rounding")

@@ -24,9 +24,9 @@ from proxy_lm.config import validate
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import ProgressBar
 from proxy_lm.train.checkpoint_files import check_contents, check_structure, listed_sizes, parse_step
-from proxy_lm.train.metrics_lines import Line, read_lines
+from proxy_lm.train.metrics_lines import Line, read_faults, read_lines
 from proxy_lm.train.provenance import KIND
-from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, METRICS_NAME, RUN_NAME, UNIVERSAL_NAME
+from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, FAULTS_NAME, METRICS_NAME, RUN_NAME, UNIVERSAL_NAME
 from proxy_lm.train.run_lock import owner_of
 from proxy_lm.train.settings import RunSettings, changed_settings
 
@@ -75,12 +75,18 @@ def verify_run(folder: Path, *, with_inputs: bool = True, steps_compared: int = 
             for what, digest in record["identity"].items():
                 if state["identity"].get(what) != digest:
                     found.damage.append(f"checkpoint step-{entry['step']} was trained with another {what} than {RUN_NAME} says")
+    if record.get("status") == "running":
+        found.warnings.append(f"{RUN_NAME} says running and nobody holds the run's lock: it was killed, or its machine went down")
     inputs = _inputs(record, lines, steps_compared, found) if with_inputs and record else {"checked": False}
     return {
         "run": str(folder),
         "status": record.get("status", "unknown") if record else "unknown",
         "num_steps": record.get("num_steps") if record else None,
-        "metrics": {"lines": len(lines), "last_step": lines[-1].step if lines else None},
+        "metrics": {
+            "lines": len(lines),
+            "last_step": lines[-1].step if lines else None,
+            "discarded_steps": [line.step for line in lines if line.discarded is not None],
+        },
         "checkpoints": checkpoints,
         "inputs": inputs,
         "leftovers": _leftovers(folder),
@@ -177,7 +183,20 @@ def _metrics(folder: Path, record: dict[str, Any], checkpoints: list[dict[str, A
         last = lines[-1] if lines else None
         if last is None or last.step != record["num_steps"] or last.loss_hex != record.get("final_loss_hex"):
             found.damage.append(f"{RUN_NAME} says finished at step {record['num_steps']} and the last line of {METRICS_NAME} does not")
+    _faults(folder / FAULTS_NAME, lines, found)
     return lines
+
+
+def _faults(path: Path, lines: list[Line], found: _Findings) -> None:
+    """Every step that was not learnt from must be told of, and no other."""
+    told, problems = read_faults(path) if path.exists() else (set(), [])
+    found.few(FAULTS_NAME, problems)
+    discarded = {line.step for line in lines if line.discarded is not None}
+    found.few(FAULTS_NAME, [f"step {step} was discarded and is not told of" for step in sorted(discarded - told)])
+    learnt = {line.step for line in lines} - discarded
+    found.few(
+        FAULTS_NAME, [f"step {step} is told of and {METRICS_NAME} does not say that it was discarded" for step in sorted(told & learnt)]
+    )
 
 
 def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, found: _Findings) -> dict[str, Any]:
