@@ -117,6 +117,7 @@ def test_killed_three_times_and_stopped_once_equals_uninterrupted_to_the_last_bi
         "documents_by_view",
         "validation",
         "unique_bytes",
+        "packing",
     ):
         assert ours[key] == theirs[key], key
     assert ours["status"] == "finished"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LAYOUT_MEASURES: Final = ("num_documents", "num_ids", "source_bytes")
 LAYOUT_SHARES: Final = ("document_share", "symbol_share", "source_share")
+# What `summarise` says of how rows are filled.
+PACKING_MEASURES: Final = ("packing", "num_split_documents", "split_share", "num_padding", "padding_share")
 _MEASURES: Final = ("num_documents", "num_symbols", "source_bytes", "num_raw_only")
 
 

@@ -75,8 +75,11 @@ def show(report: dict[str, Any]) -> str:
         "plan         share of documents (of symbols, of source bytes) by view: " + _by_view(plan),
     ]
     if plan["num_uncut"]:
-        lines.append(f"             {plan['num_uncut']:,} documents drawn as splices have no border inside and are told whole")
+        lines.append(f"             {plan['num_uncut']:,} documents have no border inside: splices are told whole, middles cut at any byte")
     lines += [f"             {line}" for line in (*table(plan), *bars(plan))]
+    lines.append(
+        f"rows         {plan['packing']}: {plan['split_share']:.2%} of the documents split, {plan['padding_share']:.2%} of the ids padding"
+    )
     lines += in_words(report["record"])
     lines.append(f"deepspeed    {json.dumps(report['deepspeed'])}")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from proxy_lm.errors import RequestError
 PICTURE_PHASES: Final = 40
 SUFFIXES: Final = (".svg", ".png", ".html")
 _TITLES: Final = dict(zip(LAYOUT_SHARES, ("documents", "symbols", "source bytes"), strict=True))
-_LETTERS: Final = {"raw": "r", "view": "v", "pair": "p", "parallel": "=", "splice": "s", "fim": "f"}
+_LETTERS: Final = {"raw": "r", "view": "v", "pair": "p", "parallel": "=", "splice": "s", "fim_psm": "f", "fim_spm": "m"}
 _BAR: Final = 30
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from compressors.files import digest_of, read_json, write_bytes, write_json
 from proxy_lm.config import dump_yaml, validate
+from proxy_lm.data.summary import PACKING_MEASURES
 from proxy_lm.errors import RequestError
 from proxy_lm.model.allocator import keep_freed_memory
 from proxy_lm.model.decoder import Decoder
@@ -258,12 +259,14 @@ def _totals(inputs: Inputs, ranks: Ranks, counters: Counters) -> dict[str, Any]:
     """The ledger of a run, as the comparison reads it."""
     done = asdict(counters)
     done["final_step"] = done.pop("step")
+    # Of the whole plan, hence known to be told at the end only; a signal also leaves no time to count it.
+    plan = inputs.plan.summary() if counters.step == inputs.num_steps else None
     done["spikes"] = {name: done["spikes"][name] for name in ("num_discarded", "rollbacks")}
     return {
         **done,
         "source_bytes": counters.source_bytes,
-        # Of the whole plan, hence known to be told at the end only; a signal also leaves no time to count it.
-        "unique_bytes": inputs.plan.summary()["unique_source_bytes"] if counters.step == inputs.num_steps else None,
+        "unique_bytes": plan["unique_source_bytes"] if plan else None,
+        "packing": {name: plan[name] for name in PACKING_MEASURES} if plan else None,
         "device_seconds": counters.device_seconds(ranks.world_size),
     }
 
