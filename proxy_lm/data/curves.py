@@ -68,6 +68,10 @@ class Curve(Settings):
     def _check(self) -> Self:
         if not self.points:
             raise ValueError("a curve without points says nothing; write a number, or at least one [progress, value] pair")
+        if self.points[0][2] != "linear":
+            raise ValueError(
+                f"the first point {list(self.points[0])} has nothing before it that could be curved; leave out '{self.points[0][2]}'"
+            )
         last = -1.0
         for progress, value, _ in self.points:
             if not 0.0 <= progress <= 1.0:
