@@ -113,6 +113,9 @@ def test_positions_that_do_not_count_are_not_multiplied(monkeypatch: pytest.Monk
     _, nll = head(hidden, targets, counts)
     assert sizes == [64, 64, 2]
     assert torch.equal(nll > 0, counts)
+    sizes.clear()
+    head(hidden, targets, torch.arange(200) != 7)  # not worth it for one
+    assert sizes == [64, 64, 64, 8]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
