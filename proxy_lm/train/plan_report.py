@@ -21,6 +21,8 @@ SUFFIXES: Final = (".svg", ".png", ".html")
 _TITLES: Final = dict(zip(LAYOUT_SHARES, ("documents", "symbols", "source bytes"), strict=True))
 _LETTERS: Final = {"raw": "r", "view": "v", "pair": "p", "parallel": "=", "splice": "s", "fim_psm": "f", "fim_spm": "m"}
 _BAR: Final = 30
+# A group of columns is as wide as 'share of source bytes' and a space.
+_HEADING: Final = 22
 
 
 def check_picture(path: Path) -> None:
@@ -35,7 +37,7 @@ def check_picture(path: Path) -> None:
 def table(plan: Mapping[str, Any]) -> list[str]:
     """Lines of the table: one a phase, and one for the whole run."""
     names = _told(plan)
-    width = max(8, *(len(name) + 1 for name in names))
+    width = max(8, -(-_HEADING // len(names)), *(len(name) + 1 for name in names))
     group = width * len(names)
     lines = [
         " " * 10 + "".join(f"  share of {_TITLES[share]}".ljust(group + 2) for share in LAYOUT_SHARES),
