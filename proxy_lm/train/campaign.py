@@ -34,7 +34,7 @@ from proxy_lm.train.campaign_ranks import WHOLE, TwoRanks
 EXAMPLE: Final = """example:
   python -m proxy_lm.train.campaign --out runs/campaign --rank-kills 10 --signals 6 --manager-kills 100 --corruptions 100
 The same command goes on where the last one ended; a larger count adds trials."""
-KILLS: Final = ("step", "save", "step", "save", "step", "save", "step", "save", "rotation", "load")
+KILLS: Final = ("step", "save", "rotation", "load", "step", "save", "step", "save", "step", "save")
 PHASES: Final = ("import", "start", "load", "step", "evaluation", "save")
 MEANING: Final = {
     "manager kills": "SIGKILL of a process that saves and rotates; nothing committed is lost, nothing half is taken",
@@ -180,7 +180,7 @@ def run(out: Path, counts: dict[str, int], seed: int) -> dict[str, Any]:
             return corruption(out / "runs" / WHOLE / "checkpoints", out / "scratch", draw)
 
     ranks = TwoRanks(out)
-    if counts["corruptions"] or counts["rank kills"] or counts["signals"]:
+    if any(campaign.count(battery)[0] < counts[battery] for battery in ("corruptions", "rank kills", "signals")):
         note("campaign: making a small corpus and the undisturbed run of two ranks")
         ranks.prepare()
     try:

@@ -90,6 +90,7 @@ class CheckpointManager:
         self.keep_last = keep_last
         self.keep_every = keep_every
         self.collectives: Collectives = collectives or SingleProcess()
+        self._newest: Path | None = None  # the last that this object saved or found
 
     def save(self, step: int, write: Callable[[Path], object], state: Mapping[str, JSON], *, forecast_bytes: int | None = None) -> Path:
         """Commit a checkpoint of `step` and rotate; returns its folder.
@@ -105,6 +106,7 @@ class CheckpointManager:
         self._on_first(step, "while preparing", lambda: self._prepare(final, temporary, state))
         if self._on_first(step, "while looking for an older copy", final.exists) and not self._problems_together(final)[1]:
             self._rotate(step, final)  # a kill may have come between its commit and its rotation
+            self._newest = final
             return final
         self._on_first(step, "while checking the free space", lambda: self._start(step, temporary, forecast_bytes))
         try:
@@ -114,6 +116,7 @@ class CheckpointManager:
             if self.collectives.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)  # gives the space back now; what stays is removed by the next save
             raise
+        self._newest = final
         self._delete([_trash(final)])
         self._rotate(step, final)
         return final
@@ -143,6 +146,7 @@ class CheckpointManager:
                 f"none of the {len(damaged)} checkpoints in {self.folder} is valid ({reason}); put back a good copy, "
                 "or start from step 0 on purpose by moving this folder away"
             )
+        self._newest = chosen.path if chosen else None
         if self.collectives.rank == 0:
             for sentence in damaged:
                 assert chosen is not None
@@ -163,6 +167,11 @@ class CheckpointManager:
             canonical_json(dict(state))
         except (TypeError, ValueError) as error:
             raise WorkError(f"the state is not plain JSON ({error})") from error
+        if self._newest is not None and not self._newest.exists():
+            raise WorkError(
+                f"{self._newest} was there and is not any more: was the folder moved, deleted or unmounted? Put it back, and the same "
+                "command continues"
+            )
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             sync_folder(self.folder.parent)

@@ -8,7 +8,7 @@ Ranks that share rows (`sequence_parallel`) are data-parallel ranks to DeepSpeed
 of columns, so that the mean over ranks, which DeepSpeed takes, is the mean over whole rows. Only attention talks (Ulysses all-to-all).
 
 Not promised: models that do not fit one host's memory once per rank (parameters are built whole, then sharded), pipeline or tensor
-parallelism, loading a checkpoint of another world size for ZeRO stages 1 to 3.
+parallelism.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from proxy_lm.train.ranks import first_line
 from proxy_lm.train.ranks import meeting as meeting
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.settings_groups import CommunicationSettings, OptimizerSettings
+from proxy_lm.train.stale_locks import refuse_stale_lock
 from proxy_lm.train.universal import mend_loaded
 
 TAG: Final = "engine"
@@ -82,6 +83,8 @@ def start(settings: CommunicationSettings, launch: Launch, sequence_parallel: in
             # every later start when its owner was killed. It looks its op up in this table; given one that denies it, it stays with gloo.
             # Set whole rather than edited, because reading the table first probes every op with a compiler.
             vars(deepspeed.ops)["__compatible_ops__"] = {"deepspeed_shm_comm": False}
+        else:
+            refuse_stale_lock("deepspeed_shm_comm")
     try:
         deepspeed.init_distributed(
             dist_backend=get_accelerator().communication_backend_name(),
@@ -272,6 +275,7 @@ def check_machine(settings: RunSettings) -> None:
                 "offload to nvme needs DeepSpeed's asynchronous reads and writes, which cannot be built here: install libaio with its "
                 "headers (libaio-dev), a C++ compiler and ninja (`proxy-lm doctor` looks for them), or use offload to cpu"
             )
+        refuse_stale_lock("async_io")
 
 
 class Ulysses:
