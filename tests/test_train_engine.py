@@ -32,6 +32,7 @@ FINE = {"precision": "bf16", "rows_per_step": 32, "rows_per_device": 1, "num_ste
 STAGES = (0, 1, 2, 3)
 # Rounding grows with the steps, and how much depends on the rows; these are 20 to 1,000 times what was measured (the README's table).
 LOSS = 1e-5
+BF16_LOSS = 5e-4
 WEIGHTS = 1e-3
 # Newton-Schulz by `gram` runs in fp16 where the CPU has it.
 COARSE = 20 if torch.ops.mkldnn._is_mkldnn_fp16_supported() else 1
@@ -129,7 +130,7 @@ def test_bf16_sums_in_fp32_as_a_bare_loop_that_does(results, stage):
     ours, twin, in_bf16 = (results[name] for name in (f"bf16 {stage}", "bare fp32 sums", "bare bf16 sums"))
     assert float(ours["norms"][0]) == pytest.approx(twin["norms"][0], rel=5e-6)
     assert in_bf16["norms"][0] != pytest.approx(twin["norms"][0], rel=5e-5)
-    assert ours["loss_difference"] < LOSS
+    assert ours["loss_difference"] < BF16_LOSS  # one weight that is rounded the other way shows in the loss
     assert ours["distance"] < in_bf16["distance"] / 10
 
 
@@ -155,7 +156,7 @@ def test_muon_follows_a_slow_twin(results, name):
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_muon_sums_in_fp32_under_bf16(results, stage):
-    assert results[f"muon bf16 {stage}"]["loss_difference"] < 5e-4
+    assert results[f"muon bf16 {stage}"]["loss_difference"] < BF16_LOSS
     assert results[f"muon bf16 {stage}"]["distance"] < 5e-3
 
 
