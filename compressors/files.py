@@ -1,7 +1,7 @@
 """Files that are whole or absent: atomic writes, digests, canonical JSON.
 
 Everything the project saves goes through here: written beside its place under a temporary name, flushed to the disk, then renamed. A
-killed process leaves at most a `*.tmp-<pid>` file, never half a file under the real name.
+killed process leaves at most a `*.tmp-<machine>-<pid>` file, never half a file under the real name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     A `durable` file is on the disk when the block has ended. Any other outlives this process and not a loss of power: it is for files
     that are made again when their digest does not fit.
     """
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # The machine is in the name too: two that share a folder may have processes of one number.
+    temporary = path.with_name(f"{path.name}.tmp-{os.uname().nodename}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
