@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy_lm.data.bench import made_up_sizes, pack_rate
+from proxy_lm.data.bench import made_up_sizes, pack_rate, plan_rate
 from proxy_lm.data.fit import pack
 
 
@@ -111,3 +111,12 @@ def test_a_million_units_a_second_are_packed():
     best = max((pack_rate() for _ in range(3)), key=lambda rate: rate["units_per_second"])
     print("fit:", {name: round(value, 5) for name, value in best.items()})
     assert best["units_per_second"] >= 1e6
+
+
+@pytest.mark.bench
+def test_packed_rows_and_middles_are_planned_far_faster_than_any_device_trains():
+    # A document is about a thousand ids here: a rank would have to train hundreds of millions of ids a second to wait for its plan.
+    for what, changes in (("fit", {"packing": "fit"}), ("fim", {"fim_rate": 0.5})):
+        best = max((plan_rate(500_000, **changes) for _ in range(3)), key=lambda rate: rate["documents_per_second"])
+        print(f"plan, {what}:", {name: round(value) for name, value in best.items()})
+        assert best["documents_per_second"] >= 0.3e6, what

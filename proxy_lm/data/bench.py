@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxy_lm.data.fim import FimSettings
 from proxy_lm.data.loader import Loader
 from proxy_lm.data.mixing import MixSettings
-from proxy_lm.data.plan import KnownLengths, Plan
+from proxy_lm.data.plan import KnownLengths, Packing, Plan
 from proxy_lm.data.rows import RowReader
 from proxy_lm.vocabulary import Vocabulary
 
@@ -52,8 +53,10 @@ def made_up_sizes(num_documents: int, median_bytes: float = 2_000.0) -> npt.NDAr
     return np.random.default_rng(0).lognormal(np.log(median_bytes), 1.2, num_documents).astype(np.int64)
 
 
-def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[str, float]:
+def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192, packing: Packing = "cut", fim_rate: float = 0.0) -> dict[str, float]:
     """Documents a second of CPU time: of the planning pass, of slicing every row, and of both together."""
+    if packing == "fit":
+        pack_rate(num_units=1_000)  # compiled
     sizes = made_up_sizes(num_documents)
     views = [KnownLengths("made-up", sizes // 3)]
     num_rows = int(sizes.sum()) // 2 // row_length
@@ -63,11 +66,12 @@ def plan_rate(num_documents: int = 2_000_000, row_length: int = 8_192) -> dict[s
         documents=range(num_documents),
         views=views,
         vocabulary=Vocabulary([("made-up", _ALPHABET_SIZE)]),
-        mix=_MIX,
+        mix=_MIX.model_copy(update={"fim": FimSettings(rate=Curve.constant(fim_rate))}),
         seed=0,
         row_length=row_length,
         lookahead=1,
         num_rows=num_rows,
+        packing=packing,
     )
     planned = time.process_time()
     num_slices = 0

@@ -85,17 +85,17 @@ class RowReader:
         total = num_rows * width
         # Where each slice begins among all columns of all rows; each row has one slice at column 0.
         starts = (np.cumsum(slices.column == 0) - 1) * width + slices.column
-        gaps = np.append(starts[1:], total) - starts - slices.length
-        assert gaps.min() >= 0
-        ids = np.full(total, PAD, dtype=np.int64) if gaps.any() else np.empty(total, dtype=np.int64)
+        ends = starts + slices.length
+        gaps = None if int(slices.length.sum()) == total else np.append(starts[1:], total) - ends
+        ids = np.empty(total, dtype=np.int64) if gaps is None else np.full(total, PAD, dtype=np.int64)
         views = _spread(slices.code, SPECIAL_CODE, slices.length, gaps)
         segments = _spread(slices.segment.astype(np.int32), -1, slices.length, gaps)
         positions = np.arange(total, dtype=np.int32)
-        positions -= _spread((starts - slices.position).astype(np.int32), (starts + slices.length).astype(np.int32), slices.length, gaps)
+        positions -= _spread((starts - slices.position).astype(np.int32), ends, slices.length, gaps)
         after = OPENING_LENGTHS[slices.opening] + slices.payload
         for table, which, at in ((self._opening_ids, slices.opening, None), (self._closing_ids, slices.closing, after)):
             lengths = (OPENING_LENGTHS if at is None else CLOSING_LENGTHS)[which]
-            for k in range(table.shape[2]):
+            for k in range(int(lengths.max())):
                 place = k - slices.offset if at is None else k + at - slices.offset
                 some = np.flatnonzero((k < lengths) & (place >= 0) & (place < slices.length))
                 columns = starts[some] + place[some]
@@ -127,9 +127,9 @@ class RowReader:
             np.add(payload, first_ids[code], out=ids[column : column + stop - begin], dtype=np.int64)
 
 
-def _spread(values: npt.NDArray[Any], between: Any, lengths: I64, gaps: I64) -> npt.NDArray[Any]:
+def _spread(values: npt.NDArray[Any], between: Any, lengths: I64, gaps: I64 | None) -> npt.NDArray[Any]:
     """Each value `lengths` times, and `between` (one number, or one a gap) `gaps` times after it."""
-    if not gaps.any():
+    if gaps is None:
         return np.repeat(values, lengths)
     both = np.empty((values.size, 2), dtype=values.dtype)
     both[:, 0], both[:, 1] = values, between
