@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from proxy_lm.data.curves import Curve
 from proxy_lm.data.fim import FimSettings
 from proxy_lm.data.loader import Loader
 from proxy_lm.data.mixing import MixSettings
