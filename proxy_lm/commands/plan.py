@@ -18,7 +18,7 @@ EXAMPLE = """  proxy-lm plan                                             the fiv
   proxy-lm plan configs/proxy-1.5b.yaml --devices 8 --ids 65856 --share-of-peak 0.35
   proxy-lm plan --device other --memory-gib 24 --peak-tflops 120 --preset 0.5b --devices 4
 
-Nothing is measured (but the arithmetic of this machine, for --device cpu) and nothing is started. Memory is within 15 % of what was
+Nothing is measured (but the arithmetic of this machine, for --device cpu) and nothing is started. Memory is within 20 % of what was
 measured on processors; the time is that of the counted FLOPs at the stated share of the device's peak, whatever the network does."""
 
 PAPER_SIZES: Final = ("0.5b", "1.5b", "4b", "7b", "14b")

@@ -6,17 +6,19 @@
 `proxy_lm.model.memory` counts what the method needs (weights, gradients, moments, activations); this adds what DeepSpeed 0.19 holds beside
 it. P parameters, N ranks, b bytes of the compute type, R `zero.reduce_bucket_size`, G the largest matrix, E = 500 million:
 
-| stage          | held during the whole step                        | at the update, when no activation is left |
-|----------------|---------------------------------------------------|-------------------------------------------|
-| 0              |                                                   | 4 min(P, E): gradients in one piece       |
-| 1 with bf16    | b P: gradients before they are added in float32   | 4 min(P, E)                               |
-| 1, 2           | b max(R, G), and in 16 bits 4 min(P, max(R, G))   | 4 P / N: the shard in one piece           |
-| 3              | 4 R, 4 P / N, b min(P, 10**9) parameters gathered |                                           |
+| stage       | held all the time                                 | in the backward pass                             | at the update     |
+|-------------|---------------------------------------------------|--------------------------------------------------|-------------------|
+| 0           |                                                   |                                                  | 4 min(P, E)       |
+| 1 with bf16 | b P: gradients before they are added in float32   |                                                  | 4 min(P, E)       |
+| 1, 2        |                                                   | bucket K = b max(R, G); in 16 bits a float32 copy | K + 4 P / N      |
+| 3           | 4 R, 4 P / N, b min(P, 10**9) parameters gathered |                                                  |                   |
 
-The peak is everything that is held, and the larger one of activations and what the update needs. Within 15 % of the largest sum of tensor
-bytes that torch's CPU allocator saw, at every stage, in fp32 and bf16, on two ranks (tests/test_forecast.py). Not counted: the runtime
-(on CUDA about a gigabyte), slack of the allocator, NCCL's own buffers. Muon is counted as AdamW, which keeps twice its state. Offload moves
-state to the host; its buffers are not measured.
+The peak is what is held and the largest of three: activations with the loss's chunk of logits; the bucket, its copy, and activations
+without the chunk (a bucket that holds all gradients is copied when no activation is left); what the update needs. Within 20 % of the largest sum of
+tensor bytes in a step that torch's CPU allocator saw, at every stage, in fp32 and bf16, on two ranks (tests/test_forecast.py). Not counted:
+the runtime (on CUDA about a gigabyte), slack of the allocator, NCCL's own buffers, and on processors tensors that gloo's thread gives back
+late (now and then one copy of all gradients). Muon is counted as AdamW, which keeps twice its state. Offload moves state to the host; its
+buffers are not measured.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from proxy_lm.model.flops import num_parameters
+from proxy_lm.model.loss import chunk_positions
 from proxy_lm.model.memory import Offload, memory_per_device
 from proxy_lm.train.settings import RunSettings
 
@@ -81,24 +84,34 @@ def device_memory(settings: RunSettings, vocabulary_size: int, world_size: int, 
     )
     total = num_parameters(settings.model, vocabulary_size).total
     largest = settings.model.resolved().width * max(vocabulary_size, settings.model.resolved().hidden)
-    held, at_update = _buffers(settings, total, largest, world_size)
+    held, backward, update = _buffers(settings, total, largest, world_size)
     if zero.stage == 3:
         held -= parts["gathered"]  # counted in what stays gathered
     passing = parts["activations"] + parts["logits"]
-    buffers = held + max(0, at_update - passing)
+    positions = settings.rows_per_device * settings.row_length // settings.sequence_parallel
+    chunk = logits_chunk_bytes(vocabulary_size, positions, precision, device_type)
+    bucket, copy = backward
+    in_backward = bucket + (max(passing - chunk, copy) if zero.reduce_bucket_size >= total else passing - chunk + copy)
+    buffers = held + max(0, in_backward - passing, update - passing)
     return {**parts, "buffers": buffers, "device_peak": parts["device_total"] + buffers}
 
 
-def _buffers(settings: RunSettings, total: int, largest: int, world_size: int) -> tuple[int, int]:
-    """(held during the step, needed at the update), bytes; the table above."""
+def logits_chunk_bytes(vocabulary_size: int, num_positions: int, precision: str, device_type: str) -> int:
+    """What `memory.logits_bytes` counts for one chunk of logits: it is given back before the backward pass."""
+    return min(chunk_positions(vocabulary_size, device_type), num_positions) * vocabulary_size * (8 if precision == "fp32" else 12)
+
+
+def _buffers(settings: RunSettings, total: int, largest: int, world_size: int) -> tuple[int, tuple[int, int], int]:
+    """(held all the time, (bucket, its copy) in the backward pass, needed at the update), bytes; the table above."""
     size = 4 if settings.precision == "fp32" else 2
     share, stage = -(-total // world_size), settings.zero.stage
     if stage == 3:
-        return 4 * settings.zero.reduce_bucket_size + 4 * share + size * min(total, MAX_LIVE), 0
+        return 4 * settings.zero.reduce_bucket_size + 4 * share + size * min(total, MAX_LIVE), (0, 0), 0
     if stage == 0 or (stage == 1 and settings.precision == "bf16"):
-        return (size * total if stage else 0), 4 * min(total, LARGEST_REDUCE)
-    bucket = max(settings.zero.reduce_bucket_size, largest)
-    return size * bucket + (4 * min(total, bucket) if size == 2 else 0), 4 * share
+        return (size * total if stage else 0), (0, 0), 4 * min(total, LARGEST_REDUCE)
+    numbers = max(settings.zero.reduce_bucket_size, largest)
+    bucket, copy = size * numbers, 4 * min(total, numbers) if size == 2 else 0
+    return 0, (bucket, copy), bucket + 4 * share
 
 
 def offload_of(settings: RunSettings) -> Offload:
