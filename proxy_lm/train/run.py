@@ -43,6 +43,7 @@ from proxy_lm.train.spikes import SpikeState, newest_good_step, state_of
 from proxy_lm.train.stopping import EXIT_STOPPED, StopRequest
 from proxy_lm.train.universal import count_ranks, load_checkpoint
 from proxy_lm.train.validate import Validation
+from proxy_lm.train.watchdog import Watchdog
 from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
 
 
@@ -156,7 +157,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         planted=planted,
         board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
     )
-    with deepspeed_engine.meeting():
+    with deepspeed_engine.meeting(), Watchdog(lambda: counters.step, settings.communication.timeout_seconds, ranks.rank):
         finished = counters.step == inputs.num_steps or (not _stops_early(ranks, stop) and run_steps(job, counters))
     for writer in (job.metrics, job.faults, job.board):
         if writer:

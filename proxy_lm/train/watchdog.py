@@ -1,0 +1,58 @@
+"""Ends a rank that waits for a silent one: a process that is stopped, or a host that is gone without closing its connections.
+
+    with Watchdog(lambda: counters.step, limit_seconds=1800, rank=ranks.rank): run_steps(...)
+
+Collectives have a time limit of their own, and not all keep to it: gloo's gather into one tensor, with which every ZeRO update ends, waits
+for ever (torch 2.13). Here a thread looks at the step's number; where it stands still for longer than `communication.timeout_seconds`, the
+rank says so and leaves with exit code 1. The rank that does not say it is the silent one.
+
+Not promised: to tell a silent rank from a step that really takes so long, validation and checkpoint included; raise the limit for those.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from proxy_lm.errors import WorkError
+
+
+class Watchdog:
+    """A thread beside the training loop, for as long as the context is open."""
+
+    def __init__(self, progress: Callable[[], int], limit_seconds: float, rank: int) -> None:
+        """`progress` is any number that changes with every step."""
+        self._progress = progress
+        self._limit_seconds = limit_seconds
+        self._rank = rank
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        seen, since = self._progress(), time.monotonic()
+        while not self._closed.wait(min(1.0, self._limit_seconds / 4)):
+            now = self._progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > self._limit_seconds:
+                print(
+                    f"proxy_lm.train: rank {self._rank} lost another rank: step {seen + 1} has taken over {self._limit_seconds:.0f} s "
+                    "(communication.timeout_seconds). The rank that does not say this is the silent one; the same command continues from "
+                    "the last checkpoint",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(WorkError.exit_code)  # the main thread waits inside a collective and cannot be woken
