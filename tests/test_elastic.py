@@ -27,7 +27,9 @@ ARMS = {
     "muon-1": {"zero": {"stage": 1}, "optimizer": MUON},
     "muon-2": {"zero": {"stage": 2}, "optimizer": MUON},
     "muon-3": {"zero": {"stage": 3}, "optimizer": MUON},
-    "bf16-2": {"zero": {"stage": 2}, "precision": "bf16"},
+    "muon-offload-2": {"zero": {"stage": 2, "offload_optimizer": "cpu"}, "optimizer": MUON},
+    "muon-bf16-1": {"zero": {"stage": 1}, "optimizer": MUON, "precision": "bf16"},
+    "bf16-1": {"zero": {"stage": 1}, "precision": "bf16"},
     "bf16-3": {"zero": {"stage": 3}, "precision": "bf16"},
 }
 MOVED = [arm for arm in ARMS if arm != "stage-0"]
@@ -79,7 +81,13 @@ def moved(tiny_run) -> dict[str, object]:
     """{"whole-ARM": run folder of one rank, "ARM": of 1 -> 2 -> 1 ranks, "output": what the second and third start said}."""
     # Widths that no number of ranks divides: shards are padded.
     model = {"preset": None, "width": 30, "depth": 2, "num_heads": 3, "hidden": 63}
-    common = {"num_steps": STEPS, "checkpoint": {"every_steps": 4, "keep_last": 9}, "model": model, "optimizer": ADAMW}
+    common = {
+        "num_steps": STEPS,
+        "checkpoint": {"every_steps": 4, "keep_last": 9},
+        "model": model,
+        "optimizer": ADAMW,
+        "validation": {"max_bytes": 0},
+    }
     runs = tiny_run.folder / "runs"
     whole = [tiny_run.write(tiny_run.settings(f"whole-{arm}", **{**common, **changes})) for arm, changes in ARMS.items()]
     configs = [tiny_run.write(tiny_run.settings(arm, **{**common, **changes})) for arm, changes in ARMS.items()]

@@ -116,8 +116,9 @@ def mend_loaded(optimizer: Any, settings: RunSettings, folder: Path, groups: Seq
         for flat, by_muon in zip(optimizer.fp32_partitioned_groups_flat, optimizer.sub_groups_using_muon, strict=True):
             if by_muon:
                 state[flat] = {"momentum_buffer": state[flat]["exp_avg"]}
-    elif settings.zero.offload_optimizer == "none":
-        # The whole of every matrix that this rank has a part of, and the loader has read that part.
+    elif settings.zero.offload_optimizer == "none" and hasattr(optimizer, "params_in_partition"):
+        # The whole of every matrix that this rank has a part of, and the loader has read that part. (DeepSpeed's class for bf16 at
+        # stage 1 keeps the part only.)
         for group, members in zip(optimizer.optimizer.param_groups, optimizer.params_in_partition, strict=True):
             if group["use_muon"] and members:
                 files = [folder / ENGINE_NAME / "zero" / optimizer.param_names[member] / "momentum_buffer.pt" for member in members]
@@ -189,7 +190,8 @@ def _open(source: Path) -> _Shards:
             f"{source} has its optimizer state in NVMe files of {len(files)} ranks, which fit no other number; start {len(files)}"
         )
     states = [_mapped(files[rank])["optimizer_state_dict"] for rank in range(len(files))]
-    stage = int(states[0]["zero_stage"])
+    # For bf16 at stage 1 DeepSpeed has a class of its own, which does not say its stage.
+    stage = int(states[0].get("zero_stage", 1))
     # Stage 3 keeps the optimizer's own dict one level further down, and under another name.
     inner, flat = (
         ("optimizer_state_dict", "fp32_flat_groups") if stage == 3 else ("base_optimizer_state", "single_partition_of_fp32_groups")
@@ -215,7 +217,7 @@ def _open(source: Path) -> _Shards:
         shared=shared,
         model_states=model_states,
         parameters=parameters,
-        momentum_is_whole=stage < 3 and _offload(_mapped(files[0])) == "none",
+        momentum_is_whole=stage < 3 and "zero_stage" in states[0] and _offload(_mapped(files[0])) == "none",
     )
 
 
@@ -290,8 +292,8 @@ def _write_parameter(shards: _Shards, name: str, folder: Path) -> None:
 
 
 def _momentum(shards: _Shards, name: str) -> Tensor:
-    """Muon's momentum of a matrix at stages 1 and 2 without offload: each rank keeps the whole of every matrix that it has a part of, one
-    after the other, so the first rank's copy will do."""
+    """Muon's momentum of a matrix at stages 1 and 2 in fp32 without offload: each rank keeps the whole of every matrix that it has a part
+    of, one after the other, so the first rank's copy will do."""
     rank, group, *_ = shards.parameters[name].pieces[0]
     start = 0
     for other, parameter in shards.parameters.items():
