@@ -238,7 +238,7 @@ def features(found: Mapping[str, Any], flags: frozenset[str]) -> list[dict[str, 
             (tools["C++ compiler"] is not None, tools["C++ compiler"] or "needs a C++ compiler at run time; the default is compile=none"),
         ),
         (
-            "offload to files (zero.offload_optimizer=nvme)",
+            "offload to files (zero.offload_parameters=nvme)",
             (
                 compiled and found["libaio_header"] is not None,
                 f"{found['libaio_header']}; the first start compiles for minutes"

@@ -30,17 +30,14 @@ def settings_of(**changes: Any) -> RunSettings:
     [
         ({"zero": {"stage": 0, "offload_optimizer": "cpu"}}, "stage 1, 2 or 3"),
         ({"zero": {"stage": 2, "offload_parameters": "cpu"}}, "needs zero.stage=3 and it is 2"),
-        (
-            {"zero": {"stage": 2, "offload_optimizer": "nvme", "nvme_path": "/fast"}},
-            "offload_optimizer=nvme needs zero.stage=3 and it is 2",
-        ),
-        ({"zero": {"stage": 3, "offload_optimizer": "nvme"}}, "needs nvme_path"),
+        ({"zero": {"stage": 3, "offload_optimizer": "nvme", "nvme_path": "/fast"}}, "use offload_optimizer=cpu"),
+        ({"zero": {"stage": 3, "offload_parameters": "nvme"}}, "needs nvme_path"),
         ({"zero": {"stage": 0}, "precision": "bf16"}, "use zero.stage=1"),
         ({"optimizer": {"kind": "muon"}}, "optimizer.gradient_clip=0"),
         ({"optimizer": {"kind": "muon", "gradient_clip": 0}, "precision": "fp16"}, "use precision=bf16"),
         ({"optimizer": {"kind": "muon", "gradient_clip": 0}, "precision": "bf16", "zero": {"stage": 2}}, "use zero.stage=1 or 3"),
         (
-            {"optimizer": {"kind": "muon", "gradient_clip": 0}, "zero": {"stage": 3, "offload_optimizer": "nvme", "nvme_path": "/fast"}},
+            {"optimizer": {"kind": "muon", "gradient_clip": 0}, "zero": {"stage": 3, "offload_parameters": "nvme", "nvme_path": "/fast"}},
             "use cpu",
         ),
         ({"sequence_parallel": 3, "row_length": 1024}, "does not divide row_length=1024"),
@@ -93,10 +90,10 @@ def test_fp16_is_told_to_deepspeed_with_its_scale() -> None:
 
 
 def test_nvme_and_muon_are_told_to_deepspeed() -> None:
-    files = settings_of(zero={"stage": 3, "offload_optimizer": "nvme", "offload_parameters": "cpu", "nvme_path": "/fast"})
+    files = settings_of(zero={"stage": 3, "offload_optimizer": "cpu", "offload_parameters": "nvme", "nvme_path": "/fast"})
     zero = derive(files, step_shape(files, 2))["zero_optimization"]
-    assert zero["offload_optimizer"] == {"device": "nvme", "pin_memory": False, "nvme_path": "/fast"}
-    assert zero["offload_param"] == {"device": "cpu", "pin_memory": False}
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+    assert zero["offload_param"] == {"device": "nvme", "pin_memory": False, "nvme_path": "/fast"}
     muon = settings_of(optimizer={"kind": "muon", "gradient_clip": 0}, zero={"stage": 3})
     config = derive(muon, step_shape(muon, 2))
     assert config["zero_optimization"]["reduce_scatter"] is False
@@ -105,16 +102,16 @@ def test_nvme_and_muon_are_told_to_deepspeed() -> None:
 
 def test_a_users_json_may_ask_for_nvme_and_repeat_the_optimizer() -> None:
     user = {
-        "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme", "nvme_path": "/fast"}},
+        "zero_optimization": {"stage": 3, "offload_param": {"device": "nvme", "nvme_path": "/fast"}},
         "optimizer": {"type": "Muon", "params": {"lr": "auto"}},
     }
     with pytest.raises(RequestError, match="AdamW and Muon"):
         adopt(settings_of(), user, "ds.json")
     del user["optimizer"]
     settings = adopt(settings_of(), user, "ds.json")
-    assert (settings.zero.offload_optimizer, settings.zero.nvme_path) == ("nvme", "/fast")
+    assert (settings.zero.offload_parameters, settings.zero.nvme_path) == ("nvme", "/fast")
     config = complete(derive(settings, step_shape(settings, 2)), user, "ds.json")
-    assert config["zero_optimization"]["offload_optimizer"]["nvme_path"] == "/fast"
+    assert config["zero_optimization"]["offload_param"]["nvme_path"] == "/fast"
 
 
 def small_model(**changes: Any) -> Decoder:
@@ -165,7 +162,7 @@ def test_fp16_on_a_cpu_ends_in_one_sentence(tiny_run: Any) -> None:
 @pytest.mark.skipif(libaio_header() is not None and shutil.which("ninja") is not None, reason="offload to files can be built here")
 @pytest.mark.slow
 def test_offload_to_files_without_libaio_ends_in_one_sentence(tiny_run: Any) -> None:
-    zero = {"stage": 3, "offload_optimizer": "nvme", "nvme_path": str(tiny_run.folder / "nvme")}
+    zero = {"stage": 3, "offload_parameters": "nvme", "nvme_path": str(tiny_run.folder / "nvme")}
     output = tiny_run.train(tiny_run.write(tiny_run.settings("files", zero=zero)), code=2)
     assert "libaio-dev" in output
     assert "Traceback" not in output

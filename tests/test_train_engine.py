@@ -18,6 +18,8 @@ import pytest
 import torch
 import yaml
 
+from proxy_lm.machine import libaio_header
+
 pytestmark = pytest.mark.slow
 
 STEPS = 10
@@ -86,6 +88,8 @@ def cases() -> dict[str, dict[str, Any]]:
     return found
 
 
+# DeepSpeed compiles its reads and writes of files; here only where everything for that is found.
+HAS_LIBAIO = libaio_header() is not None and shutil.which("ninja") is not None
 HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
@@ -210,6 +214,23 @@ def test_muon_forgets_a_step_alike_at_every_stage(results, stage):
 def test_compiled_blocks_change_no_number(results, name):
     assert results[name]["loss_difference"] < LOSS
     assert results[name]["distance"] < WEIGHTS
+
+
+@pytest.mark.skipif(not HAS_LIBAIO, reason="offload to files needs libaio's headers and ninja, and not both are found")
+def test_parameters_in_files_change_no_number(tiny_run):
+    """The first start on a machine compiles for some minutes. Wide enough that there is something to write."""
+    wide = {"model": {"width": 256, "num_heads": 4, "hidden": 512}, "num_steps": 4}
+    files = {"zero": {"offload_optimizer": "cpu", "offload_parameters": "nvme", "nvme_path": str(tiny_run.folder / "nvme")}}
+    wanted = {
+        "bare wide": {"settings": wide, "bare": True},
+        "files 3": case("bare wide", wide, files, stage=3),
+        "reloaded files 3": case("files 3", wide, files, stage=3, reload_at=2),
+    }
+    found = start(tiny_run, "files", wanted, 2)
+    assert found["files 3"]["loss_difference"] < LOSS
+    assert found["files 3"]["distance"] < WEIGHTS
+    assert found["reloaded files 3"]["losses"] == found["files 3"]["losses"]
+    assert found["reloaded files 3"]["distance"] == 0.0
 
 
 def test_two_pairs_of_ranks_share_rows(tiny_run):

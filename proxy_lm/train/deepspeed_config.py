@@ -49,7 +49,6 @@ SHARED: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
     "zero_optimization.allgather_bucket_size": ("zero.allgather_bucket_size", lambda value: int(float(value))),
     "zero_optimization.offload_optimizer.device": ("zero.offload_optimizer", str),
     "zero_optimization.offload_param.device": ("zero.offload_parameters", str),
-    "zero_optimization.offload_optimizer.nvme_path": ("zero.nvme_path", str),
     "zero_optimization.offload_param.nvme_path": ("zero.nvme_path", str),
     "fp16.loss_scale": ("loss_scale.static", float),
     "fp16.initial_scale_power": ("loss_scale.initial_power", int),
@@ -84,9 +83,8 @@ def derive(settings: RunSettings, shape: StepShape) -> dict[str, Any]:
         sharding["offload_optimizer"] = {"device": zero.offload_optimizer, "pin_memory": False}
     if zero.offload_parameters != "none":
         sharding["offload_param"] = {"device": zero.offload_parameters, "pin_memory": False}
-    for name, device in (("offload_optimizer", zero.offload_optimizer), ("offload_param", zero.offload_parameters)):
-        if device == "nvme":
-            sharding[name]["nvme_path"] = zero.nvme_path
+    if zero.offload_parameters == "nvme":
+        sharding["offload_param"]["nvme_path"] = zero.nvme_path
     if zero.stage == 3 and settings.optimizer.kind == "muon":
         # DeepSpeed's Muon needs whole gradients of its matrices on their way there and refuses to scatter them.
         sharding["reduce_scatter"] = False

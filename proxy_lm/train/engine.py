@@ -267,13 +267,13 @@ def check_machine(settings: RunSettings) -> None:
             f"compile={settings.compile} needs a C++ compiler ({', '.join(COMPILERS)}) at run time and none is found; install one, "
             "or use compile=none"
         )
-    if "nvme" in (settings.zero.offload_optimizer, settings.zero.offload_parameters):
+    if settings.zero.offload_parameters == "nvme":
         from deepspeed.ops.op_builder import AsyncIOBuilder
 
         if not AsyncIOBuilder().is_compatible(verbose=False):
             raise RequestError(
-                "offload to nvme needs DeepSpeed's asynchronous reads and writes, which cannot be built here: install libaio with its "
-                "headers (libaio-dev), a C++ compiler and ninja (`proxy-lm doctor` looks for them), or use offload to cpu"
+                "offload_parameters=nvme needs DeepSpeed's asynchronous reads and writes, which cannot be built here: install libaio with its "
+                "headers (libaio-dev), a C++ compiler and ninja (`proxy-lm doctor` looks for them), or use offload_parameters=cpu"
             )
         refuse_stale_lock("async_io")
 

@@ -168,7 +168,7 @@ class RunSettings(Settings):
                 "optimizer.kind=muon with precision=bf16 at zero.stage=2 would sum the gradients of micro-batches in bf16 (DeepSpeed has "
                 "no fp32 buffer for them there); use zero.stage=1 or 3, which sum in fp32"
             )
-        if "nvme" in (self.zero.offload_optimizer, self.zero.offload_parameters):
+        if self.zero.offload_parameters == "nvme":
             raise ValueError("optimizer.kind=muon with offload to nvme is not offered; use cpu, or optimizer.kind=adamw")
 
     def _check_sequence_parallel(self) -> None:

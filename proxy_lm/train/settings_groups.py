@@ -85,13 +85,13 @@ class ZeroSettings(Settings):
     """0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters. Stage 0 has no fp32 sums under bf16 and fp16: fp32 only."""
 
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    """Keep the optimizer state in host memory (stages 1 to 3), or in files under `nvme_path` (stage 3)."""
+    """Keep the optimizer state in host memory (stages 1 to 3). nvme is refused: such a run could not be continued."""
 
     offload_parameters: Literal["none", "cpu", "nvme"] = "none"
     """Keep the sharded parameters in host memory, or in files under `nvme_path` (both stage 3)."""
 
     nvme_path: str | None = None
-    """Folder on a fast local disk, for nvme. DeepSpeed reads and writes it through libaio, for which it compiles an operation."""
+    """Folder on a fast local disk, for nvme. DeepSpeed reads and writes it through libaio, for which it compiles operations."""
 
     reduce_bucket_size: int = Field(default=50_000_000, ge=1)
     """Elements reduced at a time. Part of the configuration because another size sums in another order."""
@@ -103,12 +103,16 @@ class ZeroSettings(Settings):
     def _offload_fits_stage(self) -> ZeroSettings:
         if self.offload_optimizer == "cpu" and self.stage == 0:
             raise ValueError("offload_optimizer=cpu needs zero.stage 1, 2 or 3; stage 0 keeps everything on the device")
-        if self.offload_optimizer == "nvme" and self.stage != 3:
-            raise ValueError(f"offload_optimizer=nvme needs zero.stage=3 and it is {self.stage}; use zero.stage=3, or cpu")
+        if self.offload_optimizer == "nvme":
+            # It trains as it should, but a checkpoint loaded in a new engine misses the state: the next loss was 8 % off (README.md).
+            raise ValueError(
+                "offload_optimizer=nvme is refused, because DeepSpeed 0.19.8 does not load the state back from its checkpoints and the run "
+                "could not be continued; use offload_optimizer=cpu (with offload_parameters=nvme where memory is short)"
+            )
         if self.offload_parameters != "none" and self.stage != 3:
             raise ValueError(f"offload_parameters={self.offload_parameters} needs zero.stage=3 and it is {self.stage}")
-        if "nvme" in (self.offload_optimizer, self.offload_parameters) and self.nvme_path is None:
-            raise ValueError("offload to nvme needs nvme_path; name a folder on a fast local disk")
+        if self.offload_parameters == "nvme" and self.nvme_path is None:
+            raise ValueError("offload_parameters=nvme needs nvme_path; name a folder on a fast local disk")
         return self
 
 
