@@ -97,14 +97,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             targets_C1 = targets_N[part].masked_fill(~counts_C, 0).unsqueeze(1)
             nll_C1, slope_C1, grad_CV = softmax(_logits(hidden_CD, weight_VD), targets_C1, hidden_ND.dtype)
             nll_N[part] = nll_C1.squeeze(1).masked_fill_(~counts_C, 0.0)
-            if not (needs_hidden or needs_weight):
-                continue
             # The gradient of the logits is p - 1 at the target and p elsewhere; scaling D numbers a position is less than scaling V.
-            grad_CV.scatter_(1, targets_C1, slope_C1)
+            if needs_hidden or needs_weight:
+                grad_CV.scatter_(1, targets_C1, slope_C1)
             if grad_hidden_ND is not None:
                 torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[part]).mul_(scale_C1)
             if grad_weight_VD is not None:
                 _add_product(grad_weight_VD, grad_CV.t(), hidden_CD * scale_C1)
+            del grad_CV  # or it would stand beside the next chunk's logits and softmax
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
