@@ -272,8 +272,8 @@ def check_machine(settings: RunSettings) -> None:
 
         if not AsyncIOBuilder().is_compatible(verbose=False):
             raise RequestError(
-                "offload_parameters=nvme needs DeepSpeed's asynchronous reads and writes, which cannot be built here: install libaio with its "
-                "headers (libaio-dev), a C++ compiler and ninja (`proxy-lm doctor` looks for them), or use offload_parameters=cpu"
+                "offload_parameters=nvme needs DeepSpeed's asynchronous reads and writes, which cannot be built here: install libaio "
+                "with its headers (libaio-dev), a C++ compiler and ninja (`proxy-lm doctor` looks for them), or use offload_parameters=cpu"
             )
         refuse_stale_lock("async_io")
 

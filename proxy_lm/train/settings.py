@@ -253,6 +253,7 @@ SAFE_TO_CHANGE = (
     "resume",
     "rows_per_device",
     "sequence_parallel",
+    "zero.nvme_path",
     "spikes.",
     "validation.",
 )
