@@ -131,6 +131,25 @@ def test_tables_hold_borders_only_and_do_not_depend_on_the_workers(made):
     assert 12 <= two.num_candidates(np.array([int(corpus.sizes.argmax())]))[0] <= 16
 
 
+@pytest.mark.parametrize("name", ["cached", "segments-bytes"])
+def test_views_that_pack_offer_only_borders_before_which_they_decode(made, name, root):
+    """`cached` fills symbols across the borders of its windows, so that half of its spans are no place to cut."""
+    folder, corpus = made
+    if not (folder / name).exists():
+        shutil.copytree(root / "tests" / "golden" / "views" / name, folder / name)
+        encode_corpus(corpus, folder / name, folder / name, num_workers=1)
+    [view] = opened(made, [name])
+    compressor, table = registry.load(view.path), open_cuts(corpus, [view], MIX)[name]
+    num_spans = 0
+    for document in range(corpus.num_documents):
+        data = corpus.document(document)
+        here = slice(*table.borders[document : document + 2])
+        for byte, symbol in zip(table.byte[here].tolist(), table.symbol[here].tolist(), strict=True):
+            assert compressor.decode(view.slice(document, 0, symbol).astype(np.uint32)) == data[:byte]
+        num_spans += 0 if compressor.spans(data) is None else len(symbol_borders(compressor.spans(data), len(data))[0])
+    assert 50 < table.byte.size < num_spans
+
+
 def test_lines_of_a_corpus(made):
     _, corpus = made
     lines = open_lines(corpus)

@@ -5,8 +5,9 @@
 
 For each document up to 16 bytes are drawn evenly, addressed by (digest of the view or corpus, document, number), and moved to the nearest
 symbol border (line start) inside the document; what falls together counts once. A border is (byte, symbol): the first `symbol` symbols tell
-the first `byte` bytes, and where several symbols end at a byte, it is the first of them. So the plan, which never sees a payload, can draw
-cuts that are exact in bytes. The table depends on the corpus and the view alone, not on how many processes made it.
+the first `byte` bytes, and each one is proved: they decode to them. Where several symbols end at a byte, it is the first of them. So the
+plan, which never sees a payload, can draw cuts that are exact in bytes. The table depends on the corpus and the view alone, not on how
+many processes made it.
 
 On disk, little endian: borders.bin int64 [num_documents + 1], bytes.bin and symbols.bin uint32 [num_candidates]; manifest.json with their
 digests, written last. Not promised: that every border can be drawn; a long document offers 16 of its borders, the same in each epoch.
@@ -48,6 +49,8 @@ _BLOCK_BYTES: Final = 4 << 20
 # Below this, starting processes takes longer than the work.
 _BYTES_FOR_PROCESSES: Final = 32 << 20
 _NUM_PROBES: Final = 8
+# Candidates are proved together until they have so many bytes before them.
+_PROVED_BYTES: Final = 8 << 20
 _MAX_DOCUMENT_BYTES: Final = 1 << 32
 
 
@@ -148,27 +151,40 @@ def _block(corpus_path: Path, view_path: Path | None, digest: str, first: int, s
     """(first document, candidates of each document, bytes, symbols) of one block of documents."""
     corpus = _corpus(corpus_path)
     key = key_of(0, f"cuts {digest}")
-    counts = np.zeros(stop - first, dtype=np.int64)
-    bytes_, symbols = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     view = None if view_path is None else _view(view_path)
+    found: list[tuple[I64, I64]] = []
+    unproved = waiting_bytes = 0
     for document in range(first, stop):
         data = corpus.document(document)
-        if view is None:
-            borders = line_borders(data)
-        elif view[0].lengths[document] >= 0 and len(data) >= 2:
-            borders = _borders_of(view, document, data)
-        else:
-            continue
-        byte, symbol = nearest_borders(key, document, len(data), *borders)
-        counts[document - first] = byte.size
-        bytes_.append(byte)
-        symbols.append(symbol)
-    return first, counts, np.concatenate(bytes_).astype("<u4"), np.concatenate(symbols).astype("<u4")
+        borders = line_borders(data) if view is None else _borders_of(view, document, data)
+        found.append(nearest_borders(key, document, len(data), *borders))
+        waiting_bytes += int(found[-1][0].sum())
+        if view is not None and waiting_bytes >= _PROVED_BYTES:
+            found[unproved:] = _proved(view, corpus, first + unproved, found[unproved:])
+            unproved, waiting_bytes = len(found), 0
+    if view is not None:
+        found[unproved:] = _proved(view, corpus, first + unproved, found[unproved:])
+    counts = np.array([byte.size for byte, _ in found], dtype=np.int64)
+    byte, symbol = (np.concatenate(side).astype("<u4") for side in zip(*found, strict=True))
+    return first, counts, byte, symbol
+
+
+def _proved(view: tuple[View, Any], corpus: Corpus, first: int, found: Sequence[tuple[I64, I64]]) -> list[tuple[I64, I64]]:
+    """Of the candidates of documents first, first + 1, ... those before which the view's symbols decode to the very bytes: symbols that are
+    packed across borders, as some views do, do not."""
+    opened, compressor = view
+    documents = [corpus.document(first + k) for k in range(len(found))]
+    wanted = [documents[k][:byte] for k, (bytes_, _) in enumerate(found) for byte in bytes_.tolist()]
+    told = [opened.slice(first + k, 0, symbol).astype(np.uint32) for k, (_, symbols) in enumerate(found) for symbol in symbols.tolist()]
+    decoded = compressor.decode_batch(told, max_bytes=max(map(len, wanted), default=1))
+    holds = np.array([one == other for one, other in zip(decoded, wanted, strict=True)], dtype=np.bool_)
+    edges = np.cumsum([0, *(byte.size for byte, _ in found)]).tolist()
+    return [(byte[holds[a:b]], symbol[holds[a:b]]) for (byte, symbol), (a, b) in zip(found, itertools.pairwise(edges), strict=True)]
 
 
 def _borders_of(view: tuple[View, Any], document: int, data: bytes) -> tuple[I64, I64]:
     opened, compressor = view
-    spans = compressor.spans(data)
+    spans = compressor.spans(data) if opened.lengths[document] >= 0 and len(data) >= 2 else None
     if spans is None:  # of this document; it is told in another layout, and counted
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     if spans.size != opened.lengths[document] + 1 or int(spans[0]) != 0 or int(spans[-1]) != len(data):
