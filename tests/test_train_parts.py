@@ -192,7 +192,7 @@ def test_validation_gives_the_same_numbers_for_any_number_of_ranks(tiny_run):
         rows, source_bytes, num_batches = [], 0, set()
         for rank in range(world_size):
             ranks = SingleProcess()
-            ranks.rank, ranks.world_size = rank, world_size
+            ranks.reader, ranks.num_readers = rank, world_size  # type: ignore[attr-defined]
             validation = Validation(inputs, ranks)  # type: ignore[arg-type]
             batches = validation._batches(validation.readers["gzip"], validation.rows["gzip"])
             num_batches.add(len(batches))
