@@ -29,7 +29,7 @@ LAYOUTS = [
 ]
 
 
-def make_reader(mix: dict[str, Any] = LAYOUTS[1]) -> RowReader:
+def make_reader(mix: dict[str, Any] = LAYOUTS[1], packing: str = "cut") -> RowReader:
     raw, view = MemoryDocuments(SIZES, 256, seed=1), MemoryDocuments(SIZES // 3, 1000, seed=2)
     vocabulary = Vocabulary([("made-up", 1000)])
     plan = Plan(
@@ -42,6 +42,7 @@ def make_reader(mix: dict[str, Any] = LAYOUTS[1]) -> RowReader:
         row_length=32,
         lookahead=1,
         num_rows=NUM_STEPS * ROWS,
+        packing=packing,
     )
     return RowReader(raw, [view], vocabulary, plan)
 
@@ -85,6 +86,14 @@ def test_any_world_size_and_accumulation_deal_the_same_rows(whole, rows_per_devi
 def test_reading_ahead_changes_nothing(whole, workers, prefetch_steps):
     """A3: the schedule also ran ahead of the training by whatever the queue held."""
     assert np.array_equal(load(make_reader(), 4, 2, workers=workers, prefetch_steps=prefetch_steps), whole)
+
+
+@pytest.mark.parametrize("packing", ["cut", "fit"])
+def test_packed_rows_are_dealt_like_any(packing):
+    mix = {"rate": 0.3, "parallel": 0.2, "fim": {"rate": 0.5}}
+    whole = load(make_reader(mix, packing), ROWS, 1)
+    assert np.array_equal(load(make_reader(mix, packing), 2, 2, workers=2, prefetch_steps=3), whole)
+    assert np.array_equal(load(make_reader(mix, packing), 1, 4, first_step=33, num_steps=5, workers=0), whole[33:38])
 
 
 class Uneven(RowReader):
