@@ -19,7 +19,8 @@ EXAMPLE = """  proxy-lm plan                                             the fiv
   proxy-lm plan --device other --memory-gib 24 --peak-tflops 120 --preset 0.5b --devices 4
 
 Nothing is measured (but the arithmetic of this machine, for --device cpu) and nothing is started. Memory is within 20 % of what was
-measured on processors; the time is that of the counted FLOPs at the stated share of the device's peak, whatever the network does."""
+measured on processors, rougher where activations are recomputed (the paper's run here: activation_checkpointing=false keeps them);
+the time is that of the counted FLOPs at the stated share of the device's peak, whatever the network does."""
 
 PAPER_SIZES: Final = ("0.5b", "1.5b", "4b", "7b", "14b")
 PAPER_RUN: Final[dict[str, Any]] = {

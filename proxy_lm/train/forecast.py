@@ -16,9 +16,9 @@ it. P parameters, N ranks, b bytes of the compute type, R `zero.reduce_bucket_si
 The peak is what is held and the largest of three: activations with the loss's chunk of logits; the bucket, its copy, and activations
 without the chunk (a bucket that holds all gradients is copied when no activation is left); what the update needs. Within 20 % of the
 largest sum of tensor bytes in a step that torch's CPU allocator saw, at every stage, in fp32 and bf16, on two ranks
-(tests/test_forecast.py). Not counted: the runtime (on CUDA about a gigabyte), slack of the allocator, NCCL's own buffers, and on
-processors tensors that gloo's thread gives back late (now and then one copy of all gradients). Muon is counted as AdamW, which keeps
-twice its state. Offload moves state to the host; its buffers are not measured.
+(tests/test_forecast.py). Rougher with activation checkpointing (README.md). Not counted: the runtime (on CUDA about a gigabyte), slack
+of the allocator, NCCL's own buffers, and on processors tensors that gloo's thread gives back late (now and then one copy of all
+gradients). Muon is counted as AdamW, which keeps twice its state. Offload moves state to the host; its buffers are not measured.
 """
 
 from __future__ import annotations
