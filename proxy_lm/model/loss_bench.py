@@ -1,10 +1,11 @@
-"""The chunked cross-entropy beside torch's plain one: time of forward + backward, and memory on top of inputs and gradients.
+"""The chunked cross-entropy beside torch's plain one: time and memory of forward + backward.
 
     python -m proxy_lm.model.loss_bench --ids 65536 --width 512 --positions 1024
 
 Both take turns in one process, so that whatever else the machine does hits both; the time is the median of the ratios of neighbours. Memory
-is measured for each in a process of its own: on a CPU the largest resident size over that before, on CUDA torch's count. The plain one is
-`F.cross_entropy` of all logits in float32. Not measured: a fused kernel of another library.
+is measured for each in a process of its own: on a CPU the largest resident size over that before, with memory handed back as soon as it is
+freed (under `keep_freed_memory` its holes come on top), on CUDA torch's count. The plain one is `F.cross_entropy` of all
+logits in float32. Not measured: a fused kernel of another library.
 """
 
 from __future__ import annotations
@@ -128,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one object")
     parser.add_argument("--memory-of", choices=KINDS, help=argparse.SUPPRESS)
     words = parser.parse_args(arguments)
-    keep_freed_memory()
+    if not words.memory_of:
+        keep_freed_memory()
     try:
         for name in ("ids", "width", "positions", "rounds"):
             if getattr(words, name) < 1:
