@@ -253,3 +253,16 @@ def test_a_run_that_is_being_trained_is_not_read(tmp_path):
         with pytest.raises(RequestError, match=r"is being trained by process 41 on host here"):
             verify_run(tmp_path)
     assert verify_run(tmp_path)["damage"]
+
+
+def test_settings_that_have_come_since_a_run_was_saved_are_at_their_default(tiny_run):
+    from proxy_lm.config import validate
+    from proxy_lm.train.provenance import completed
+    from proxy_lm.train.settings import RunSettings, changed_settings
+
+    now = validate(RunSettings, tiny_run.settings("saved"), "test").model_dump(mode="json")
+    older = {key: value for key, value in now.items() if key not in ("loader", "packing")}
+    assert changed_settings(older, now) == ["packing: None -> 'cut'"]  # what a run of before `packing` was once refused for
+    assert completed(older) == now
+    unknown = {**older, "packed": "cut"}
+    assert completed(unknown) == unknown

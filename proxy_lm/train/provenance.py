@@ -18,7 +18,10 @@ from typing import Any, Final
 
 import proxy_lm
 from compressors.files import digest_of
+from proxy_lm.config import validate
+from proxy_lm.errors import RequestError
 from proxy_lm.train.inputs import VALIDATION_SEED, Inputs, describe_vocabulary
+from proxy_lm.train.settings import RunSettings
 
 KIND: Final = "proxy-lm run"
 # Libraries whose version can change a number of a run or a byte of what it reads.
@@ -57,6 +60,15 @@ def describe(inputs: Inputs) -> dict[str, Any]:
         "training_flops_per_symbol": inputs.flops_per_symbol,
         "vocabulary": describe_vocabulary(inputs.vocabulary),
     }
+
+
+def completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that another version has saved. Those that have come since take the value that they had when nobody could set them: their
+    default. What this version does not know leaves all as it is, so that a comparison names it."""
+    try:
+        return validate(RunSettings, settings, "saved settings").model_dump(mode="json")
+    except RequestError:
+        return settings
 
 
 def in_words(record: dict[str, Any]) -> list[str]:

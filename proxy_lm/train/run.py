@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.files import digest_of, read_json, write_bytes, write_json
-from proxy_lm.config import dump_yaml, validate
+from proxy_lm.config import dump_yaml
 from proxy_lm.data.summary import PACKING_MEASURES
 from proxy_lm.errors import RequestError
 from proxy_lm.model.allocator import keep_freed_memory
@@ -35,7 +35,7 @@ from proxy_lm.train.launch import Launch
 from proxy_lm.train.loop import Job, checkpoint_state, measure_peak_flops, run_steps
 from proxy_lm.train.metrics import Board, Counters, MetricsFile
 from proxy_lm.train.preflight import preflight
-from proxy_lm.train.provenance import describe
+from proxy_lm.train.provenance import completed, describe
 from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, METRICS_NAME, RUN_NAME
 from proxy_lm.train.run_lock import RunLock
 from proxy_lm.train.settings import RunSettings, changed_settings
@@ -214,11 +214,7 @@ def check_resume(inputs: Inputs, checkpoint: Checkpoint | None) -> None:
 
 
 def _refuse_changes(old: dict[str, Any], settings: RunSettings, where: Path) -> None:
-    # Settings that have come since take the value that they had when nobody could set them: their default. What this version does not know
-    # stays as it is and is refused below.
-    with contextlib.suppress(RequestError):
-        old = validate(RunSettings, old, str(where)).model_dump(mode="json")
-    changes = changed_settings(old, settings.model_dump(mode="json"))
+    changes = changed_settings(completed(old), settings.model_dump(mode="json"))
     if changes:
         raise RequestError(
             f"{where} was made with other settings ({'; '.join(changes)}): put them back to continue it, or choose another `name` or `out`"

@@ -25,7 +25,7 @@ from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import ProgressBar
 from proxy_lm.train.checkpoint_files import check_contents, check_structure, listed_sizes, parse_step
 from proxy_lm.train.metrics_lines import Line, read_faults, read_lines
-from proxy_lm.train.provenance import KIND
+from proxy_lm.train.provenance import KIND, completed
 from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, FAULTS_NAME, METRICS_NAME, RUN_NAME, UNIVERSAL_NAME
 from proxy_lm.train.run_lock import owner_of
 from proxy_lm.train.settings import RunSettings, changed_settings
@@ -70,7 +70,7 @@ def verify_run(folder: Path, *, with_inputs: bool = True, steps_compared: int = 
     for entry in checkpoints:
         state = entry.pop("state", None)
         if record and state:
-            for change in changed_settings(state["settings"], record["settings"]):
+            for change in changed_settings(completed(state["settings"]), completed(record["settings"])):
                 found.damage.append(f"checkpoint step-{entry['step']} has other settings than {RUN_NAME}: {change}")
             for what, digest in record["identity"].items():
                 if state["identity"].get(what) != digest:
@@ -102,7 +102,7 @@ def _record(folder: Path, found: _Findings) -> dict[str, Any]:
         record = read_json(folder / RUN_NAME, "record of the run")
         if record.get("kind") != KIND or not isinstance(record["settings"], dict):
             raise RequestError(f"{folder / RUN_NAME} is not the record of a run")
-        missing = [key for key in ("identity", "versions", "num_steps", "status", "symbols_per_step") if key not in record]
+        missing = [key for key in ("identity", "versions", "num_steps", "status", "symbols_per_step", "world_size") if key not in record]
         if missing:
             raise RequestError(f"{folder / RUN_NAME} does not say {', '.join(missing)}")
     except (ProxyError, KeyError, OSError) as error:
@@ -215,7 +215,7 @@ def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, foun
     from proxy_lm.train.inputs import open_inputs
 
     try:
-        inputs = open_inputs(settings, 1 if settings.rows_per_step % record["world_size"] else record["world_size"], verify=True)
+        inputs = open_inputs(settings, record["world_size"], verify=True)
     except RequestError as error:
         found.damage.append(str(error))
         return {"checked": True, "steps_compared": 0}
