@@ -28,8 +28,8 @@ import zstandard
 from proxy_lm.cli import main
 from proxy_lm.data import prepare as prepare_module
 from proxy_lm.data.corpus import Corpus, build_small
-from proxy_lm.data.prepare import PrepareSettings, prepare
 from proxy_lm.data.memory import mapped
+from proxy_lm.data.prepare import PrepareSettings, prepare
 from proxy_lm.errors import RequestError, WorkError
 
 

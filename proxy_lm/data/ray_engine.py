@@ -12,7 +12,7 @@ both before they work. Not promised: file systems on which one machine sees anot
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.util
 import logging
 import os
 import platform
@@ -44,6 +44,7 @@ SEEN_WITHIN_SECONDS = 20.0
 """How long a worker waits until a file that was just written on another machine shows."""
 _LONGEST_FOLDER = 36  # a socket's path has at most 107 characters and Ray adds up to 70
 _PREFIX = "proxy-lm-ray-"
+_INSTALL = "pip install 'proxy-lm[ray]', or leave --engine out"
 WORKER_MODULES = (
     *(
         "corpus",
@@ -164,6 +165,10 @@ def _version(name: str) -> str:
 @contextmanager
 def ray_engine(num_workers: int | None, address: str | None) -> Iterator[RayEngine]:
     """An engine on the cluster at `address` (HOST:PORT of its head), or on one that is started for the block. See `open_engine`."""
+    if address and "://" in address:
+        raise RequestError(f"--address {address} is no HOST:PORT; run the command on a machine of the cluster, with its head's address")
+    if importlib.util.find_spec("ray") is None:
+        raise RequestError(f"--engine ray needs the library ray: {_INSTALL}")
     _prepare_environment(local=address is None)
     ray = _library()
     with nullcontext() if address else _own_folder() as folder, _quiet():
@@ -196,7 +201,7 @@ def _library() -> Any:
 
         importlib.import_module("ray.data")
     except ImportError as error:
-        raise RequestError(f"--engine ray needs the library ray ({error}): pip install 'proxy-lm[ray]', or leave --engine out") from error
+        raise RequestError(f"--engine ray needs all of the library ray ({error}): {_INSTALL}") from error
     return ray
 
 
@@ -243,8 +248,6 @@ def _start(ray: Any, num_workers: int, folder: Path) -> Any:
 
 
 def _connect(ray: Any, address: str) -> Any:
-    if "://" in address:
-        raise RequestError(f"--address {address} is no HOST:PORT; run the command on a machine of the cluster, with its head's address")
     try:
         return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:
