@@ -50,7 +50,7 @@ def two(tmp_path: Path, children: ModuleType) -> CheckpointManager:
 
 def run_child(*words: object, cwd: Path | None = None) -> Any:
     done = subprocess.run(
-        [sys.executable, str(CHILDREN), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(CHILDREN), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -62,7 +62,8 @@ def train(
             note(f"the run in {settings.folder} is finished; nothing to do (another `name` or `out` starts a new one)")
         return 0
     with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
-        ranks = deepspeed_engine.start(settings.communication, launch, settings.sequence_parallel)
+        with Watchdog("meeting the others", lambda: 0, settings.communication.timeout_seconds, launch.rank):
+            ranks = deepspeed_engine.start(settings.communication, launch, settings.sequence_parallel)
         keep_freed_memory()
         finished = not _stops_early(ranks, stop) and train_among(ranks, settings, stop, user_json, source)
     deepspeed_engine.stop()
@@ -157,7 +158,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         planted=planted,
         board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
     )
-    with deepspeed_engine.meeting(), Watchdog(lambda: counters.step, settings.communication.timeout_seconds, ranks.rank):
+    with deepspeed_engine.meeting(), Watchdog("a step", lambda: counters.step, settings.communication.timeout_seconds, ranks.rank):
         finished = counters.step == inputs.num_steps or (not _stops_early(ranks, stop) and run_steps(job, counters))
     for writer in (job.metrics, job.faults, job.board):
         if writer:

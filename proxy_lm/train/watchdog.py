@@ -1,10 +1,11 @@
 """Ends a rank that waits for a silent one: a process that is stopped, or a host that is gone without closing its connections.
 
-    with Watchdog(lambda: counters.step, limit_seconds=1800, rank=ranks.rank): run_steps(...)
+    with Watchdog("a step", lambda: counters.step, limit_seconds=1800, rank=ranks.rank): run_steps(...)
 
 Collectives have a time limit of their own, and not all keep to it: gloo's gather into one tensor, with which every ZeRO update ends, waits
-for ever (torch 2.13). Here a thread looks at the step's number; where it stands still for longer than `communication.timeout_seconds`, the
-rank says so and leaves with exit code 1. The rank that does not say it is the silent one.
+for ever, and a rank whose first one was killed as they met waits for twice the limit and more (torch 2.13). Here a thread looks at a number;
+where it stands still for longer than `communication.timeout_seconds`, the rank says so and leaves with exit code 1. The rank that does not
+say it is the silent one.
 
 Not promised: to tell a silent rank from a step that really takes so long, validation and checkpoint included; raise the limit for those.
 """
@@ -23,10 +24,11 @@ from proxy_lm.errors import WorkError
 
 
 class Watchdog:
-    """A thread beside the training loop, for as long as the context is open."""
+    """A thread beside work that waits for others, for as long as the context is open."""
 
-    def __init__(self, progress: Callable[[], int], limit_seconds: float, rank: int) -> None:
-        """`progress` is any number that changes with every step."""
+    def __init__(self, what: str, progress: Callable[[], int], limit_seconds: float, rank: int) -> None:
+        """`what` takes no longer than the limit, and `progress` changes with every one of it."""
+        self._what = what
         self._progress = progress
         self._limit_seconds = limit_seconds
         self._rank = rank
@@ -49,7 +51,7 @@ class Watchdog:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > self._limit_seconds:
                 print(
-                    f"proxy_lm.train: rank {self._rank} lost another rank: step {seen + 1} has taken over {self._limit_seconds:.0f} s "
+                    f"proxy_lm.train: rank {self._rank} lost another rank: {self._what} has taken over {self._limit_seconds:.0f} s "
                     "(communication.timeout_seconds). The rank that does not say this is the silent one; the same command continues from "
                     "the last checkpoint",
                     file=sys.stderr,
