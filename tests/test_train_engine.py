@@ -84,6 +84,7 @@ def cases() -> dict[str, dict[str, Any]]:
     found |= {f"discarded muon {stage}": case(f"poisoned muon {stage}", MUON, stage=stage, discard=4) for stage in (0, 1, 3)}
     if HAS_COMPILER:  # torch.compile generates C++ here
         found["compiled 1"] = case("bare", {"compile": "blocks"})
+        found["compiled recomputed muon 1"] = case("bare muon", MUON, {"compile": "blocks", "activation_checkpointing": True})
         found["compiled shared 3"] = case("bare heads", shared, {"compile": "blocks"}, stage=3)
     return found
 
@@ -210,10 +211,11 @@ def test_muon_forgets_a_step_alike_at_every_stage(results, stage):
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="compile=blocks needs a C++ compiler at run time, and none is found")
-@pytest.mark.parametrize("name", ["compiled 1", "compiled shared 3"])
+@pytest.mark.parametrize("name", ["compiled 1", "compiled recomputed muon 1", "compiled shared 3"])
 def test_compiled_blocks_change_no_number(results, name):
-    assert results[name]["loss_difference"] < LOSS
-    assert results[name]["distance"] < WEIGHTS
+    coarse = COARSE if "muon" in name else 1
+    assert results[name]["loss_difference"] < LOSS * coarse**2
+    assert results[name]["distance"] < WEIGHTS * coarse
 
 
 @pytest.mark.skipif(not HAS_LIBAIO, reason="offload to files needs libaio's headers and ninja, and not both are found")

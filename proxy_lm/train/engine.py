@@ -13,13 +13,14 @@ parallelism.
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
@@ -45,6 +46,7 @@ from proxy_lm.train.stale_locks import refuse_stale_lock
 from proxy_lm.train.universal import mend_loaded
 
 TAG: Final = "engine"
+MUON_KERNELS: Final = {"zeropower_via_newtonschulz5", "zeropower_via_gram_newtonschulz", "muon_update"}
 COMPILERS: Final = ("c++", "g++", "clang++")
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -128,10 +130,7 @@ class Engine:
         self._norm = 0.0
         if ranks.sequence_group is not None:
             model.share_columns(ranks.column_share, ranks.sequence_parallel, Ulysses(ranks.sequence_group))
-        optimizer = build_optimizer(model, settings.optimizer)
-        # DeepSpeed's Muon asks for compiled kernels; on a CPU that means a C++ compiler and a minute, for matrices that need neither.
-        muon_on_cpu = settings.optimizer.kind == "muon" and self.device.type == "cpu"
-        self._updating: Callable[[], AbstractContextManager[Any]] = _without_compiling if muon_on_cpu else nullcontext
+        optimizer = build_optimizer(model, settings.optimizer, self.device)
         try:
             # Under bf16 and ZeRO 1 it prints its memory use, ten times and without asking.
             with redirect_stdout(io.StringIO()):
@@ -153,15 +152,14 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of one micro-batch; at the last one of a step they are summed over the ranks."""
-        with self._updating():
-            self._engine.backward(loss)
+        self._engine.backward(loss)
 
     def step(self, *, discard: bool = False) -> None:
         """After every micro-batch. At the last one of a step: clip, update, clear; to `discard` it, clear only and count it as skipped."""
         forget: AbstractContextManager[Any] = discarding(self._engine.optimizer) if discard and self.stage else nullcontext()
         if self.stage == 0 and self._engine.is_gradient_accumulation_boundary() and not self._clip_here(discard):
             forget = _without_update(self._engine.optimizer)
-        with self._updating(), forget:
+        with forget:
             self._engine.step()
 
     def set_learning_rate(self, rate: float) -> None:
@@ -247,14 +245,20 @@ class Engine:
         return True
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch.device) -> torch.optim.Optimizer:
     """torch's AdamW, or DeepSpeed's Muon with that AdamW inside. Fused also where offload keeps the state in host memory."""
     groups, adamw = parameter_groups(model, settings), _adamw(settings)
     if settings.kind == "adamw":
         return torch.optim.AdamW(groups, **adamw, fused=True)
     # Imported here because importing it decorates its kernels for compilation, which costs every other start a second.
+    from deepspeed.runtime.zero.muon import muon_optimizer, original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
+    if device.type == "cpu":
+        # Compiled kernels mean a C++ compiler and a minute here, for matrices that need neither: take what was decorated.
+        for module in (original_muon, muon_optimizer):
+            for name in MUON_KERNELS & vars(module).keys():
+                setattr(module, name, inspect.unwrap(getattr(module, name)))
     muon: torch.optim.Optimizer = MuonWithAuxAdam(groups, adam_optimizer=torch.optim.AdamW, adam_optimizer_kwargs={**adamw, "fused": True})
     return muon
 
@@ -303,11 +307,6 @@ def _without_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         yield
     finally:
         del vars(optimizer)["step"]
-
-
-def _without_compiling() -> AbstractContextManager[Any]:
-    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _adamw(settings: OptimizerSettings) -> dict[str, Any]:
