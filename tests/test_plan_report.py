@@ -111,7 +111,7 @@ def test_the_command_makes_the_table_of_cuts_and_the_picture_and_no_run(config: 
     picture = config.parent / "plan.svg"
     assert main([str(config), "--dry-run", "--picture", str(picture)]) == 0
     said = capsys.readouterr()
-    assert "documents drawn as splices have no border inside and are told whole" in said.out
+    assert "documents have no border inside: splices are told whole" in said.out
     assert re.search(r"progress +raw +view +pair +parallel +splice", said.out)
     assert "layouts: r raw, v view, p pair, = parallel, s splice" in said.out
     assert "bytes/cuts is made once: where documents may be cut" in said.err
