@@ -3,9 +3,9 @@
     with Watchdog("a step", lambda: counters.step, limit_seconds=1800, rank=ranks.rank): run_steps(...)
 
 Collectives have a time limit of their own, and not all keep to it: gloo's gather into one tensor, with which every ZeRO update ends, waits
-for ever, and a rank whose first one was killed as they met waits for twice the limit and more (torch 2.13). Here a thread looks at a number;
-where it stands still for longer than `communication.timeout_seconds`, the rank says so and leaves with exit code 1. The rank that does not
-say it is the silent one.
+for ever, and a rank whose first one was killed as they met waits for twice the limit and more (torch 2.13). Here a thread looks at a
+number; where it stands still for longer than `communication.timeout_seconds`, the rank says so and leaves with exit code 1. The rank that
+does not say it is the silent one.
 
 Not promised: to tell a silent rank from a step that really takes so long, validation and checkpoint included; raise the limit for those.
 """
