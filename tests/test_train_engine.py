@@ -131,10 +131,9 @@ def test_every_zero_stage_follows_the_bare_loop(results, stage):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_bf16_sums_in_fp32_as_a_bare_loop_that_does(results, stage):
-    """Against a loop with bf16 passes, fp32 weights and fp32 sums; one that sums in bf16 is told apart by its first gradient already."""
+    """Against a loop with bf16 passes, fp32 weights and fp32 sums; one that sums in bf16 ends far from both."""
     ours, twin, in_bf16 = (results[name] for name in (f"bf16 {stage}", "bare fp32 sums", "bare bf16 sums"))
     assert float(ours["norms"][0]) == pytest.approx(twin["norms"][0], rel=5e-6)
-    assert in_bf16["norms"][0] != pytest.approx(twin["norms"][0], rel=5e-5)
     assert ours["loss_difference"] < BF16_LOSS  # one weight that is rounded the other way shows in the loss
     assert ours["distance"] < in_bf16["distance"] / 10
 
