@@ -8,6 +8,7 @@ A rank is the trainer's own `main`. Its file operations are counted as the inter
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -85,6 +86,12 @@ class Ranks:
             if self.codes[rank] is None:
                 os.kill(self._pids[rank], number)
 
+    def wait_until_they_listen(self, timeout_seconds: float) -> None:
+        """Return when both have taken SIGTERM over from Python, whose own answer is to end: some tenths of a second after a start."""
+        end = time.monotonic() + timeout_seconds
+        while any(self._poll()) and time.monotonic() < end and not all(_catches(pid, signal.SIGTERM) for pid in self._pids):
+            time.sleep(0.002)
+
     def sprung(self, timeout_seconds: float) -> bool:
         """Wait until a trap has sprung, or both have ended without."""
         end = time.monotonic() + timeout_seconds
@@ -116,6 +123,15 @@ class Ranks:
                 if found:
                     self.codes[k] = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
         return [code is None for code in self.codes]
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal, as the kernel says."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 # ---- inside of the children

@@ -106,8 +106,8 @@ class TwoRanks:
             ranks = self._start(name, fresh=phase == "import")
             if phase == "step":
                 self._wait_for_lines(name, ranks, 1 + draw.randrange(NUM_STEPS - 3))
-            # A fresh process needs half a second to come to our code at all; before that, Python's own answer to SIGTERM is to end.
-            time.sleep(draw.uniform(1.5, 4.0) if phase == "import" else draw.random() * (0.1 if phase == "step" else 1.5))
+            ranks.wait_until_they_listen(LIMIT_SECONDS)
+            time.sleep(draw.random() * {"import": 2.0, "start": 1.5, "step": 0.1}[phase])
             record["sprung"] = True
             ranks.send(number, (0, 1) if both or phase == "import" else (draw.randrange(2),))
         record["stop_seconds"] = ranks.wait(LIMIT_SECONDS)
