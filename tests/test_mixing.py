@@ -32,6 +32,12 @@ def test_the_saved_form_is_the_written_form():
     assert MixSettings().rate == Curve.constant(0.0)
 
 
+def test_saved_runs_of_the_older_spelling_are_read():
+    old = {"rate": 0.5, "pair": [[0.0, 0.5], [0.2, 0.0]], "parallel_share": 0.25, "raw_first": 0.5, "weights": {"a": 1.0}}
+    assert mix(**old) == mix(**{**old, "pair": [[0, 0.375], [0.2, 0]], "parallel": [[0, 0.125], [0.2, 0]]} | {"parallel_share": 0.0})
+    assert mix(rate=0.5, parallel_share=0.0) == mix(rate=0.5)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -48,7 +54,7 @@ def test_the_saved_form_is_the_written_form():
         ({"pair": [[0.0, 0.4], [1.5, 0.9]]}, "progress 1.5 is outside 0..1"),
         ({"pair": [[0.0, 0.4], [1.0, 9]]}, "share 9.0 is outside 0..1"),
         ({"parallel": 2}, "share 2.0 is outside 0..1; write 0.9 for 90 %"),
-        ({"parallel_share": 1}, "did you mean 'parallel'?"),
+        ({"parallel_share": 0.5, "parallel": 0.1}, "did you mean 'parallel'?"),
         ({"raw_first": -1}, "share -1.0 is outside 0..1"),
         ({"weights": {"a": -1.0}}, "weight -1.0 is outside 0..1000"),
         ({"weights": {"a": 0.0}}, "all weights are 0"),

@@ -93,6 +93,20 @@ class MixSettings(Settings):
     anneal: float = Field(default=0.0, ge=0.0, le=1.0)
     """The last share of the run that is raw only, whatever the curves say."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_older_spelling(cls, value: Any) -> Any:
+        """Runs saved before `parallel` was a share of its own say which share of `pair` it is; they must still be read."""
+        if not isinstance(value, dict) or not isinstance(value.get("parallel_share"), (int, float)):
+            return value
+        share = value["parallel_share"]
+        rest = {key: item for key, item in value.items() if key != "parallel_share"}
+        if share == 0 or not 0 < share <= 1 or "parallel" in rest:
+            return rest if share == 0 else value
+        pair = Curve.model_validate(rest.get("pair", 0.0)).points
+        scaled = {name: [(at, part * y, way) for at, y, way in pair] for name, part in (("pair", 1 - share), ("parallel", share))}
+        return rest | scaled
+
     @field_validator("weights")
     @classmethod
     def _weights_are_weights(cls, weights: dict[str, WeightCurve] | None) -> dict[str, WeightCurve] | None:
