@@ -16,7 +16,9 @@ from proxy_lm.data.plan import Plan
 from proxy_lm.data.summary import LAYOUT_SHARES
 from proxy_lm.errors import RequestError
 
-PICTURE_PHASES: Final = 40
+# The picture's bars: as many as there are documents to fill them, so that a short run shows shares and not single documents.
+MOST_PHASES: Final = 40
+_DOCUMENTS_A_PHASE: Final = 10
 SUFFIXES: Final = (".svg", ".png", ".html")
 _TITLES: Final = dict(zip(LAYOUT_SHARES, ("documents", "symbols", "source bytes"), strict=True))
 _LETTERS: Final = {"raw": "r", "view": "v", "pair": "p", "parallel": "=", "splice": "s", "fim_psm": "f", "fim_spm": "m"}
@@ -66,17 +68,18 @@ def draw_picture(plan: Plan, path: Path, name: str) -> None:
     """Write the picture: stacked bars of the three kinds of shares over progress. The suffix of `path` says how."""
     from proxy_lm import plotting, report
 
-    summary = plan.summary(PICTURE_PHASES)
+    num_phases = min(MOST_PHASES, max(4, plan.summary(1)["num_documents"] // _DOCUMENTS_A_PHASE))
+    summary = plan.summary(num_phases)
     names = _told(summary)
     title = f"The plan of {name}"
 
     def fill_with(share: str) -> Any:
         def fill(plot: Any, colours: plotting.Colours = plotting.colour) -> None:
-            below = [0.0] * PICTURE_PHASES
+            below = [0.0] * num_phases
             for index, layout in enumerate(names):
                 shares = [phase["by_layout"][layout][share] for phase in summary["phases"]]
-                at = [(k + 0.5) / PICTURE_PHASES for k in range(PICTURE_PHASES)]
-                plot.bar(at, shares, bottom=below, width=1.0 / PICTURE_PHASES, color=colours(index), label=layout, linewidth=0)
+                at = [(k + 0.5) / num_phases for k in range(num_phases)]
+                plot.bar(at, shares, bottom=below, width=1.0 / num_phases, color=colours(index), label=layout, linewidth=0)
                 below = [under + more for under, more in zip(below, shares, strict=True)]
             plot.set(xlim=(0, 1), ylim=(0, 1), xlabel="progress", ylabel=f"share of {_TITLES[share]}")
 
