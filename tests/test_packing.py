@@ -288,6 +288,21 @@ def test_curves_are_followed():
         assert abs(layouts["view"] / (layouts["view"] + layouts["raw"]) - (k + 0.5) / 10) < 0.12, k
 
 
+@pytest.mark.parametrize(("mix", "anneal"), [({"rate": 1.0}, 0.05), ({"pair": 1.0}, 0.1)], ids=["view", "pair"])
+def test_the_raw_only_end_may_be_shorter_than_a_block(mix, anneal):
+    sizes = np.full(50_000, 59)  # a block is a sixteenth of the run told raw, an eighth told twice
+    given: dict[str, Any] = {"sizes": sizes, "documents": range(sizes.size), "views": [KnownLengths("v0", sizes)], "row_length": 512}
+    plan = big(**given, num_rows=4096, mix=MixSettings.model_validate(mix | {"anneal": anneal}))
+    assert plan.num_positions // plan.block_positions < 20
+    phases = plan.summary(20)["phases"]
+    assert [phase["views"]["v0"]["num_symbols"] for phase in phases[-round(20 * anneal) :]] == [0] * round(20 * anneal)
+    assert all(phase["views"]["v0"]["num_symbols"] > 0 for phase in phases[:16])
+    # A document is a block of its own here, half as long as the run, and that does not make it raw.
+    few = big(sizes=np.full(9, 40_000), documents=range(9), views=[KnownLengths("v0", np.full(9, 40))], num_rows=80, mix=plan.mix)
+    assert few.block_positions == 1
+    assert few.summary(1)["views"]["v0"]["num_symbols"] > 0
+
+
 def test_documents_of_any_length_are_packed():
     lengths = np.array([0, 1, 5000])
     raw = MemoryDocuments(lengths, 256, seed=1)

@@ -134,8 +134,9 @@ class MixSettings(Settings):
             )
         return self
 
-    def shares(self, progress: npt.ArrayLike) -> Shares:
-        """The shares in force at this progress, any shape: curves or preset, and the raw-only end."""
+    def shares(self, progress: npt.ArrayLike, ahead: float = 0.0) -> Shares:
+        """The shares in force at this progress, any shape: curves or preset, and the raw-only end, for which what follows up to progress +
+        `ahead` is told at these shares too."""
         at = np.asarray(progress, dtype=np.float64)
         if self.preset is None:
             found = Shares(self.rate(at), self.pair(at), self.parallel(at), self.splice(at))
@@ -143,7 +144,7 @@ class MixSettings(Settings):
             found = _paper(at, in_parallel=self.preset == "paper-parallel")
         if self.anneal == 0.0:
             return found
-        before = at < 1.0 - self.anneal
+        before = at + ahead < 1.0 - self.anneal
         return Shares(*(np.where(before, share, 0.0) for share in found))
 
     def share_is_zero(self, name: _Part) -> bool:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from compressors.files import digest_of
 from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.permutation import PERMUTATION_VERSION
-from proxy_lm.data.pieces import Pieces
+from proxy_lm.data.pieces import OVERHEAD, Layout, Pieces
 from proxy_lm.data.row_order import default_window, stream_rows
 from proxy_lm.data.slices import Slices, cut
 from proxy_lm.data.telling import Draws, KnownLengths, Teller, ViewLengths
@@ -105,9 +105,12 @@ class Plan:
         self.cut_digests = {name: table.digest for name, table in sorted((cuts or {}).items())}
         if lines is not None:
             self.cut_digests["raw"] = lines.digest
-        self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {}, lines=lines)
         self.packing = packing
-        self.block_positions = _block_size(num_rows, row_length, self._teller.sizes, packing)
+        mean_length = float(sizes[documents.start : documents.stop].mean()) + float(OVERHEAD[Layout.RAW])
+        self.block_positions = _block_size(num_rows, row_length, mean_length, packing)
+        # Blocks are small with "cut". With "fit" the raw-only end may be shorter than one, so the block that reaches into it is raw.
+        ahead = min(self.block_positions * mean_length / self.num_symbols, 1 / _MIN_PACKED_BLOCKS) if packing == "fit" else 0.0
+        self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {}, lines=lines, ahead=ahead)
         self._spans: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self.digest = self._digest()
@@ -311,13 +314,13 @@ def step_digest(plan: Plan, step: int, rows_per_step: int) -> str:
     return plan.step_digest(step, rows_per_step)
 
 
-def _block_size(num_rows: int, row_length: int, sizes: I64, packing: Packing) -> int:
+def _block_size(num_rows: int, row_length: int, mean_length: float, packing: Packing) -> int:
     """Positions that share one value of the curves: a power of two up to SPAN, small in short runs. Packing needs a choice of units, and
     leaves the last row of a block half empty, so there a block is larger: in short runs a curve has 16 steps."""
     rows = num_rows / _MIN_BLOCKS
     if packing == "fit":
         rows = max(rows, min(_PACKED_ROWS, num_rows / _MIN_PACKED_BLOCKS))
-    expected = rows * row_length / (float(sizes.mean()) + 4.0)
+    expected = rows * row_length / mean_length
     return min(SPAN, 1 << max(0, int(expected).bit_length() - 1))
 
 

@@ -101,9 +101,10 @@ class Teller:
         seed: int,
         cuts: Mapping[str, CutTable],
         lines: CutTable | None = None,
+        ahead: float = 0.0,
     ) -> None:
         """`sizes` int64 [num_documents of the corpus] in bytes; `documents` the range to tell; `cuts` by view, for those that are spliced;
-        `lines` of the corpus, where fill-in-the-middle is cut at lines.
+        `lines` of the corpus, where fill-in-the-middle is cut at lines; `ahead` as in `MixSettings.shares`.
 
         Raises `RequestError` for a mix that the views cannot follow."""
         names = [view.name for view in views]
@@ -114,6 +115,7 @@ class Teller:
         self.sizes = np.asarray(sizes[documents.start : documents.stop])
         self.lengths = [np.asarray(view.lengths[documents.start : documents.stop]) for view in views]
         self._names = names
+        self._ahead = ahead
         self._borders = mix.cumulative_weights(names) if mix.weights_are_constant else None
         self._keys = {what: key_of(seed, what) for what in _PURPOSES}
         self._fim = None if mix.fim.rate.is_zero else Fim(mix.fim, seed, sizes.size, lines)
@@ -215,7 +217,7 @@ class Teller:
         """Draws with their views, the shares of each position (or of all), and layouts: the shares of told twice and told in turn stand
         side by side on one draw; what is left is told by a view or raw by another. Raw where the view cannot express the document."""
         count = draws.position.size
-        shares = self.mix.shares(progress)
+        shares = self.mix.shares(progress, self._ahead)
         if np.ndim(progress):
             shares = Shares(*(_spread(share, block_positions, count) for share in shares))
         if self._borders is None:
