@@ -20,7 +20,7 @@ from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import RowReader
 from proxy_lm.data.views import View
-from proxy_lm.errors import RequestError
+from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, Vocabulary, special_id
 
 SPLICE = special_id("<|splice|>")
@@ -184,11 +184,12 @@ def test_the_nearest_border_is_taken(borders, document):
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        ("bytes.bin", lambda data: data[:-4], "is not what its manifest records"),
-        ("symbols.bin", lambda data: bytes([data[0] ^ 1]) + data[1:], "is not what its manifest records"),
+        ("bytes.bin", lambda data: data[:-4], "bytes and its manifest records"),
+        ("symbols.bin", lambda data: bytes([data[0] ^ 1]) + data[1:], "has the SHA-256 .* and its manifest records"),
         ("manifest.json", lambda data: data.replace(b'"num_candidates": ', b'"num_candidates": 1'), "its content gives"),
+        ("manifest.json", lambda data: data[:40], "is not readable JSON"),
     ],
-    ids=["short", "flipped", "edited"],
+    ids=["short", "flipped", "edited", "torn"],
 )
 def test_a_damaged_table_is_refused_with_its_remedy(made, file, change, said):
     folder, corpus = made
@@ -202,6 +203,17 @@ def test_a_damaged_table_is_refused_with_its_remedy(made, file, change, said):
     assert "delete" in str(caught.value)
     path.write_bytes(data)
     open_cuts(corpus, [view], MIX)
+
+
+def test_a_file_in_the_place_of_the_table_is_named(made):
+    folder, corpus = made
+    [view] = opened(made, ["identity"])
+    table = folder / "identity" / "cuts"
+    shutil.rmtree(table, ignore_errors=True)
+    table.write_text("")
+    with pytest.raises(WorkError, match=r"could not write .*cuts/borders\.bin: (File exists|Not a directory)"):
+        open_cuts(corpus, [view], MIX)
+    table.unlink()
 
 
 def test_a_table_of_a_view_that_was_encoded_anew_is_made_anew(made):

@@ -250,13 +250,20 @@ def _is_there(folder: Path, digest: str) -> bool:
     """Whether the folder holds a finished table of this corpus or view; one of another (encoded anew since) is replaced."""
     if not (folder / _MANIFEST).exists():
         return False
-    manifest = read_json(folder / _MANIFEST, "table of cuts")
+    manifest = _manifest(folder)
     return manifest.get("schema") == SCHEMA and manifest.get("made_of") == digest
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / _MANIFEST, "table of cuts")
+    except RequestError as error:
+        raise RequestError(f"{error}: delete {folder}, and the next run or dry run makes it") from error
 
 
 def _read(folder: Path, num_documents: int, verify: bool) -> CutTable:
     remedy = f"delete {folder}, it is made anew"
-    manifest = read_json(folder / _MANIFEST, "table of cuts")
+    manifest = _manifest(folder)
     content = {key: value for key, value in manifest.items() if key != "digest"}
     if manifest.get("digest") != digest_of(content):
         raise RequestError(
@@ -275,6 +282,8 @@ def _array(file: Path, listed: Mapping[str, Any], kind: str, verify: bool, remed
         data = file.read_bytes()
     except OSError as error:
         raise RequestError(f"{file} is missing or unreadable ({error.strerror}); {remedy}") from error
-    if len(data) != listed["size_bytes"] or (verify and hashlib.sha256(data).hexdigest() != listed["sha256"]):
-        raise RequestError(f"{file} ({len(data)} bytes) is not what its manifest records ({listed['size_bytes']} bytes); {remedy}")
+    if len(data) != listed["size_bytes"]:
+        raise RequestError(f"{file} has {len(data)} bytes and its manifest records {listed['size_bytes']}; {remedy}")
+    if verify and (found := hashlib.sha256(data).hexdigest()) != listed["sha256"]:
+        raise RequestError(f"{file} has the SHA-256 {found} and its manifest records {listed['sha256']}; {remedy}")
     return np.frombuffer(data, kind)
