@@ -63,7 +63,7 @@ WORKER_MODULES = (
     *("sources", "spool", "streams", "view_files"),
 )
 """Of this folder: those whose code decides what a worker makes."""
-_LIBRARIES = ("numpy", "pyarrow", "zstandard", "sentencepiece", "datasketch", "pathspec", "numba")
+_LIBRARIES = ("numpy", "pyarrow", "zstandard", "sentencepiece", "tokenizers", "datasketch", "pathspec", "numba", "torch")
 
 
 class RayEngine(Engine):
