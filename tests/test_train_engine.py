@@ -82,6 +82,9 @@ def cases() -> dict[str, dict[str, Any]]:
     found |= {f"poisoned muon {stage}": case(f"muon {stage}", MUON, stage=stage, poison=4) for stage in (0, 1, 3)}
     found |= {f"discarded fp32 {stage}": case(f"poisoned fp32 {stage}", stage=stage, discard=4) for stage in (0, 2)}
     found |= {f"discarded muon {stage}": case(f"poisoned muon {stage}", MUON, stage=stage, discard=4) for stage in (0, 1, 3)}
+    found["poisoned bf16 2"] = case("bf16 to fp32 1", BF16, stage=2, poison=4)
+    found["poisoned bf16 offload 2"] = case("poisoned bf16 2", BF16, offload, stage=2, poison=4)
+    found["discarded bf16 offload 2"] = case("poisoned bf16 offload 2", BF16, offload, stage=2, discard=4)
     if HAS_COMPILER:  # torch.compile generates C++ here
         found["compiled 1"] = case("bare", {"compile": "blocks"})
         found["compiled recomputed muon 1"] = case("bare muon", MUON, {"compile": "blocks", "activation_checkpointing": True})
@@ -200,6 +203,14 @@ def test_a_step_discarded_before_its_update_leaves_what_a_bad_gradient_leaves(re
     assert discarded["skipped"] == 1
     assert discarded["losses"] == poisoned["losses"]
     assert discarded["distance"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["poisoned", "discarded"])
+def test_nothing_of_a_skipped_step_stays_in_host_memory(results, kind):
+    """DeepSpeed keeps the fp32 sums of a 16-bit run there and adds the next step to them, unless it is stopped."""
+    offloaded, plain = results[f"{kind} bf16 offload 2"], results["poisoned bf16 2"]
+    assert offloaded["skipped"] == plain["skipped"] == 1
+    assert offloaded["losses"] == pytest.approx(plain["losses"], rel=LOSS)
 
 
 @pytest.mark.parametrize("stage", [1, 3])

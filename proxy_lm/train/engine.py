@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.model.attention import Layout, document_attention
 from proxy_lm.model.decoder import Decoder, Losses
-from proxy_lm.train.discard import discarding
+from proxy_lm.train.discard import discarding, drop_stale_sums
 from proxy_lm.train.launch import Launch
 from proxy_lm.train.optimizers import parameter_groups, set_rates
 from proxy_lm.train.ranks import Ranks as Ranks
@@ -157,10 +157,13 @@ class Engine:
     def step(self, *, discard: bool = False) -> None:
         """After every micro-batch. At the last one of a step: clip, update, clear; to `discard` it, clear only and count it as skipped."""
         forget: AbstractContextManager[Any] = discarding(self._engine.optimizer) if discard and self.stage else nullcontext()
-        if self.stage == 0 and self._engine.is_gradient_accumulation_boundary() and not self._clip_here(discard):
+        is_last = self._engine.is_gradient_accumulation_boundary()
+        if self.stage == 0 and is_last and not self._clip_here(discard):
             forget = _without_update(self._engine.optimizer)
         with forget:
             self._engine.step()
+        if is_last:
+            drop_stale_sums(self._engine.optimizer)
 
     def set_learning_rate(self, rate: float) -> None:
         """AdamW's rate of the next update; Muon's follows in proportion."""
