@@ -311,7 +311,7 @@ def test_a_dry_run_counts_and_writes_nothing(tiny_run, capsys):
     assert report["plan"]["num_symbols"] == report["symbols"]
     assert report["deepspeed"]["train_batch_size"] == 8
     assert main([str(config), "--dry-run"]) == 0
-    assert "nothing is written" in capsys.readouterr().out
+    assert "no run folder is written" in capsys.readouterr().out
     assert main([str(config), "--dry-run", "--ranks", "4", "rows_per_device=2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["world_size"] == 4
     assert main([str(config), "--ranks", "4"]) == 2

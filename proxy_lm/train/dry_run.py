@@ -57,7 +57,7 @@ def show(report: dict[str, Any]) -> str:
     """The report for people."""
     plan, step = report["plan"], report["step"]
     lines = [
-        f"{report['name']} -> {report['folder']} on {_ranks(report['world_size'])}; nothing is written",
+        f"{report['name']} -> {report['folder']} on {_ranks(report['world_size'])}; no step is made, no run folder is written",
         f"parameters   {report['parameters']['total']:,} ("
         + ", ".join(f"{name} {number:,}" for name, number in report["parameters"].items() if name != "total")
         + f"), vocabulary {report['vocabulary_size']:,}",
