@@ -6,9 +6,9 @@ The cutting here is the slow, readable twin of what the converter puts together.
 from __future__ import annotations
 
 import math
+import os
 from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,14 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy_lm.errors import WorkError
+from proxy_lm.train.engine import fragment_address as address
 from proxy_lm.train.universal import convert
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
-
-
-def address(numel: int, start: int) -> SimpleNamespace:
-    """What DeepSpeed calls a fragment address."""
-    return SimpleNamespace(numel=numel, start=start)
 
 
 def whole_of(shapes: list[tuple[int, ...]]) -> dict[str, dict[str, torch.Tensor]]:
@@ -88,6 +84,16 @@ def read(folder: Path, name: str, state: str) -> torch.Tensor:
     return torch.load(folder / "zero" / name / f"{state}.pt", weights_only=False)["param"]
 
 
+class Planted:
+    """Its pickle makes a folder when it is read by a loader that trusts it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
 def test_two_ranks_cut_a_vector_of_five_in_the_middle(tmp_path):
     """Stage 1, one group of a vector of five and one of two: six elements and a pad on two ranks."""
     whole = whole_of([(5,), (2,)])
@@ -149,6 +155,10 @@ def test_what_is_not_a_whole_checkpoint_is_refused_in_a_sentence(tmp_path):
     torch.save({"optimizer_state_dict": {"zero_stage": 1}}, path)
     with pytest.raises(WorkError, match=r"do not have the form that this version reads \(KeyError"):
         convert(tmp_path / "odd", tmp_path / "none", 0, 1)
+    torch.save({"optimizer_state_dict": Planted(tmp_path / "ran")}, path)
+    with pytest.raises(WorkError, match=r"do not have the form that this version reads \(UnpicklingError"):
+        convert(tmp_path / "odd", tmp_path / "none", 0, 1)
+    assert not (tmp_path / "ran").exists(), "a file can name no function that is then called"
     path.write_bytes(b"no pickle at all")
     with pytest.raises(WorkError, match="do not have the form that this version reads"):
         convert(tmp_path / "odd", tmp_path / "none", 0, 1)

@@ -55,9 +55,15 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import deepspeed  # noqa: E402 - reads the variable above
 from deepspeed.accelerator import get_accelerator  # noqa: E402 - as above
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler  # noqa: E402 - as above
+from deepspeed.runtime.zero.config import ZeroStageEnum  # noqa: E402 - as above
 from deepspeed.sequence.layer import DistributedAttention  # noqa: E402 - as above
 from deepspeed.utils import logger as deepspeed_logger  # noqa: E402 - as above
 from deepspeed.utils import safe_get_full_fp32_param  # noqa: E402 - as above
+from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402 - as above
+
+# What DeepSpeed's files have in them beside tensors and plain values, and all that `universal.py` lets them make.
+STORED_CLASSES: Final = (LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address)
 
 
 def start(settings: CommunicationSettings, launch: Launch, sequence_parallel: int = 1) -> Ranks:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -151,7 +152,7 @@ def convert(source: Path, target: Path, rank: int, world_size: int) -> None:
     Raises `WorkError` where the files are not what this version of DeepSpeed writes: nothing is guessed."""
     try:
         shards = _open(source)
-    except (KeyError, IndexError, AttributeError, TypeError, OSError, RuntimeError) as error:
+    except (KeyError, IndexError, AttributeError, TypeError, OSError, RuntimeError, UnpicklingError) as error:
         raise WorkError(
             f"the engine's files in {source} do not have the form that this version reads ({type(error).__name__}: {str(error)[:150]}); "
             "continue with the number of ranks and the version that wrote them"
@@ -315,6 +316,10 @@ def _save(path: Path, value: Mapping[str, Any] | Tensor | float) -> None:
 
 
 def _mapped(path: Path) -> dict[str, Any]:
-    """A file of DeepSpeed's, verified by digest before: a pickle whose tensors are read when they are used."""
-    value: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=False)
+    """A file of DeepSpeed's, verified by digest before; its tensors are read when they are used. Only plain values, tensors and a few inert
+    classes of DeepSpeed can come out of it."""
+    from proxy_lm.train.engine import STORED_CLASSES  # here, because the engine imports this module
+
+    with torch.serialization.safe_globals(list(STORED_CLASSES)):
+        value: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return value
