@@ -201,6 +201,24 @@ def test_all_damaged_is_never_a_silent_step_0(two: CheckpointManager) -> None:
     assert names(two.folder) == ["step-10", "step-20"]
 
 
+def test_an_older_one_is_found_among_those_asked_for_and_damage_there_ends_nothing(
+    two: CheckpointManager, children: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two.save(25, children.writer(25), {"step": 25}, rotate=False)
+    assert names(two.folder) == ["step-10", "step-20", "step-25"], "two are kept, and this save deleted none"
+    found = [two.newest_valid(up_to=limit) for limit in (30, 24, 19, 9)]
+    assert [checkpoint and checkpoint.step for checkpoint in found] == [25, 20, 10, None]
+    even = two.newest_valid(up_to=30, only=lambda step: step % 10 == 0)
+    assert even is not None
+    assert even.step == 20
+    next((two.folder / "step-10").glob("*.json")).write_bytes(b"")
+    capsys.readouterr()
+    assert two.newest_valid(up_to=15) is None
+    assert "step-10 is damaged: " in capsys.readouterr().err
+    two.save(30, children.writer(30), {"step": 30})
+    assert names(two.folder) == ["step-25", "step-30"]
+
+
 def test_a_forecast_over_the_free_space_writes_nothing(two: CheckpointManager, children: ModuleType) -> None:
     with pytest.raises(WorkError, match=r"step 30 was not saved: .* needs about 1100000000000000000 bytes and \d+ are free"):
         two.save(30, children.writer(30), {}, forecast_bytes=10**18)

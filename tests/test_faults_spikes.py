@@ -187,6 +187,27 @@ def test_the_documents_of_the_bad_micro_batches_are_named(tiny_run, broken):
 
 
 @pytest.mark.slow
+def test_each_rollback_goes_further_back_and_to_what_an_undisturbed_run_has(tiny_run):
+    """Steps 8 to 11 are bad, and two in a row mean a rollback: after 9 to step 6, after 11 to step 4, although only two are kept. A run
+    that the clock made save every step has a checkpoint 7 too, and does the same."""
+    spikes = {"window_steps": 4, "rollback_after": 2, "max_rollbacks": 2}
+    saving = {"planned": {"every_steps": 2, "every_seconds": None}, "clocked": {"every_steps": 2, "every_seconds": 1e-9, "keep_last": 4}}
+    losses = {}
+    for name, checkpoint in saving.items():
+        config = tiny_run.write(settings(tiny_run, name, num_steps=13, spikes=spikes, checkpoint=checkpoint))
+        process = tiny_run.start(config, PROXY_LM_FAULTS="nan@8 nan@9 nan@10 nan@11")
+        output = process.communicate(timeout=240)[0]
+        assert process.returncode == 0, output
+        run = tiny_run.folder / "runs" / name
+        record = json.loads((run / "run.json").read_text())
+        assert record["spikes"]["rollbacks"] == [{"at": 9, "to": 6}, {"at": 11, "to": 4}]
+        losses[name] = [line["loss_hex"] for line in lines(run)]
+    assert losses["planned"] == losses["clocked"]
+    kept = {path.name for path in (tiny_run.folder / "runs" / "planned" / "checkpoints").iterdir()}
+    assert kept == {"step-12", "step-13"}, "once a step was learnt, the counts are kept to again"
+
+
+@pytest.mark.slow
 def test_a_run_killed_among_its_faults_repeats_them_to_the_bit(tiny_run, broken):
     config = tiny_run.write(settings(tiny_run, "killed-faulty"))
     run = tiny_run.folder / "runs" / "killed-faulty"

@@ -92,8 +92,16 @@ class CheckpointManager:
         self.collectives: Collectives = collectives or SingleProcess()
         self._newest: Path | None = None  # the last that this object saved or found
 
-    def save(self, step: int, write: Callable[[Path], object], state: Mapping[str, JSON], *, forecast_bytes: int | None = None) -> Path:
-        """Commit a checkpoint of `step` and rotate; returns its folder.
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], object],
+        state: Mapping[str, JSON],
+        *,
+        forecast_bytes: int | None = None,
+        rotate: bool = True,
+    ) -> Path:
+        """Commit a checkpoint of `step` and, where `rotate` says so, delete what is over the counts; returns its folder.
 
         `write(folder)` is called on every rank with the same empty folder and returns when this rank's files are closed. `state` is the
         trainer's JSON (rank 0's counts): progress, digests of config and data, versions. `forecast_bytes` is the expected size where it
@@ -105,7 +113,8 @@ class CheckpointManager:
         temporary = final.with_name(final.name + ".tmp")
         self._on_first(step, "while preparing", lambda: self._prepare(final, temporary, state))
         if self._on_first(step, "while looking for an older copy", final.exists) and not self._problems_together(final)[1]:
-            self._rotate(step, final)  # a kill may have come between its commit and its rotation
+            if rotate:
+                self._rotate(step, final)  # a kill may have come between its commit and its rotation
             self._newest = final
             return final
         self._on_first(step, "while checking the free space", lambda: self._start(step, temporary, forecast_bytes))
@@ -118,18 +127,20 @@ class CheckpointManager:
             raise
         self._newest = final
         self._delete([_trash(final)])
-        self._rotate(step, final)
+        if rotate:
+            self._rotate(step, final)
         return final
 
-    def newest_valid(self, *, up_to: int | None = None) -> Checkpoint | None:
+    def newest_valid(self, *, up_to: int | None = None, only: Callable[[int], bool] | None = None) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its digest, the same on every rank; None where no checkpoint was ever committed.
 
         Damaged ones are named on standard error and left where they are. Raises `WorkError` if there are checkpoints and none is valid.
-        With `up_to`, only checkpoints of that step or an earlier one exist, and what is left of deleted ones says nothing.
+        With `up_to`, only checkpoints of that step or an earlier one exist, of those the steps that `only` is true for, and None where no
+        such one is valid: newer ones may be.
         """
         steps, leftovers = self._on_first(None, "while listing", self._listing)
         if up_to is not None:
-            steps, leftovers = [step for step in steps if step <= up_to], []
+            steps, leftovers = [step for step in steps if step <= up_to and (only is None or only(step))], []
         damaged: list[str] = []
         chosen: Checkpoint | None = None
         for step in steps:
@@ -140,7 +151,7 @@ class CheckpointManager:
                 break
             more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
             damaged.append(f"{path} is damaged: {problems[0]}{more}")
-        if chosen is None and (damaged or any(name.endswith(".trash") for name in leftovers)):
+        if chosen is None and up_to is None and (damaged or any(name.endswith(".trash") for name in leftovers)):
             reason = damaged[0] if damaged else f"only the deleted {leftovers[0]} is left"
             raise WorkError(
                 f"none of the {len(damaged)} checkpoints in {self.folder} is valid ({reason}); put back a good copy, "
@@ -149,8 +160,7 @@ class CheckpointManager:
         self._newest = chosen.path if chosen else None
         if self.collectives.rank == 0:
             for sentence in damaged:
-                assert chosen is not None
-                note(f"{sentence}; using step {chosen.step} instead")
+                note(f"{sentence}; using step {chosen.step} instead" if chosen else sentence)
             if chosen is None and leftovers:
                 note(f"{self.folder} holds only {', '.join(leftovers)} of a save that was cut off; starting at step 0")
         return chosen

@@ -131,11 +131,13 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
 
     def save(now: Counters) -> None:
         state = checkpoint_state(inputs, now, ranks.world_size, deepspeed_engine.versions())
-        manager.save(now.step, lambda folder: _write_checkpoint(job.engine, inputs, folder, now.step), state)
+        # Until a step was learnt after a rollback, a further one may need a checkpoint that is older still.
+        rotate = not now.spikes.discarded_since_rollback
+        manager.save(now.step, lambda folder: _write_checkpoint(job.engine, inputs, folder, now.step), state, rotate=rotate)
 
     def roll_back(now: Counters) -> None:
         with together():
-            older = manager.newest_valid(up_to=newest_good_step(now.spikes, now.step)) or manager.newest_valid()
+            older = _from_before(now, manager, settings.checkpoint.every_steps)
         job.engine.close()
         job.engine = build(older)
         then = state_of(older.state["counters"].get("spikes", {})) if older else SpikeState()
@@ -171,6 +173,14 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         note(f"{settings.folder}: {done} at step {counters.step}")
     ranks.barrier()
     return finished
+
+
+def _from_before(now: Counters, manager: CheckpointManager, every_steps: int | None) -> Checkpoint | None:
+    """What a rollback takes: a checkpoint from before the bad steps, if possible one that the run has whatever the clock and the signals
+    were, so that a run that was stopped in between takes the same. Collective."""
+    limit, rolled = newest_good_step(now.spikes, now.step), {rollback["at"] for rollback in now.spikes.rollbacks}
+    planned = manager.newest_valid(up_to=limit, only=lambda step: step in rolled or (every_steps is not None and step % every_steps == 0))
+    return planned or manager.newest_valid(up_to=limit) or manager.newest_valid()
 
 
 def _stops_early(ranks: Ranks, stop: StopRequest) -> bool:
