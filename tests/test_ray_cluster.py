@@ -225,6 +225,7 @@ sys.exit("ray" in sys.modules)
         (["--engine", "ray", "--workers", "0"], "--workers 0"),
         (["--engine", "ray"], "pip install 'proxy-lm[ray]'"),
         (["--engine", "ray", "--address", "ray://head:10001"], "is no HOST:PORT"),
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),  # Ray itself waits for minutes
     ],
 )
 def test_bad_requests_are_one_sentence(local, tmp_path, capsys, monkeypatch, words, said):

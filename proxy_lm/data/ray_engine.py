@@ -42,6 +42,8 @@ OBJECT_STORE_BYTES = 80 << 20
 """Of a cluster that is started here: room for descriptions of tasks. More of them wait on the disk, under TMPDIR."""
 SEEN_WITHIN_SECONDS = 20.0
 """How long a worker waits until a file that was just written on another machine shows."""
+ANSWERS_WITHIN_SECONDS = 10.0
+"""How long the head of a running cluster may take to accept a connection."""
 _LONGEST_FOLDER = 36  # a socket's path has at most 107 characters and Ray adds up to 70
 _PREFIX = "proxy-lm-ray-"
 _INSTALL = "pip install 'proxy-lm[ray]', or leave --engine out"
@@ -169,6 +171,8 @@ def ray_engine(num_workers: int | None, address: str | None) -> Iterator[RayEngi
         raise RequestError(f"--address {address} is no HOST:PORT; run the command on a machine of the cluster, with its head's address")
     if importlib.util.find_spec("ray") is None:
         raise RequestError(f"--engine ray needs the library ray: {_INSTALL}")
+    if address:
+        _check_answers(address)
     _prepare_environment(local=address is None)
     ray = _library()
     with nullcontext() if address else _own_folder() as folder, _quiet():
@@ -251,10 +255,25 @@ def _connect(ray: Any, address: str) -> Any:
     try:
         return ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-        raise RequestError(
-            f"no Ray cluster answers at {address} ({_first_line(error)}); start one with `ray start --head`, and run this command on one "
-            "of its machines"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits minutes for a head that is not there. Words that are no HOST:PORT are left to it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: BaseException) -> RequestError:
+    return RequestError(
+        f"no Ray cluster answers at {address} ({_first_line(error)}); start one with `ray start --head`, and run this command on one "
+        "of its machines"
+    )
 
 
 def _first_line(error: BaseException) -> str:
