@@ -16,8 +16,9 @@ import pytest
 
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.train.checkpoint import CheckpointManager
-from proxy_lm.train.launch import free_port
+from proxy_lm.train.launch import detect, free_port
 from proxy_lm.train.stale_locks import check_lock, is_held
+from proxy_lm.train.watchdog import Watchdog
 
 LIMIT_SECONDS = 60.0
 
@@ -134,6 +135,55 @@ def test_a_rank_that_falls_silent_ends_the_others_in_time(tiny_run) -> None:
     assert ranks[0].returncode == 1, output
     assert "lost another rank" in output
     assert "Traceback" not in output
+
+
+# The trainer, whose named function falls silent or dies at its first call.
+FAILING = """
+import importlib, os, signal, sys
+name, number, sys.argv = sys.argv[1], int(sys.argv[2]), sys.argv[2:]
+module, owner, function = name.split(":")
+owner = getattr(importlib.import_module(module), owner) if owner else importlib.import_module(module)
+whole = getattr(owner, function)
+
+def fail(*words, **more):
+    os.kill(os.getpid(), number)
+    return whole(*words, **more)
+
+setattr(owner, function, fail)
+from proxy_lm.train.__main__ import run_and_leave
+run_and_leave()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "number"),
+    [("proxy_lm.train.engine:Engine:__init__", signal.SIGSTOP), ("proxy_lm.train.preflight::gather_facts", signal.SIGKILL)],
+)
+def test_a_rank_lost_before_the_first_step_ends_the_others_with_a_sentence(tiny_run, where, number) -> None:
+    """Building is where gloo waits for ever; the other is a plain death, among those that talk before a model is there."""
+    config = tiny_run.write(tiny_run.settings("unbuilt", communication={"timeout_seconds": 10}))
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    words = [sys.executable, "-c", FAILING, where, str(int(number)), str(config)]
+    first = tiny_run.start(config, RANK="0", LOCAL_RANK="0", **common)
+    second = subprocess.Popen(
+        words, env={**os.environ, "OMP_NUM_THREADS": "1", "RANK": "1", "LOCAL_RANK": "1", **common}, stderr=subprocess.DEVNULL
+    )
+    try:
+        output, _ = first.communicate(timeout=LIMIT_SECONDS)
+    finally:
+        for rank in (first, second):
+            rank.kill()
+            rank.wait()
+    assert first.returncode == 1, output
+    assert "lost another rank" in output
+    assert "Traceback" not in output
+
+
+def test_a_rank_alone_is_not_watched() -> None:
+    """A step of a day, or a night under Ctrl-Z, is nobody's silence."""
+    with Watchdog("a step", lambda: 0, 0.05, detect({})):
+        time.sleep(0.5)  # watched, this process would be gone
 
 
 @pytest.mark.slow

@@ -62,10 +62,11 @@ def train(
             note(f"the run in {settings.folder} is finished; nothing to do (another `name` or `out` starts a new one)")
         return 0
     with contextlib.nullcontext(stop) if stop else StopRequest() as stop:
-        with Watchdog("meeting the others", lambda: 0, settings.communication.timeout_seconds, launch.rank):
+        with Watchdog("meeting the others", lambda: 0, settings.communication.timeout_seconds, launch):
             ranks = deepspeed_engine.start(settings.communication, launch, settings.sequence_parallel)
         keep_freed_memory()
-        finished = not _stops_early(ranks, stop) and train_among(ranks, settings, stop, user_json, source)
+        with deepspeed_engine.meeting():
+            finished = not _stops_early(ranks, stop) and train_among(ranks, settings, stop, user_json, source)
     deepspeed_engine.stop()
     return 0 if finished else EXIT_STOPPED
 
@@ -124,9 +125,10 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         write_json(settings.folder / RUN_NAME, {**record, "status": "running"})
 
     def build(from_here: Checkpoint | None) -> Engine:
-        engine = agree(ranks, lambda: Engine(_model(inputs), settings, config, ranks))
-        if from_here:
-            load_checkpoint(engine, from_here, settings.folder, ranks)
+        with Watchdog("building or loading the model", lambda: 0, settings.communication.timeout_seconds, ranks):
+            engine = agree(ranks, lambda: Engine(_model(inputs), settings, config, ranks))
+            if from_here:
+                load_checkpoint(engine, from_here, settings.folder, ranks)
         return engine
 
     def save(now: Counters) -> None:
@@ -160,7 +162,7 @@ def _train_locked(inputs: Inputs, ranks: Ranks, config: dict[str, Any], checked:
         planted=planted,
         board=Board(settings.folder / "tb", counters.step) if is_first and settings.logging.tensorboard else None,
     )
-    with deepspeed_engine.meeting(), Watchdog("a step", lambda: counters.step, settings.communication.timeout_seconds, ranks.rank):
+    with Watchdog("a step", lambda: counters.step, settings.communication.timeout_seconds, ranks):
         finished = counters.step == inputs.num_steps or (not _stops_early(ranks, stop) and run_steps(job, counters))
     for writer in (job.metrics, job.faults, job.board):
         if writer:
