@@ -32,7 +32,7 @@ def load(kind: type[S], path: Path | None, overrides: Sequence[str] = (), base: 
     if path is not None:
         values = merge(values, read_yaml(path))
     for override in overrides:
-        values = merge(values, parse_override(override))
+        values = merge(values, parse_override(override), empty_clears=True)
     return validate(kind, values, source=str(path) if path else "the settings")
 
 
@@ -70,12 +70,13 @@ def parse_override(text: str) -> dict[str, Any]:
     return parsed
 
 
-def merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key; everything else, lists included, is replaced by `above`."""
+def merge(below: dict[str, Any], above: dict[str, Any], *, empty_clears: bool = False) -> dict[str, Any]:
+    """Mappings merge key by key; everything else, lists included, is replaced by `above`. `empty_clears`: so is what `above` has as {}."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        both = isinstance(old, dict) and isinstance(value, dict) and (value or not empty_clears)
+        merged[key] = merge(old, value, empty_clears=empty_clears) if both else value
     return merged
 
 

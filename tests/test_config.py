@@ -28,6 +28,14 @@ def test_defaults_then_yaml_then_overrides(tmp_path):
     assert config.load(Outer, None) == Outer()
 
 
+def test_an_empty_mapping_on_the_command_line_clears_and_in_a_file_does_not():
+    below = {"views": {"a": 1}, "mix": {"weights": {"a": 2}, "rate": 0.5}}
+    assert config.merge(below, config.parse_override("views={}"), empty_clears=True) == {**below, "views": {}}
+    cleared = config.merge(below, config.parse_override("mix.weights={}"), empty_clears=True)
+    assert cleared["mix"] == {"weights": {}, "rate": 0.5}
+    assert config.merge(below, {"views": {}}) == below
+
+
 def test_lists_are_replaced_and_mappings_merged():
     assert config.merge({"a": [1, 2], "b": {"c": 1, "d": 2}}, {"a": [3], "b": {"c": 4}}) == {"a": [3], "b": {"c": 4, "d": 2}}
 

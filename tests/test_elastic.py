@@ -34,30 +34,11 @@ ARMS = {
 }
 MOVED = [arm for arm in ARMS if arm != "stage-0"]
 
-# The program of `python -m proxy_lm.train`, for several runs in one process.
-CHILD = """
-import os, sys
-from pathlib import Path
-from proxy_lm.config import load
-from proxy_lm.train import engine
-from proxy_lm.train.launch import detect
-from proxy_lm.train.run import train_among
-from proxy_lm.train.settings import RunSettings
-from proxy_lm.train.stopping import StopRequest
-
-runs = [load(RunSettings, Path(path), []) for path in sys.argv[1:]]
-with StopRequest() as stop:
-    ranks = engine.start(runs[0].communication, detect(os.environ))
-    for settings in runs:
-        assert train_among(ranks, settings, stop)
-engine.stop()
-"""
+CHILD = Path(__file__).with_name("several_runs.py")
 
 
 def start(tiny_run, ranks: int, configs: list[Path]) -> str:
-    script = tiny_run.folder / "elastic.py"
-    script.write_text(CHILD)
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(script), *map(str, configs)]
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(CHILD), *map(str, configs)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, cwd=tiny_run.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -22,24 +22,7 @@ STEPS = 30
 MICRO_BATCHES = (1, 2, 4)
 WORKERS = (0, 2)
 
-# The program of `python -m proxy_lm.train`, for several runs in one process.
-CHILD = """
-import os, sys
-from pathlib import Path
-from proxy_lm.config import load
-from proxy_lm.train import engine
-from proxy_lm.train.launch import detect
-from proxy_lm.train.run import train_among
-from proxy_lm.train.settings import RunSettings
-from proxy_lm.train.stopping import StopRequest
-
-runs = [load(RunSettings, Path(path), []) for path in sys.argv[1:]]
-with StopRequest() as stop:
-    ranks = engine.start(runs[0].communication, detect(os.environ))
-    for settings in runs:
-        assert train_among(ranks, settings, stop)
-engine.stop()
-"""
+CHILD = Path(__file__).with_name("several_runs.py")
 
 
 def settings_of(tiny_run, name: str, rows_per_device: int, workers: int, **more) -> Path:
@@ -68,8 +51,6 @@ def digests(run: Path) -> list[tuple[int, str, str]]:
 @pytest.fixture(scope="module")
 def whole(tiny_run) -> dict[tuple[int, int, int], Path]:
     """{(ranks, rows of a micro-batch, workers): run folder}, all of one number of ranks in one start."""
-    script = tiny_run.folder / "digests.py"
-    script.write_text(CHILD)
     runs = {}
     for ranks in (1, 2):
         configs = []
@@ -77,7 +58,7 @@ def whole(tiny_run) -> dict[tuple[int, int, int], Path]:
             name = f"digest-{ranks}-{rows}-{workers}"
             runs[ranks, rows, workers] = tiny_run.folder / "runs" / name
             configs.append(str(settings_of(tiny_run, name, rows, workers, checkpoint={"every_steps": None, "every_seconds": None})))
-        words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(script), *configs]
+        words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(CHILD), *configs]
         done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, cwd=tiny_run.folder)
         assert done.returncode == 0, done.stdout + done.stderr
     return runs

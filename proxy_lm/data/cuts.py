@@ -40,7 +40,7 @@ from proxy_lm.progress import ProgressBar, note
 I64 = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 
-SCHEMA: Final = "proxy-lm cuts 1"
+SCHEMA: Final = "proxy-lm cuts 2"
 CUTS: Final = "cuts"
 LINES: Final = "lines"
 _MANIFEST: Final = "manifest.json"
