@@ -73,6 +73,18 @@ def test_metric_lines_after_the_step_and_torn_ones_are_cut_off(tmp_path):
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 2, "x": 3}, {"step": 3, "x": 4.5}]
 
 
+def test_a_line_that_cannot_be_read_is_not_dropped_in_silence(tmp_path, capsys):
+    from proxy_lm.train.metrics import MetricsFile
+
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step":1}\n{"stxp":2}\n{"step":3}\n{"step":4,"lo')
+    MetricsFile(path, 3).close()
+    assert f"{path}: 1 lines cannot be read and are dropped (2)" in capsys.readouterr().err
+    assert path.read_text() == '{"step":1}\n{"step":3}\n'
+    MetricsFile(path, 3).close()
+    assert capsys.readouterr().err == "", "a whole file, and one that a kill has torn, say nothing"
+
+
 def test_bits_per_byte_of_a_step_by_eye():
     from proxy_lm.train.metrics import StepTotals
 

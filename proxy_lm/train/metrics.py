@@ -19,6 +19,7 @@ import torch
 from compressors.files import disk_error, write_bytes
 from proxy_lm.data.rows import Batch
 from proxy_lm.model.decoder import Losses
+from proxy_lm.progress import note
 from proxy_lm.train.engine import Ranks
 from proxy_lm.train.rows_read import NUM_PARTS, marks, rows_digest
 from proxy_lm.train.spikes import SpikeState, state_of
@@ -187,9 +188,15 @@ class MetricsFile:
     """`metrics.jsonl`, appended; one line a step. Only rank 0 makes one."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Lines after `step` are cut off: they belong to steps that will be made again."""
+        """Lines after `step` are cut off: they belong to steps that will be made again. Lines that cannot be read are told of and dropped."""
         self.path = path
-        kept = [line for line in _lines(path) if line[0] <= step]
+        lines, unreadable = _lines(path)
+        kept = [line for line in lines if line[0] <= step]
+        if unreadable:
+            numbers = f"{', '.join(map(str, unreadable[:5]))}{', ...' if len(unreadable) > 5 else ''}"
+            note(
+                f"{path}: {len(unreadable)} lines cannot be read and are dropped ({numbers}); `proxy-lm verify` names the steps that lack one"
+            )
         write_bytes(path, b"".join(text + b"\n" for _, text in kept))
         self._file = path.open("ab")
 
@@ -243,12 +250,15 @@ def _shares(names: Sequence[str], numbers: Any, total: float) -> dict[str, float
     return {name: float(number) / total if total else 0.0 for name, number in zip(names, numbers, strict=True)}
 
 
-def _lines(path: Path) -> list[tuple[int, bytes]]:
-    """(step, text) of every whole line; a kill may have torn the last one."""
+def _lines(path: Path) -> tuple[list[tuple[int, bytes]], list[int]]:
+    """(step, text) of every line, and the numbers of those that are none; not of the last one, which a kill may have torn."""
     lines: list[tuple[int, bytes]] = []
-    for text in path.read_bytes().split(b"\n") if path.exists() else []:
+    unreadable: list[int] = []
+    texts = path.read_bytes().split(b"\n") if path.exists() else []
+    for number, text in enumerate(texts, 1):
         try:
             lines.append((int(json.loads(text)["step"]), text))
         except (ValueError, KeyError, TypeError):
-            continue
-    return lines
+            if number < len(texts):
+                unreadable.append(number)
+    return lines, unreadable
