@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 from collections import OrderedDict
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def test_what_is_not_a_whole_checkpoint_is_refused_in_a_sentence(tmp_path):
     path.write_bytes(b"no pickle at all")
     with pytest.raises(WorkError, match="do not have the form that this version reads"):
         convert(tmp_path / "odd", tmp_path / "none", 0, 1)
+
+
+def test_a_write_that_fails_is_a_sentence(tmp_path):
+    """No file may grow beyond 100 kB: what torch makes of it is what it makes of a full disk."""
+    write(tmp_path / "engine", [whole_of([(40_000,), (2,)])], 2, 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(WorkError, match=r"could not write .* bytes are free there; free some and run the same command again"):
+            convert(tmp_path / "engine", tmp_path / "whole", 0, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_state_on_nvme_is_refused_with_the_number_of_ranks_that_fits(tmp_path):

@@ -188,15 +188,13 @@ class MetricsFile:
     """`metrics.jsonl`, appended; one line a step. Only rank 0 makes one."""
 
     def __init__(self, path: Path, step: int) -> None:
-        """Lines after `step` are cut off: they belong to steps that will be made again. Lines that cannot be read are told of and dropped."""
+        """Lines after `step` are cut off: they belong to steps that will be made again. Lines that cannot be read are named and dropped."""
         self.path = path
         lines, unreadable = _lines(path)
         kept = [line for line in lines if line[0] <= step]
         if unreadable:
             numbers = f"{', '.join(map(str, unreadable[:5]))}{', ...' if len(unreadable) > 5 else ''}"
-            note(
-                f"{path}: {len(unreadable)} lines cannot be read and are dropped ({numbers}); `proxy-lm verify` names the steps that lack one"
-            )
+            note(f"{path}: {len(unreadable)} lines cannot be read and are dropped ({numbers}); `proxy-lm verify` names their steps")
         write_bytes(path, b"".join(text + b"\n" for _, text in kept))
         self._file = path.open("ab")
 

@@ -311,8 +311,14 @@ def _save_whole(path: Path, parameter: _Parameter, flat: Tensor) -> None:
 
 
 def _save(path: Path, value: Mapping[str, Any] | Tensor | float) -> None:
-    with atomic_writer(path, durable=False) as file:
-        torch.save(value, file)
+    try:
+        with atomic_writer(path, durable=False) as file:
+            torch.save(value, file)
+    except RuntimeError as error:  # how torch's writer tells of a disk that is full
+        raise WorkError(
+            f"could not write {path} ({str(error).splitlines()[0][:100]}): {shutil.disk_usage(path.parent).free} bytes are free there; "
+            "free some and run the same command again"
+        ) from error
 
 
 def _mapped(path: Path) -> dict[str, Any]:
