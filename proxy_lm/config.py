@@ -75,8 +75,9 @@ def merge(below: dict[str, Any], above: dict[str, Any], *, empty_clears: bool = 
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict) and (value or not empty_clears)
-        merged[key] = merge(old, value, empty_clears=empty_clears) if both else value
+        if isinstance(old, dict) and isinstance(value, dict) and (value or not empty_clears):
+            value = merge(old, value, empty_clears=empty_clears)
+        merged[key] = value
     return merged
 
 
