@@ -139,8 +139,11 @@ def test_metrics_are_checked_line_by_line(run):
     assert "line 5 is not the line of a step" in damage_of([*whole[:4], b'{"step": 5}\n', *whole[5:]])[0]
     wrong_loss = json.dumps(other | {"loss_nats": other["loss_nats"] + 1}).encode() + b"\n"
     assert "line 5 is not the line of a step (ValueError: loss_nats" in damage_of([*whole[:4], wrong_loss, *whole[5:]])[0]
-    other_rows = json.dumps(other | {"batch_digest": "0" * 64}).encode() + b"\n"
-    assert damage_of([*whole[:4], other_rows, *whole[5:]]) == ["metrics.jsonl: step 5 was not trained on the rows that the plan has for it"]
+    for digest in ("batch_digest", "rows_digest"):  # what the plan held, and what the ranks really read
+        other_rows = json.dumps(other | {digest: "0" * len(other[digest])}).encode() + b"\n"
+        assert damage_of([*whole[:4], other_rows, *whole[5:]]) == [
+            "metrics.jsonl: step 5 was not trained on the rows that the plan has for it"
+        ]
     symbols = json.dumps(other | {"total_symbols": 7}).encode() + b"\n"
     assert damage_of([*whole[:4], symbols, *whole[5:]]) == ["metrics.jsonl: step 5 does not have 512 symbols more than the one before"]
     sixth = json.loads(whole[5])

@@ -16,6 +16,8 @@ class Line:
     step: int
     loss_hex: str
     batch_digest: str
+    rows_digest: str | None
+    """None in runs of before there was one."""
     total_symbols: int
     discarded: str | None
     """Why the step was not learnt from; None for the others."""
@@ -64,6 +66,7 @@ def _line(value: Any) -> Line:
         step=step,
         loss_hex=loss_hex,
         batch_digest=str(value["batch_digest"]),
+        rows_digest=value.get("rows_digest"),
         total_symbols=int(value["total_symbols"]),
         discarded=value.get("discarded"),
     )

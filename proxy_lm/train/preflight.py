@@ -13,6 +13,7 @@ all, and the first rank of every host a sample of 64 places a file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -325,7 +326,13 @@ def sample(corpus: Corpus, views: Sequence[View]) -> str:
 
 
 def _bytes_under(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    """Another run may be at work in the folder, which the lock says later: what goes while it is looked at is not there."""
+    size_bytes = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size_bytes += (Path(place) / name).lstat().st_size
+    return size_bytes
 
 
 def _device_name(device: torch.device) -> str:

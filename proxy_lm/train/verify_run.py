@@ -213,6 +213,7 @@ def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, foun
         )
         return {"checked": False, "missing": missing}
     from proxy_lm.train.inputs import open_inputs
+    from proxy_lm.train.rows_read import marks, rows_digest
 
     try:
         inputs = open_inputs(settings, record["world_size"], verify=True)
@@ -224,8 +225,14 @@ def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, foun
             found.damage.append(f"the run was trained with the {what} {record['identity'].get(what)} and here is {digest}")
     if record["identity"].get("plan") != inputs.plan.digest:
         return {"checked": True, "steps_compared": 0}
-    chosen = list(_spread(len(lines), steps_compared))
-    other = [lines[k].step for k in chosen if inputs.plan.step_digest(lines[k].step - 1, settings.rows_per_step) != lines[k].batch_digest]
+    chosen = [lines[k] for k in _spread(len(lines), steps_compared)]
+    reader, num_rows = inputs.reader, settings.rows_per_step
+    other = []
+    for line in chosen:
+        rows = range((line.step - 1) * num_rows, line.step * num_rows)
+        read = line.rows_digest is None or line.rows_digest == rows_digest(marks(reader.read(rows)))
+        if not read or inputs.plan.step_digest(line.step - 1, num_rows) != line.batch_digest:
+            other.append(line.step)
     found.few(METRICS_NAME, [f"step {step} was not trained on the rows that the plan has for it" for step in other])
     return {"checked": True, "steps_compared": len(chosen)}
 
