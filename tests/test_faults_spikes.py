@@ -183,7 +183,7 @@ def test_the_documents_of_the_bad_micro_batches_are_named(tiny_run, broken):
         assert document["path"] == corpus.column("path")[document["document"]]
         assert document["view"] in ("raw", "gzip")
     assert first["num_documents"] == len(first["documents"])
-    assert told[1]["expected_nats"] + told[1]["limit_nats"] < told[1]["loss_nats"]
+    assert told[1]["expected_nats"] + told[1]["limit_over_expected_nats"] < told[1]["loss_nats"]
 
 
 @pytest.mark.slow

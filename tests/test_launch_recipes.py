@@ -104,13 +104,13 @@ def test_over_ssh_counts_from_the_top_of_the_file():
 
 def test_node_ranks_have_one_command_each_and_bring_their_hostfile(config, capsys):
     found = recipe(capsys, config, "--nodes", 2, "--gpus-per-node", 4, "--no-ssh", "--master-addr", "h", "--master-port", 7)
-    assert found["files"] == {"hosts": "node0 slots=4\nnode1 slots=4\n"}
+    assert found["files"] == {"proxy-lm.hosts": "node0 slots=4\nnode1 slots=4\n"}
     ranks = [command["words"][command["words"].index("--node_rank") + 1] for command in found["commands"]]
     assert ranks == ["0", "1"]
     # What is printed is a script: bash parses it, and the here-document is the hostfile.
-    script = "\n".join(line for line in found["text"].splitlines() if not line.startswith("deepspeed")) + "\ncat hosts"
+    script = "\n".join(line for line in found["text"].splitlines() if not line.startswith("deepspeed")) + "\ncat proxy-lm.hosts"
     done = subprocess.run(["bash", "-e", "-c", script], capture_output=True, text=True, check=True, cwd=config.parent)
-    assert done.stdout == found["files"]["hosts"]
+    assert done.stdout == found["files"]["proxy-lm.hosts"]
 
 
 def test_torchrun_has_one_command_a_node(config, capsys):

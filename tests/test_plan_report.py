@@ -56,6 +56,28 @@ def test_table_and_bars_by_eye():
     assert [abs(thirds[1].count(letter) - 10) <= 1 for letter in "rp="] == [True] * 3
 
 
+def test_a_long_document_counts_in_every_phase_in_which_it_stands():
+    # One document of 996 bytes, 1,000 ids with its four specials, told twice over ten rows of 200: each fifth holds 400 ids of raw text.
+    sizes = np.array([996])
+    plan = Plan(
+        sizes=sizes,
+        documents=range(1),
+        views=[],
+        vocabulary=Vocabulary([]),
+        mix=MixSettings(),
+        seed=0,
+        row_length=200,
+        lookahead=1,
+        num_rows=10,
+    )
+    phases = plan.summary(5)["phases"]
+    assert [phase["by_layout"]["raw"]["num_ids"] for phase in phases] == [400] * 5
+    assert [phase["by_layout"]["raw"]["num_documents"] for phase in phases] == [1, 0, 1, 0, 0]  # they begin at ids 0 and 1,000
+    told = [phase["by_layout"]["raw"]["source_bytes"] for phase in phases]
+    assert sum(told) == 2 * 996
+    assert all(abs(part - 398.4) < 2 for part in told)
+
+
 def test_shares_by_layout_sum_to_one_and_to_the_counts_by_view():
     summary = plan_of({"rate": 0.5, "pair": 0.2, "parallel": 0.1}).summary(3)
     for part in (summary, *summary["phases"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,8 @@ PAPER_RUN: Final[dict[str, Any]] = {
     "zero": {"stage": 2},
 }
 PAPER_IDS: Final = 320 + 65_536
+WIDTH: Final = 110
+"""Columns of the table, however narrow the terminal."""
 RESERVED_BYTES: Final = 2**30
 """Of a device: the runtime and the libraries' own buffers."""
 USABLE_SHARE: Final = 0.95
@@ -101,7 +104,8 @@ def show(result: dict[str, Any]) -> None:
 
     device = result["device"]
     recomputed = "recomputed" if result["activation_checkpointing"] else "kept"
-    console = Console(highlight=False)
+    # Wide enough for every column: a narrow terminal wraps, and nothing is cut out of a number.
+    console = Console(highlight=False, width=max(shutil.get_terminal_size().columns, WIDTH))
     console.print(
         f"{device['kind']}: {device['memory_bytes'] / 2**30:.0f} GiB, {device['peak_flops'] / 1e12:,.4g} TFLOP/s in {result['precision']}, "
         f"{result['share_of_peak']:.0%} of it reached; rows of {result['row_length']:,}, {result['rows_per_device']} on a device, "

@@ -93,7 +93,7 @@ def open_lines(corpus: Corpus, *, verify: bool = True, num_workers: int | None =
 
 
 def _open_view(corpus: Corpus, view: View, verify: bool, num_workers: int | None) -> CutTable:
-    remedy = f"set mix.splice=0, or give '{view.name}' no weight in mix.weights"
+    remedy = f"set mix.splice=0, or name only the other views in mix.weights, which leaves '{view.name}' without"
     if not view.exact:
         raise RequestError(
             f"view '{view.name}' does not give documents back exactly, so no stretch of it can be told by its symbols; {remedy}"

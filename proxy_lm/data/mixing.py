@@ -119,7 +119,10 @@ class MixSettings(Settings):
         given = [name for name in ("rate", *_TOLD_TWICE_OR_IN_TURN) if not getattr(self, name).is_zero]
         if self.preset is not None:
             if given:
-                raise ValueError(f"preset={self.preset} sets the shares and {', '.join(given)} is given too; leave out one or the other")
+                raise ValueError(
+                    f"preset={self.preset} sets the shares and {', '.join(given)} is given too; leave out one or the other "
+                    "(mix={} clears a file's shares)"
+                )
             return self
         # Straight lines reach their greatest sum at a point; cosines may between points.
         knots = [point[0] for name in _TOLD_TWICE_OR_IN_TURN for point in getattr(self, name).points]

@@ -1,7 +1,8 @@
 """What a plan will tell: counts and shares by view and layout, for the whole run and by phase. From lengths alone, before any step.
 
 Shares of documents, of symbols and of source bytes are three different things (a view's symbols are fewer than the bytes they tell), so
-all three are given. A document belongs to the phase in which it begins; the last document of the run counts with the part that is told.
+all three are given. A document counts in the phase in which it begins, its ids and bytes in the phases in which they stand; the last
+document of the run counts with the part that is told.
 """
 
 from __future__ import annotations
@@ -40,15 +41,18 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
     seen = np.zeros(plan.num_documents, dtype=np.bool_)
     num_begun = num_split = num_ids = 0
     for pieces, place, (ids, symbols, bytes_told, begins), num_split_here in _counted(plan):
-        phase = np.minimum((plan.progress(place) * num_phases).astype(np.int64), num_phases - 1)
-        for table, values in zip(codes, (begins, symbols, bytes_told), strict=False):
-            np.add.at(table, (phase, pieces.code), values)
-        np.add.at(specials, phase, ids - symbols)
+        phase = np.minimum(place * num_phases // plan.num_symbols, num_phases - 1)
+        index, where, parts = _over_phases(place, ids, (ids, symbols, bytes_told), plan.num_symbols, num_phases)
+        np.add.at(codes[0], (phase, pieces.code), begins)
+        np.add.at(codes[1], (where, pieces.code[index]), parts[1])
+        np.add.at(codes[2], (where, pieces.code[index]), parts[2])
+        np.add.at(specials, where, parts[0] - parts[1])
         opens = np.diff(pieces.position, prepend=-1) != 0
         _count_told(told, pieces, opens, bytes_told, plan.documents.start)
         first = opens & (ids > 0)
-        for table, values in zip(layouts, (first, ids, bytes_told), strict=True):
-            np.add.at(table, (phase, pieces.layout), values)
+        np.add.at(layouts[0], (phase, pieces.layout), first)
+        np.add.at(layouts[1], (where, pieces.layout[index]), parts[0])
+        np.add.at(layouts[2], (where, pieces.layout[index]), parts[2])
         is_uncut = pieces.missing == UNCUT
         np.add.at(uncut, phase[first & is_uncut], 1)
         lacks_view = first & ~is_uncut
@@ -95,6 +99,24 @@ def _counted(plan: Plan) -> Iterator[tuple[Pieces, I64, tuple[I64, I64, I64, Boo
         first = np.unique(index, return_index=True)[1]
         place = slices.row[first] * plan.row_length + slices.column[first]
         yield pieces, place, inside_rows(slices, index, plan.row_length, plan.num_rows), num_split(slices, plan.num_rows)
+
+
+def _over_phases(place: I64, ids: I64, totals: tuple[I64, ...], num_symbols: int, num_phases: int) -> tuple[I64, I64, list[I64]]:
+    """Pieces cut at the borders of the phases: index of the piece, phase, and the share of each total that stands there, in proportion to
+    its ids and adding up to the total."""
+    last = np.minimum((place + np.maximum(ids, 1) - 1) * num_phases // num_symbols, num_phases - 1)
+    first = np.minimum(place * num_phases // num_symbols, num_phases - 1)
+    num_parts = last - first + 1
+    index = np.repeat(np.arange(place.size), num_parts)
+    if index.size == place.size:
+        return index, first, list(totals)
+    phase = first[index] + np.arange(index.size) - np.repeat(np.cumsum(num_parts) - num_parts, num_parts)
+    borders = -(-np.arange(num_phases + 1) * num_symbols // num_phases)
+    borders[-1] = np.iinfo(np.int64).max
+    before, until = (np.clip(borders[phase + k] - place[index], 0, ids[index]) for k in (0, 1))
+    before[phase == first[index]] = 0
+    whole = np.maximum(ids, 1)[index]
+    return index, phase, [until * total[index] // whole - before * total[index] // whole for total in totals]
 
 
 def _count_told(told: I64, pieces: Pieces, opens: Bools, bytes_told: I64, first_document: int) -> None:

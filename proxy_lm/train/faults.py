@@ -1,6 +1,7 @@
 """Bad steps on record: `faults.jsonl` beside `metrics.jsonl`, one line for each discarded step and each rollback, documents by name.
 
-    {"step": 812, "event": "discarded", "why": "spike", "loss_nats": 9.1, "expected_nats": 2.2, "limit_nats": 0.6, "micro_batches": [...],
+    {"step": 812, "event": "discarded", "why": "spike", "loss_nats": 9.1, "expected_nats": 2.2, "limit_over_expected_nats": 0.6,
+     "micro_batches": [...],
      "documents": [{"row": 6493, "document": 71, "id": "...", "path": "a/b.py", "view": "raw"}, ...], "num_documents": 3}
     {"step": 819, "event": "rolled back", "to": 750}
 
@@ -125,7 +126,7 @@ def discarded(
         "loss_nats": finite(totals.loss_nats),
         "loss_hex": totals.loss_nats.hex(),
         "expected_nats": verdict.expected_nats,
-        "limit_nats": verdict.limit_nats,
+        "limit_over_expected_nats": verdict.limit_nats,
         "micro_batches": [{"rows": [m.rows.start, m.rows.stop], "loss_nats": finite(m.loss_nats), "bad": m in bad} for m in micro_batches],
         "documents": documents[:MAX_NAMED],
         "num_documents": len(documents),

@@ -102,10 +102,12 @@ def git_state() -> dict[str, Any] | None:
         return subprocess.run(["git", "-C", here, *words], capture_output=True, check=True, timeout=10).stdout
 
     try:
-        commit, changes = git("rev-parse", "HEAD").decode().strip(), git("status", "--porcelain").decode().splitlines()
+        # Of the packages only: corpora, views and runs that lie in the checkout are no change of the program.
+        packages = [str(Path(here).parents[1] / name) for name in ("proxy_lm", "compressors", "eval")]
+        commit, changes = git("rev-parse", "HEAD").decode().strip(), git("status", "--porcelain", "--", *packages).decode().splitlines()
         if not changes:
             return {"commit": commit, "state": "clean"}
-        difference = hashlib.sha256(git("diff", "HEAD")).hexdigest()
+        difference = hashlib.sha256(git("diff", "HEAD", "--", *packages)).hexdigest()
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "state": "changed", "num_changed_files": len(changes), "difference_sha256": difference}

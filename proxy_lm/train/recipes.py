@@ -20,7 +20,7 @@ from proxy_lm.errors import RequestError
 Kind = Literal["local", "hostfile", "no-ssh", "torchrun", "slurm"]
 
 TRAINER: Final = "proxy_lm.train"
-HOSTS_NAME: Final = "hosts"
+HOSTS_NAME: Final = "proxy-lm.hosts"
 JOB_NAME: Final = "job.sbatch"
 DEFAULT_PORT: Final = 29_500
 GRACE_SECONDS: Final = 120

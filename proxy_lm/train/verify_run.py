@@ -254,7 +254,14 @@ def _leftovers(folder: Path) -> list[str]:
 def _resume(record: dict[str, Any], checkpoints: list[dict[str, Any]], newest: dict[str, Any] | None) -> dict[str, Any]:
     """What the same command would do now."""
     if record.get("status") == "finished":
-        return {"step": record["num_steps"], "says": "finished: the same command says so and does nothing"}
+        says = "finished: the same command says so and does nothing"
+        damaged = [entry["step"] for entry in checkpoints if not entry["valid"] and (newest is None or entry["step"] > newest["step"])]
+        if damaged and newest is not None:
+            says += (
+                f". Its last checkpoint is damaged: move {RUN_NAME} and {CHECKPOINTS_NAME}/step-{max(damaged)} away, and the same command "
+                f"makes the steps after {newest['step']} again"
+            )
+        return {"step": record["num_steps"], "says": says}
     if newest is None:
         if checkpoints:
             return {"step": None, "says": "the same command is refused: there are checkpoints and none is valid"}
