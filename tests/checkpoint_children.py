@@ -80,12 +80,13 @@ def points(folder: Path, mode: str) -> list[dict[str, Any]]:
             after = valid_steps(manager)
             half = [s for s in committed_steps(manager) if s not in after and not (name in ("replacement", "alone") and s == 3)]
             contents = all(holds_payload(folder / f"step-{s}", s) for s in after)
+            start = CheckpointManager(manager.folder, keep_last=manager.keep_last, keep_every=manager.keep_every)
             try:
-                newest = manager.newest_valid()
+                newest = start.newest_valid()
                 found = newest.step if newest else 0
             except WorkError:
                 found = -1
-            manager.save(step, writer(step), {"step": step})  # the next start needs no hands
+            start.save(step, writer(step), {"step": step})  # the next start needs no hands
             record = {"scenario": name, "point": point, "code": code, "before": before, "after": after, "found": found, "half": half}
             records.append(record | {"contents": contents, "healed": sorted(path.name for path in folder.iterdir())})
             if code == 0 and after and _events_seen(folder) <= point:

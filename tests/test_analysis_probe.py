@@ -12,6 +12,7 @@ from proxy_lm import cli
 from proxy_lm.analysis.probe import ProbeSettings, _run, probe_settings
 from proxy_lm.analysis.probe_score import Asked, compare, ids_of
 from proxy_lm.data.corpus import build_small
+from proxy_lm.data.mixing import Curve
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START, Vocabulary
 
@@ -58,7 +59,7 @@ def test_task_and_control_are_told_as_many_crops(tmp_path):
     assert raw.num_steps == 2000 * 104 // 1000
     assert steps["compress"].num_steps == 2000 * (100 + 38 + 6) // 1000
     assert steps[None].num_steps == 2000 * (38 + 4) // 1000
-    assert [run.mix.raw_first for run in (steps["decompress"], steps["compress"])] == [0.0, 1.0]
+    assert [run.mix.raw_first for run in (steps["decompress"], steps["compress"])] == [Curve.constant(0.0), Curve.constant(1.0)]
     assert (raw.views, raw.mix.pair.is_zero, steps["compress"].mix.pair.is_zero) == ({}, True, False)
 
 

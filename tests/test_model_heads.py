@@ -237,8 +237,10 @@ def test_a_run_with_heads_logs_each_and_its_checkpoint_has_them(tiny_run: Any) -
     for line in lines:
         assert list(line["head_loss_nats"]) == names
         assert line["head_loss_nats"]["next"] == line["loss_nats"]
-        # At the start every head guesses: the nats of 320 ids, or of all of them.
-        assert all(4.0 < loss < 8.0 for loss in line["head_loss_nats"].values())
+        # At the start every head guesses: the nats of 320 ids, or of all of them. A step that is told by the view alone has no raw bytes.
+        silent = [name for name, loss in line["head_loss_nats"].items() if loss is None]
+        assert silent == [] or (silent == ["raw_2", "raw_3"] and line["symbol_share"]["raw"] < 0.01)
+        assert all(4.0 < loss < 8.0 for loss in line["head_loss_nats"].values() if loss is not None)
     events = EventAccumulator(str(folder / "tb")).Reload()
     assert {f"head_loss_nats/{name}" for name in names} <= set(events.Tags()["scalars"])
     loaded = load_model(folder).model
