@@ -27,16 +27,16 @@ def runs(tiny_run: Any) -> dict[str, Any]:
     heads = {"num_raw_heads": 1, "preset": None, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64}
     common = {"num_steps": STEPS, "zero": {"stage": 0}, "model": heads, "schedule": {"warmup_steps": 1}}
     saving = {"checkpoint": {"every_steps": 3}}
-    for name in ("whole", "shared"):
+    for name in ("undivided", "shared"):
         config = tiny_run.write(tiny_run.settings(name, **common, **saving))
-        if name == "whole":
+        if name == "undivided":
             tiny_run.train(config)
         else:
             tiny_run.train(config, "sequence_parallel=2", ranks=2, launcher="torchrun")
     # The second half again, by one rank: the last checkpoint is as good as lost.
     folder = tiny_run.folder / "runs" / "shared"
-    done = {name: lines_of(tiny_run, name) for name in ("whole", "shared")}
-    record = {name: json.loads((tiny_run.folder / "runs" / name / "run.json").read_text()) for name in ("whole", "shared")}
+    done = {name: lines_of(tiny_run, name) for name in ("undivided", "shared")}
+    record = {name: json.loads((tiny_run.folder / "runs" / name / "run.json").read_text()) for name in ("undivided", "shared")}
     (folder / "run.json").unlink()
     (folder / "checkpoints" / f"step-{STEPS}").rename(tiny_run.folder / "shared-last")
     latest = folder / "checkpoints" / "latest"
@@ -49,7 +49,7 @@ def runs(tiny_run: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["shared", "continued"])
 def test_every_step_has_the_same_rows_and_the_same_loss(runs: dict[str, Any], name: str) -> None:
-    whole, ours = runs["lines"]["whole"], runs["lines"][name]
+    whole, ours = runs["lines"]["undivided"], runs["lines"][name]
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
     for key in ("batch_digest", "rows_digest", "document_share", "source_byte_share", "total_source_bytes"):
         assert [line[key] for line in ours] == [line[key] for line in whole], key
@@ -61,7 +61,7 @@ def test_every_step_has_the_same_rows_and_the_same_loss(runs: dict[str, Any], na
 
 
 def test_validation_reads_every_row_once(runs: dict[str, Any]) -> None:
-    whole, shared = (runs["record"][name]["validation"] for name in ("whole", "shared"))
+    whole, shared = (runs["record"][name]["validation"] for name in ("undivided", "shared"))
     assert [found["step"] for found in shared] == [found["step"] for found in whole]
     for mine, theirs in zip(shared, whole, strict=True):
         assert numbers(mine["bits_per_byte"]) == pytest.approx(numbers(theirs["bits_per_byte"]), rel=1e-5)
