@@ -74,6 +74,34 @@ def interval(clusters: Clusters, *, seed: int = 0, num_draws: int = NUM_DRAWS) -
     return _middle(draws[:, 0])
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A ratio of two sums over items with its 95 % interval: `value` is None where there is nothing to divide by, `interval` with fewer
+    than two projects."""
+
+    value: float | None
+    interval: tuple[float, float] | None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON."""
+        return {"value": self.value, "interval": None if self.interval is None else list(self.interval)}
+
+
+def estimate(
+    projects: Sequence[str], top: npt.ArrayLike, bottom: npt.ArrayLike | None = None, *, seed: int = 0, num_draws: int = NUM_DRAWS
+) -> Estimate:
+    """Sum of `top` over sum of `bottom` ([num_items] each; left out, 1: the mean), and its interval, projects drawn again as in `interval`.
+    The same projects and `bottom` get the same draws, so the estimate of a difference is that of the paired differences."""
+    numerators = np.asarray(top, dtype=np.float64)
+    denominators = np.ones_like(numerators) if bottom is None else np.asarray(bottom, dtype=np.float64)
+    if not denominators.sum():
+        return Estimate(None, None)
+    clusters = Clusters.of_documents(projects, numerators, denominators)
+    value = math.fsum(numerators) / math.fsum(denominators)
+    bounds = interval(clusters, seed=seed, num_draws=num_draws)
+    return Estimate(value, None if bounds is None else (bounds[0] * math.log(2), bounds[1] * math.log(2)))
+
+
 def compare(arm: Sequence[Clusters], baseline: Sequence[Clusters], *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Comparison:
     """Paired comparison; entry s of both lists is seed s. All clusters must hold the same projects and bytes."""
     first = baseline[0]

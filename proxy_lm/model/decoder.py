@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -254,6 +254,17 @@ class Decoder(nn.Module):
         counts_BT = (segments[:, :-1] >= 0) & (segments[:, 1:] == segments[:, :-1])
         _, nll_N = self.head(hidden_ND, ids[:, 1:].flatten(), counts_BT.flatten())
         return nll_N.view(ids.shape[0], -1)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def states(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Iterator[Tensor]:
+        """The stream [B, T, D] as the embedding gives it and after each block, then normed as the heads read it: depth + 2 tensors."""
+        x_BTD = self.embedding(ids)
+        layout, rotation = layout_of(segments, x_BTD.dtype, self.attention_path, ids.device), self._rotation(positions, x_BTD.dtype)
+        yield x_BTD
+        for block in self.blocks:
+            x_BTD = block(x_BTD, rotation, layout)
+            yield x_BTD
+        yield self.norm(x_BTD)
 
     def _hidden(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         x_BTD = self.embedding(ids)
