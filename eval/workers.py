@@ -18,8 +18,6 @@ from typing import Any
 
 import torch
 
-import compressors.registry as registry
-from compressors.base import Compressor
 from compressors.files import write_json
 from eval.blocks import Block, pending, plan_blocks, read_done, work
 from eval.bpb import EvaluationSettings, Job
@@ -27,9 +25,9 @@ from eval.scorer import Scorer, reading_of
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import ProxyError, RequestError, WorkError
 from proxy_lm.progress import ProgressBar, note
+from proxy_lm.reading import compressor_of, device_named, reading_view
 from proxy_lm.train.launch import detect
 from proxy_lm.train.restore import LoadedModel, load_model
-from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.weights import WEIGHTS_NAME
 
 _PR_SET_PDEATHSIG = 1
@@ -78,7 +76,7 @@ def _ranks() -> tuple[int, int]:
 
 def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None, *, verify: bool) -> tuple[Job, Corpus, LoadedModel]:
     """Load the newest valid checkpoint of the run, and the corpus it was trained on; `verify` compares the digest of every byte of it."""
-    loaded = load_model(run, device=_device(settings.device))
+    loaded = load_model(run, device=device_named(settings.device))
     opened = Corpus.open(corpus or Path(loaded.settings.corpus), verify=verify)
     expected = loaded.manifest["state"]["identity"]["corpus"]
     if opened.digest != expected:
@@ -89,28 +87,6 @@ def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None, *, ve
     weights = next(entry["sha256"] for entry in loaded.manifest["files"] if entry["name"] == WEIGHTS_NAME)
     job = Job(run, opened.path, settings, view, loaded.step, weights, opened.digest)
     return job, opened, loaded
-
-
-def _device(name: str) -> torch.device:
-    """The device that the settings name. Raises `RequestError` where this machine has no such device."""
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        name = "cuda" if num_gpus else "cpu"
-    known = ["cpu", *(["cuda"] if num_gpus else []), *(f"cuda:{index}" for index in range(num_gpus))]
-    if name not in known:
-        raise RequestError(f"device '{name}' is not here; this machine has: {', '.join(known)}")
-    return torch.device(name)
-
-
-def reading_view(settings: RunSettings) -> str:
-    """Raw if the run was told any raw bytes by its mix, else its only view. Raises `RequestError` where there are several."""
-    mix = settings.mix
-    if mix.tells_raw:
-        return "raw"
-    told = [name for name in settings.views if mix.can_be_drawn(name)]
-    if len(told) != 1:
-        raise RequestError(f"the run was told by {len(told)} views and never raw; choose the reading with --view: {', '.join(told)}")
-    return told[0]
 
 
 def describe(job: Job) -> dict[str, Any]:
@@ -125,7 +101,7 @@ def describe(job: Job) -> dict[str, Any]:
 
 def score_blocks(job: Job, corpus: Corpus, loaded: LoadedModel, blocks: list[Block], rank: int, world_size: int) -> Iterator[Block]:
     """This worker's share of what is not done; yields each block once it is on the disk."""
-    compressor = _compressor(loaded, job.view)
+    compressor = compressor_of(loaded, job.view)
     settings = job.settings
     scorer = Scorer(
         loaded.model,
@@ -139,22 +115,6 @@ def score_blocks(job: Job, corpus: Corpus, loaded: LoadedModel, blocks: list[Blo
     )
     todo = pending(job.folder, blocks, rank, world_size)
     yield from work(job.folder, todo, rank, lambda block: _score(scorer, corpus, block))
-
-
-def _compressor(loaded: LoadedModel, view: str) -> Compressor | None:
-    if view == "raw":
-        return None
-    if view not in loaded.views:
-        raise RequestError(f"the run has no view '{view}'; it can be read as: raw{''.join(', ' + name for name in loaded.views)}")
-    folder = loaded.views[view]
-    compressor = registry.load(folder)
-    trained_with = loaded.manifest["state"].get("fingerprints", {}).get(view)
-    if registry.fingerprint(compressor) != trained_with:
-        raise RequestError(
-            f"the run was trained with the compressor {trained_with} as view '{view}' and {folder} now holds "
-            f"{registry.fingerprint(compressor)}; put the first one back, its symbols mean something else"
-        )
-    return compressor
 
 
 def _score(scorer: Scorer, corpus: Corpus, block: Block) -> dict[str, Any]:

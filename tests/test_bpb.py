@@ -17,11 +17,11 @@ from compressors.files import write_bytes
 from eval import cli
 from eval.blocks import BLOCK_BYTES, plan_blocks, take_prefix
 from eval.bpb import EvaluationSettings, evaluate
-from eval.workers import reading_view
 from proxy_lm.config import dump_yaml
 from proxy_lm.data.corpus import Corpus, build_small
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.model.decoder import Decoder
+from proxy_lm.reading import reading_view
 from proxy_lm.train.checkpoint import CheckpointManager
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
