@@ -1,4 +1,5 @@
-# Two commands do all set-up: `make run` and `make test`. Everything lands in .venv/, .cache/ and runs/; nothing is installed elsewhere.
+# Two commands do all set-up: `make run` and `make test`. Everything lands in .venv/, .cache/ and runs/; nothing is installed elsewhere, but
+# for bubblewrap, which `make test` asks Debian's package manager for where it may.
 #
 #   make run     set-up, then the main job on the installed Python's sources, offline (about 17 minutes on 2 cores)
 #   make test    set-up, then format, lint, types and all tests
@@ -14,6 +15,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+# Tests wait for child processes half of their time.
+TEST_PROCESSES ?= 2
 PLAN ?= configs/compare/quickstart.yaml
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Without these, two ranks on two cores start four threads that fight, and gloo may look for a network.
@@ -23,10 +26,10 @@ export TOKENIZERS_PARALLELISM = false
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up-complete
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types bench gpu-check gpu-wheels campaign clean
+.PHONY: help setup run test check lint types tools bench gpu-check gpu-wheels campaign clean
 
 help:
-	@sed -n '3,9s/^# *//p' Makefile
+	@sed -n '4,10s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -55,8 +58,16 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(PY) -m mypy --no-error-summary
 
-test: lint types
-	@$(PY) -m pytest
+test: lint types tools
+	@$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+
+# Not Python packages, so not in the set-up: bubblewrap for the strongest tiers of the sandbox. Without it the tests try the tier there is.
+tools:
+	@command -v bwrap >/dev/null 2>&1 || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    echo "set-up: installing bubblewrap"; \
+	    { apt-get install -y -qq bubblewrap || { apt-get update -qq && apt-get install -y -qq bubblewrap; }; } >/dev/null 2>&1; fi; \
+	  command -v bwrap >/dev/null 2>&1 || echo "set-up: no bubblewrap here; the sandbox is tested without namespaces (Debian: apt-get install bubblewrap)"; }
 
 check: test
 
