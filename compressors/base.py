@@ -78,6 +78,11 @@ class Compressor(ABC):
         data[borders[i]:borders[i + 1]]. None where a symbol does not stand for a stretch of bytes (gzip, zstd)."""
         return None
 
+    def spelling(self) -> list[bytes] | None:
+        """What each symbol stands for wherever it stands, by symbol: any symbols decode to what they spell, joined. b"" where no document
+        has the symbol. None where what a symbol stands for depends on others."""
+        return None
+
     def files(self) -> dict[str, bytes]:
         """The model files of the artifact, by plain file name. Empty for views that are fully given by their spec."""
         return {}

@@ -106,6 +106,10 @@ class HuggingFace(Compressor):
         byte_at = np.concatenate([[0], np.cumsum([len(character.encode()) for character in text], dtype=np.int64)])
         return byte_at[[0, *(end for _, end in offsets)]]
 
+    def spelling(self) -> list[bytes] | None:
+        """For byte-level tokenizers. Where pieces join to bytes that are no UTF-8, `decode` has U+FFFD and this the bytes."""
+        return None if self._piece_bytes is None else list(self._piece_bytes)
+
     def spec(self) -> dict[str, JSON]:
         return {
             "name": self.name,

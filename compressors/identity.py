@@ -34,6 +34,9 @@ class Identity(Compressor):
     def spans(self, data: bytes) -> Borders:
         return np.arange(len(data) + 1, dtype=np.int64)
 
+    def spelling(self) -> list[bytes]:
+        return [bytes([value]) for value in range(256)]
+
     def spec(self) -> dict[str, JSON]:
         return {"name": self.name, "version": 1}
 

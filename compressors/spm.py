@@ -100,6 +100,9 @@ class SentencePiece(Compressor):
         lengths = self._lengths[self.encode(data)]
         return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
 
+    def spelling(self) -> list[bytes]:
+        return list(self._pieces)
+
     def spec(self) -> dict[str, JSON]:
         return {
             "name": self.name,

@@ -97,6 +97,9 @@ class Phrases(Compressor):
     def spans(self, data: bytes) -> Borders:
         return self.dictionary.borders(self.encode(data))
 
+    def spelling(self) -> list[bytes]:
+        return self.dictionary.strings()
+
     def spec(self) -> dict[str, JSON]:
         return {
             "name": self.name,

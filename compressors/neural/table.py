@@ -108,6 +108,9 @@ class WindowTable(Compressor):
         borders = self._borders(data)
         return np.repeat(borders, self._per_code)[: self._per_code * (len(borders) - 1) + 1]
 
+    def spelling(self) -> list[bytes] | None:
+        return self.dictionary.strings() if self._per_code == 1 else None
+
     def spec(self) -> dict[str, JSON]:
         return {
             "name": self.name,

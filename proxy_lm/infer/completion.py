@@ -1,0 +1,175 @@
+"""One completion on its way: its ids become bytes, its bytes are watched, and it is asked again when its row is full.
+
+`Progress` is what the engine calls with every id it accepts (`take`); `proxy_lm.infer.generator` makes them. The two ways to end by
+bytes are found as soon as the bytes are sure: a stop sequence, also inside what one symbol spells, and `max_bytes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from proxy_lm.config import Settings
+from proxy_lm.infer import utf8
+from proxy_lm.infer.prompts import Prompt, Told, continued
+from proxy_lm.infer.spelling import DecodingSpeller, Speller
+from proxy_lm.infer.stops import StopMatcher
+from proxy_lm.infer.uncached import Automaton, IdRequest, IdResult
+from proxy_lm.vocabulary import NUM_BYTES, RAW_VOCABULARY_SIZE
+
+Reason = Literal["stop", "end", "length"]
+_MOST_SYMBOLS_A_BYTE = 8  # one bit each
+_SPARE_SYMBOLS = 64
+
+
+class Sampling(Settings):
+    """How the next id is chosen."""
+
+    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
+    """0: always the most probable."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Only the most probable ids that together reach this share."""
+    top_k: int = Field(default=0, ge=0)
+    """Only so many of the most probable ids; 0: all."""
+    seed: int = Field(default=0, ge=0)
+    """Equal seeds, equal bytes."""
+    valid_utf8: bool = False
+    """Only bytes that continue the prompt as valid UTF-8; the completion never ends inside a character."""
+    speculate: bool = True
+    """Draft several bytes a step with the extra heads, where the model has any. Changes the time, never the bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What follows a prompt."""
+
+    data: bytes
+    """Without the stop sequence."""
+    reason: Literal["stop", "end", "length"]
+    """A stop sequence; the end of the document; `max_bytes`."""
+    stop: bytes | None
+    """The sequence that ended it."""
+    num_passes: int
+    """Forward passes that this row was in, those over the prompt too."""
+    num_drafted: int
+    """Ids proposed by the extra heads."""
+    num_accepted: int
+    """Of these, the ones that were right."""
+    num_rereads: int
+    """How often the context was cut: a row was full and its last half read again, or a long prompt did not fit."""
+    told_raw: bool = True
+    """Whether the prompt was told in raw bytes."""
+    num_unspelled: int = 0
+    """Symbols at the end that the view's compressor could not decode."""
+
+
+class Progress:
+    """A completion from its first id to its last."""
+
+    def __init__(self, prompt: Prompt, sampling: Sampling, told: Told, automaton: Automaton, speller: Speller, row_length: int) -> None:
+        self.completion: Completion | None = None
+        self._prompt, self._sampling, self._told = prompt, sampling, told
+        self._automaton, self._state = automaton, automaton.start
+        self._speller, self._row_length = speller, row_length
+        self._matcher = StopMatcher(prompt.stop)
+        self._data = bytearray()
+        self._num_skipped = len(told.tail)
+        self._ids: list[int] = []
+        self._reason: Reason | None = None
+        self._stop: bytes | None = None
+        self._most_ids = prompt.max_bytes + len(told.tail)
+        if isinstance(speller, DecodingSpeller):
+            self._most_ids = _MOST_SYMBOLS_A_BYTE * self._most_ids + _SPARE_SYMBOLS
+        self._counts = {"num_passes": 0, "num_drafted": 0, "num_accepted": 0}
+        self._num_rereads = told.num_cut + continued(len(told.ids), row_length)[1]
+        self._first_state = utf8.state_after(prompt.data)
+
+    def request(self) -> IdRequest:
+        """What the engine is asked next."""
+        ids = [*self._told.ids, *self._ids]
+        first, _ = continued(len(ids), self._row_length)
+        sampling = self._sampling
+        return IdRequest(
+            prompt_ids=ids[first:],
+            max_ids=min(self._most_ids - len(self._ids), self._row_length - (len(ids) - first) + 1),
+            seed=_seed(sampling.seed, self._prompt.seed),
+            first_draw=len(self._ids),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            speculate=sampling.speculate,
+            automaton=Automaton(self._automaton.next_state, self._state),
+            watcher=self,
+        )
+
+    def take(self, ids: Sequence[int]) -> int | None:
+        """Spell new ids; how many of them to keep where the completion ends."""
+        for index, one in enumerate(ids):
+            self._state = int(self._automaton.next_state[self._state, one])
+            assert self._state >= 0, "the engine accepted an id that the automaton forbids"
+            if NUM_BYTES <= one < RAW_VOCABULARY_SIZE:  # of the specials only ends are possible
+                self._end(self._speller.finish(), "end")
+                return index
+            self._ids.append(one)
+            self._read(self._speller.add(one))
+            if self._reason is not None:
+                return index + 1
+            if len(self._ids) >= self._most_ids:
+                self._end(self._speller.finish(), "length")
+                return index + 1
+        return None
+
+    def take_result(self, result: IdResult) -> bool:
+        """The row has left the engine: True where the completion is done, else `request` says how it goes on."""
+        for name in self._counts:
+            self._counts[name] += getattr(result, name)
+        if self._reason is None:
+            self._num_rereads += 1
+            return False
+        whole = bytes(self._data)
+        if self._sampling.valid_utf8:
+            whole = whole[: utf8.whole_characters(whole, self._first_state)]
+        self.completion = Completion(
+            data=whole,
+            reason=self._reason,
+            stop=self._stop,
+            num_rereads=self._num_rereads,
+            told_raw=self._told.raw,
+            num_unspelled=self._speller.num_unspelled,
+            **self._counts,
+        )
+        return True
+
+    @property
+    def sure(self) -> bytes:
+        """What no further id can take back: without the begin of what may become a stop sequence, and complete characters only where only
+        such are asked for."""
+        known = bytes(self._data[: len(self._data) - self._matcher.num_held])
+        return known[: utf8.whole_characters(known, self._first_state)] if self._sampling.valid_utf8 else known
+
+    def _read(self, new: bytes) -> None:
+        """Bytes that became sure: those that heal the prompt are dropped, the others may end the completion."""
+        skipped = min(self._num_skipped, len(new))
+        self._num_skipped -= skipped
+        new = new[skipped : skipped + self._prompt.max_bytes - len(self._data)]
+        self._data += new
+        hit = self._matcher.feed(new)
+        if hit is not None:
+            del self._data[hit.begin :]
+            self._reason, self._stop = "stop", hit.stop
+        elif len(self._data) >= self._prompt.max_bytes:
+            self._reason = "length"
+
+    def _end(self, left: bytes, reason: Reason) -> None:
+        """No id follows, and `left` is what was not sure before."""
+        self._read(left)
+        self._reason = self._reason or reason
+
+
+def _seed(sampling_seed: int, prompt_seed: int) -> int:
+    """64 bits for one prompt's draws."""
+    return int.from_bytes(hashlib.sha256(f"proxy-lm draws {sampling_seed} {prompt_seed}".encode()).digest()[:8], "little")
