@@ -106,5 +106,43 @@ class StepProgress:
         return f", {seconds / done * (self.num_steps - step):.0f} s left" if done > 0 and step < self.num_steps else ""
 
 
+class CountProgress:
+    """Work in things: `with CountProgress("judging", len(programs)) as progress: progress.advance()`."""
+
+    def __init__(self, title: str, num_things: int) -> None:
+        self.title = title
+        self.num_things = num_things
+        self.num_done = 0
+        self._started = self._last_line = time.monotonic()
+        self._live = live_bar(MofNCompleteColumn())
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+            self._task = self._live.add_task(self.title, total=self.num_things, state="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+        if kind is None and self.num_things:
+            note(f"{self.title}: {self._state()}")
+
+    def advance(self, num_things: int = 1) -> None:
+        """Count so many more as done and show it when it is time."""
+        self.num_done += num_things
+        if self._live:
+            self._live.update(self._task, advance=num_things)
+            return
+        now = time.monotonic()
+        if now - self._last_line >= PLAIN_INTERVAL_SECONDS:
+            self._last_line = now
+            note(f"{self.title}: {self._state()}")
+
+    def _state(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        return f"{self.num_done} of {self.num_things} at {self.num_done / seconds:.1f}/s"
+
+
 def _amount(num_bytes: float) -> str:
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"
