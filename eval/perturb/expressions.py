@@ -158,7 +158,7 @@ def _variables(source: Source) -> dict[str, list[tuple[int, int]]]:
     """Places of each variable that may have another name."""
     seen = _Names()
     source.module.visit(seen)
-    barred = seen.outside | set(re.findall(r"\w+", " ".join(seen.texts)))
+    barred = seen.outside | {"self", "cls"} | set(re.findall(r"\w+", " ".join(seen.texts)))
     free: dict[str, bool] = {}
     for table in source.scopes:
         for symbol in table.get_symbols():
