@@ -1,7 +1,7 @@
 """HumanEval+ and MBPP+ as EvalPlus releases them: inputs instead of tests, and a gold solution that says what is right.
 
 The release file holds `base_input` and `plus_input`. The tests made of it run in the trusted judge: the gold solution answers each
-input there, the program under test is asked through its proxy, and `eval.plus_oracle` says whether the answers agree. So no expected value is
+input there, the program under test is asked through its proxy, and `eval.plus_oracle` says whether the answers agree. No expected value is
 ever where the program is. JSON has no tuples, sets and complex numbers; for the MBPP tasks that need them they are restored by task, as
 evalplus 0.3.1 does.
 """
