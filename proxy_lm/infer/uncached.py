@@ -11,60 +11,16 @@ while engine.num_busy:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from proxy_lm.data.permutation import uniforms
+from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult, Watcher
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.vocabulary import PAD
 
-
-@dataclass(frozen=True)
-class Automaton:
-    """Which ids may follow: int16 [num_states, V], the state after an id, -1 where it is forbidden."""
-
-    next_state: npt.NDArray[np.int16]
-    start: int = 0
-
-
-class Watcher(Protocol):
-    """Looks at the ids of one row as they are accepted."""
-
-    def take(self, ids: Sequence[int]) -> int | None:
-        """Given the new ids, how many of them to keep if the row ends there; None to go on."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class IdRequest:
-    """What follows `prompt_ids`, which are never empty."""
-
-    prompt_ids: Sequence[int]
-    max_ids: int
-    seed: int = 0
-    first_draw: int = 0
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    speculate: bool = True
-    automaton: Automaton | None = None
-    watcher: Watcher | None = None
-
-
-@dataclass
-class IdResult:
-    """`ids` are those that were kept."""
-
-    request: IdRequest
-    ids: list[int] = field(default_factory=list)
-    num_passes: int = 0
-    num_drafted: int = 0
-    num_accepted: int = 0
+__all__ = ["Automaton", "IdRequest", "IdResult", "UncachedEngine", "Watcher"]
 
 
 class UncachedEngine:

@@ -1,0 +1,201 @@
+"""The decoder with its keys and values kept: each position is computed once, and a pass reads only the ids that are new.
+
+    body = CachedBody(model)
+    cache = body.new_cache(num_rows=16, num_slots=512)
+    hidden = body.read(cache, ids, positions, rows=slice(0, 16))        # [B, T, D]
+    logits = hidden.flatten(0, 1) @ body.output_matrix(model.head.weight)
+
+The same function as `Decoder.logits` on one segment a row, arranged for few positions at a time, where a step's time is the number of
+operations and the bytes of weights, not arithmetic: queries, keys and values are one matrix, gate and up are one; gains of norms are folded
+into the matrix behind them; the pair (i, i + E/2) of a head is made neighbours, so that a rotation is one complex product; the stream
+carries a column that holds the norm's epsilon, so that a norm is a vector norm and a quotient.
+
+Not promised: bits. Another number of rows or positions in a pass changes the last bits of a float32; `engine.py` says how results stay the
+same all the same. Rows of a cache are one document each, from position 0.
+"""
+
+# B rows, T positions of a pass, S slots that are read, N = B*T, D width, H query heads, K key heads, G = H/K, E width of a head, F hidden
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proxy_lm.model.decoder import Block, Decoder, _angle_table
+
+# Columns behind the stream: the first holds epsilon, the others keep rows aligned to 64 bytes.
+_SPARE_COLUMNS = 16
+# Slots read are rounded up to it, so that shapes repeat.
+_SLOTS_STEP = 32
+
+
+class _BlockWeights(NamedTuple):
+    """Matrices as [in, out]."""
+
+    qkv: Tensor
+    output: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class Cache:
+    """Keys and values of `num_rows` rows of `num_slots` positions, one tensor [2, rows, K, slots, E] a block."""
+
+    def __init__(self, depth: int, num_rows: int, num_kv_heads: int, num_slots: int, head_width: int, like: Tensor) -> None:
+        shape = (2, num_rows, num_kv_heads, num_slots, head_width)
+        self.blocks = [like.new_zeros(shape) for _ in range(depth)]  # zeros: a weight of 0 times what was never written is 0
+        self.num_rows = num_rows
+        self.num_slots = num_slots
+        # Where head j of (keys, then values) of row 0, position 0 lies among vectors of E.
+        heads = np.arange(2 * num_kv_heads)
+        plane = num_rows * num_kv_heads * num_slots
+        self._head_places = (heads // num_kv_heads) * plane + (heads % num_kv_heads) * num_slots
+        self._row_places = np.arange(num_rows) * num_kv_heads * num_slots
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it holds."""
+        return sum(block.nbytes for block in self.blocks)
+
+    def places(self, rows_B: npt.NDArray[np.int64], positions_BT: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Indexes of vectors [B * T * 2K], in the order of the projection's columns."""
+        first_BT = self._row_places[rows_B][:, None] + positions_BT
+        return (first_BT[:, :, None] + self._head_places).reshape(-1)
+
+    def copy_row(self, source: int, target: int, num_positions: int) -> None:
+        """The first positions of one row become those of another."""
+        if source != target and num_positions:
+            for block in self.blocks:
+                block[:, target, :, :num_positions] = block[:, source, :, :num_positions]
+
+
+class CachedBody:
+    """A decoder up to its output matrices, in one dtype; weights are copied once."""
+
+    def __init__(self, model: Decoder, dtype: torch.dtype = torch.float32) -> None:
+        self.sizes = model.sizes
+        self.dtype = dtype
+        self.device = model.embedding.weight.device
+        self._scale = math.sqrt(self.sizes.width)
+        self._final_gain = model.norm.weight.detach()
+        with torch.no_grad():
+            table = model.embedding.weight.detach()
+            self._embedding = table.new_zeros((table.shape[0], self.sizes.width + _SPARE_COLUMNS), dtype=dtype)
+            self._embedding[:, : self.sizes.width] = table
+            self._embedding[:, self.sizes.width] = math.sqrt(self.sizes.width * self.sizes.norm_eps)
+            self._blocks = [self._pack(block) for block in model.blocks]  # type: ignore[arg-type]
+        self._rotation = torch.empty((0, self.sizes.head_width // 2), dtype=torch.complex64)
+
+    def new_cache(self, num_rows: int, num_slots: int) -> Cache:
+        """An empty cache; its last slot is a place for what nobody reads."""
+        if self._rotation.shape[0] < num_slots:
+            half = self.sizes.head_width // 2
+            # The very angles of training, rounded to float32 there: at position 1,000 they differ from exact ones by 3e-5.
+            angles = _angle_table(num_slots, self.sizes.head_width, self.sizes.rope_theta)[:, :half].to(self.dtype)
+            self._rotation = torch.polar(torch.ones_like(angles), angles).to(self.device)
+        return Cache(self.sizes.depth, num_rows, self.sizes.num_kv_heads, num_slots, self.sizes.head_width, self._embedding)
+
+    def output_matrix(self, weight_VD: Tensor) -> Tensor:
+        """[D, V] for a product with what `read` gives: the last norm's gain is folded in."""
+        return self._folded(weight_VD, self._final_gain)
+
+    @torch.inference_mode()
+    def read(self, cache: Cache, ids_BT: npt.NDArray[np.int64], positions_BT: npt.NDArray[np.int64], rows: range | list[int]) -> Tensor:
+        """Read ids (int64) of these rows of the cache at these positions: [B, T, D] behind the last norm, without its gain.
+
+        A query sees the slots up to its own position: those before the first position of this pass must have been written. Where a row is
+        shorter than T its last columns are padding: they write to later slots of the row, which nobody sees before they are written again,
+        or, past the end, to the last slot."""
+        num_rows, num_columns = ids_BT.shape
+        positions_BT = np.minimum(positions_BT, cache.num_slots - 1)
+        longest = int(positions_BT.max()) + 1
+        alone = num_rows == 1 and num_columns == 1
+        num_read = longest if alone else min(-(-longest // _SLOTS_STEP) * _SLOTS_STEP, cache.num_slots)
+        places = self._to(cache.places(np.asarray(rows, dtype=np.int64), positions_BT))
+        positions = self._to(positions_BT)
+        rotation_N1E = self._rotation.index_select(0, positions.flatten()).unsqueeze(1)
+        bias = None if alone else self._bias(positions, num_read)
+        x_ND = self._embedding.index_select(0, self._to(ids_BT).flatten())
+        grid = _Grid(num_rows, num_columns, num_read, rotation_N1E, bias, places, self._to(np.asarray(rows, dtype=np.int64)), rows)
+        for block, kept in zip(self._blocks, cache.blocks, strict=True):
+            self._attend(x_ND, block, kept, grid)
+            self._feed(x_ND, block)
+        return self._normed(x_ND).view(num_rows, num_columns, -1)
+
+    def _attend(self, x_ND: Tensor, block: _BlockWeights, kept: Tensor, grid: _Grid) -> None:
+        sizes = self.sizes
+        num_queries, num_kv, width = sizes.num_heads, sizes.num_kv_heads, sizes.head_width
+        group = num_queries // num_kv
+        heads_NHE = torch.mm(self._normed(x_ND), block.qkv).view(-1, num_queries + 2 * num_kv, width)
+        pairs = torch.view_as_complex(heads_NHE.view(-1, num_queries + 2 * num_kv, width // 2, 2))
+        pairs[:, : num_queries + num_kv].mul_(grid.rotation_N1E)
+        kept.view(-1, width).index_copy_(0, grid.places, heads_NHE[:, num_queries:].reshape(-1, width))
+        if isinstance(grid.rows, range):
+            k_BKSE, v_BKSE = kept[:, grid.rows.start : grid.rows.stop, :, : grid.num_read]
+        else:
+            k_BKSE, v_BKSE = kept[:, :, :, : grid.num_read].index_select(1, grid.row_indexes)
+        # The queries of one key head stand together, so that no key is read twice: [B, K, G * T, E].
+        q = heads_NHE[:, :num_queries].view(grid.num_rows, grid.num_columns, num_kv, group, width)
+        q = q.permute(0, 2, 3, 1, 4).reshape(grid.num_rows, num_kv, group * grid.num_columns, width)
+        out = F.scaled_dot_product_attention(q, k_BKSE, v_BKSE, attn_mask=grid.bias)
+        out = out.view(grid.num_rows, num_kv, group, grid.num_columns, width).permute(0, 3, 1, 2, 4).reshape(-1, sizes.width)
+        x_ND[:, : sizes.width].addmm_(out, block.output)
+
+    def _feed(self, x_ND: Tensor, block: _BlockWeights) -> None:
+        gate_up = torch.mm(self._normed(x_ND), block.gate_up)
+        hidden = self.sizes.hidden
+        x_ND[:, : self.sizes.width].addmm_(F.silu(gate_up[:, :hidden]).mul_(gate_up[:, hidden:]), block.down)
+
+    def _normed(self, x_ND: Tensor) -> Tensor:
+        """The stream over its length, epsilon included; the factor sqrt(D) and the gain wait in the next matrix."""
+        normed: Tensor = x_ND / torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+        return normed[:, : self.sizes.width]
+
+    def _bias(self, positions_BT: Tensor, num_read: int) -> Tensor:
+        """0 or -inf [B, 1, G * T, S]."""
+        group = self.sizes.num_heads // self.sizes.num_kv_heads
+        slots = torch.arange(num_read, device=self.device)
+        seen = slots <= positions_BT.repeat(1, group).unsqueeze(2)
+        bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, float("-inf"))
+        return bias.unsqueeze(1)
+
+    def _pack(self, block: Block) -> _BlockWeights:
+        attention, feed = block.attention, block.feed_forward
+        rotated = [self._neighbours(part.weight) for part in (attention.query, attention.key)]
+        before, after = block.attention_norm.weight, block.feed_forward_norm.weight
+        return _BlockWeights(
+            qkv=self._folded(torch.cat([*rotated, attention.value.weight]), before),
+            output=attention.output.weight.to(self.dtype).t().contiguous(),
+            gate_up=self._folded(torch.cat([feed.gate.weight, feed.up.weight]), after),
+            down=feed.down.weight.to(self.dtype).t().contiguous(),
+        )
+
+    def _folded(self, weight: Tensor, gain_D: Tensor) -> Tensor:
+        return (weight.detach().double() * (gain_D.detach().double() * self._scale)).to(self.dtype).t().contiguous()
+
+    def _neighbours(self, weight: Tensor) -> Tensor:
+        """Rows of every head in the order 0, E/2, 1, E/2 + 1, ...: what the rotation pairs stands side by side."""
+        width = self.sizes.head_width
+        return weight.view(-1, 2, width // 2, self.sizes.width).transpose(1, 2).reshape(-1, self.sizes.width)
+
+    def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+
+class _Grid(NamedTuple):
+    """What all blocks of one pass share."""
+
+    num_rows: int
+    num_columns: int
+    num_read: int
+    rotation_N1E: Tensor
+    bias: Tensor | None
+    places: Tensor
+    row_indexes: Tensor
+    rows: range | list[int]
