@@ -29,10 +29,12 @@ COMMANDS: Mapping[str, str] = {
     "prepare": "proxy_lm.commands.prepare",
     "compressor": "proxy_lm.commands.compressor",
     "encode": "proxy_lm.commands.encode",
+    "export": "proxy_lm.commands.export",
     "inspect": "proxy_lm.commands.inspect",
     "launch": "proxy_lm.commands.launch",
     "plan": "proxy_lm.commands.plan",
     "verify": "proxy_lm.commands.verify",
+    "generate": "proxy_lm.commands.generate",
 }
 
 

@@ -126,13 +126,13 @@ class PromptTeller:
         return symbols[: healed.num_kept], healed.tail
 
     def _infilling(self, prompt: Prompt, suffix: bytes) -> Told:
-        if self.compressor is not None:
-            raise RequestError("a suffix is read in raw bytes only, and this run is asked through a view; ask with --view raw, or drop it")
         if self._fim.rate.is_zero:
             raise RequestError(
                 "this run was never told a document with its middle last, so it cannot use a suffix; train with mix.fim.rate above 0, "
                 "or drop the suffix"
             )
+        if self.compressor is not None:
+            raise RequestError("a suffix is read in raw bytes only, and this run is asked through a view; ask with --view raw, or drop it")
         room = self.row_length - _NUM_FIM_SPECIALS - min(prompt.max_bytes, self.row_length // 4)
         prefix, cut_suffix = _fitted(prompt.data, suffix, max(2, room))
         if self._fim.spm_share < 1:
