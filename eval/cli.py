@@ -13,7 +13,9 @@ from proxy_lm.cli import run_program
 
 COMMANDS: Mapping[str, str] = {
     "bpb": "eval.commands.bpb",
+    "code": "eval.commands.code",
     "compare": "eval.commands.compare",
+    "lines": "eval.commands.lines",
 }
 
 

@@ -1,0 +1,138 @@
+"""The code evaluation of a run: its samples for a problem set, as is and healed, and the result that is kept with the run.
+
+    RUN/eval/code-graded-<16 digits>/  job.json  samples.jsonl  verdicts-.../      one folder a job: checkpoint, reading, problems, settings
+    RUN/eval/code-graded.json                                                       the result, written last
+
+A run of tokens is asked twice: with its prompts as they are, and healed (the last symbols of the prompt taken back, and the first ones
+generated bound to spell them). Neither is the right one: both are reported. A run that reads raw bytes has no border to heal.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from compressors.files import sha256_file
+from eval.code import SCHEMA, CodeSettings, attempts_of, generate_samples, job_of, named, score
+from eval.envelope import Dataset, envelope, write_result
+from eval.judging import JudgeSettings
+from eval.opened import Opened
+from eval.pass_at_k import possible_ks
+from eval.problems import ProblemSet
+from eval.sample_files import Attempt, Missing, read_attempts
+from eval.samples import Samples, work_folder
+
+Healing = Literal["both", "no", "yes"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples of one reading of a run."""
+
+    opened: Opened
+    folder: Path
+    attempts: list[Attempt]
+
+    @property
+    def path(self) -> Path:
+        """What EvalPlus reads."""
+        return self.folder / "samples.jsonl"
+
+
+def readings_of(opened: Opened, healing: Healing) -> list[Opened]:
+    """The run as it is asked: as is, healed, or both where there is something to heal. `RequestError` for 'yes' where there is not."""
+    if healing == "yes":
+        return [opened.healed(True)]
+    return [opened, opened.healed(True)] if healing == "both" and opened.can_heal else [opened]
+
+
+def generate(opened: Opened, problems: ProblemSet, settings: CodeSettings) -> Made:
+    """Make the samples that are not there yet."""
+    settings = named(settings, problems)
+    job = job_of(opened.identity, problems, settings)
+    folder = work_folder(opened.run, "code", file_name(problems), job)
+    with Samples.open(folder, job) as samples:
+        generate_samples(opened.generator, problems, settings, samples)
+        return Made(opened, folder, list(attempts_of(samples, problems, settings.num_samples)))
+
+
+def evaluate(
+    opened: Opened,
+    problems: ProblemSet,
+    settings: CodeSettings,
+    judge: JudgeSettings,
+    *,
+    healing: Healing = "both",
+    ks: Sequence[int] | None = None,
+    exclude_failing_gold: bool = False,
+    tier: str = "auto",
+    num_slots: int | None = None,
+) -> dict[str, Any]:
+    """Samples and scores of a run; writes and returns its result. The healed reading, if there is one, stands under `healed`."""
+    started = time.monotonic()
+    ks = ks or possible_ks(settings.num_samples)
+    found = []
+    for reading in readings_of(opened, healing):
+        made = generate(reading, problems, settings)
+        scores = score(
+            made.attempts,
+            problems,
+            made.folder,
+            judge,
+            ks=ks,
+            exclude_failing_gold=exclude_failing_gold,
+            tier=tier,
+            num_slots=num_slots,
+        )
+        found.append({"healing": reading.healing, **scores})
+    result = envelope(
+        SCHEMA,
+        "code run",
+        opened.identity | {"healing": found[0]["healing"]},
+        Dataset(**problems.to_json()),
+        named(settings, problems),
+        time.monotonic() - started,
+        found[0] | {"healed": found[1] if len(found) > 1 else None},
+    )
+    write_result(opened.run, "code", file_name(problems), result)
+    return result
+
+
+def judge_file(
+    path: Path,
+    problems: ProblemSet,
+    judge: JudgeSettings,
+    *,
+    work: Path | None = None,
+    missing: Missing = "refuse",
+    ks: Sequence[int] | None = None,
+    exclude_failing_gold: bool = False,
+    tier: str = "auto",
+    num_slots: int | None = None,
+) -> dict[str, Any]:
+    """Judge a file of samples alone, whoever made it. Verdicts are kept in `work`, or beside the file."""
+    started = time.monotonic()
+    attempts = read_attempts(path, problems, missing=missing)
+    scores = score(
+        attempts,
+        problems,
+        work or path.with_name(f"{path.name.split('.')[0]}-judged"),
+        judge,
+        ks=ks,
+        exclude_failing_gold=exclude_failing_gold,
+        skip_missing=missing == "skip",
+        tier=tier,
+        num_slots=num_slots,
+    )
+    about = {"samples": {"name": path.name, "digest": sha256_file(path)}, "missing": missing}
+    seconds = time.monotonic() - started
+    return envelope(SCHEMA, "code judge", {}, Dataset(**problems.to_json()), judge, seconds, {**scores, **about})
+
+
+def file_name(problems: ProblemSet) -> str:
+    """The name of the set as part of a file name."""
+    return re.sub(r"[^\w.+-]+", "-", problems.name.removeprefix("hf:")).strip("-") or "problems"
