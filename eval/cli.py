@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "code": "eval.commands.code",
     "compare": "eval.commands.compare",
     "lines": "eval.commands.lines",
+    "translate": "eval.commands.translate",
 }
 
 

@@ -24,7 +24,7 @@ from eval.stretches import Row
 from proxy_lm.errors import WorkError
 from proxy_lm.vocabulary import PAD
 
-_POSITIONS_PER_CHUNK = 256  # of logits held at once: 64 MB with 65,536 ids
+_POSITIONS_PER_CHUNK = 64  # of logits held at once: few fit a cache, and 65,536 ids are wide
 
 
 class Model(Protocol):
