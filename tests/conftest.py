@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,41 @@ class TinyRun:
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """One corpus and view for all training tests."""
     return TinyRun(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def saved_run() -> Callable[..., Path]:
+    """`saved_run(folder, init_std=0.2, mix={...})`: a run folder with one checkpoint as training writes it, without training and without
+    its corpus. A keyword that no run has sets the model; `views` maps names to (folder, alphabet_size)."""
+    return _save_run
+
+
+def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, **changes: object) -> Path:
+    from proxy_lm.model.decoder import Decoder
+    from proxy_lm.train.checkpoint import CheckpointManager
+    from proxy_lm.train.settings import RunSettings
+    from proxy_lm.train.weights import WEIGHTS_NAME, write_weights
+    from proxy_lm.vocabulary import Vocabulary
+
+    sizes = {"preset": None, "width": 32, "depth": 2, "num_heads": 4, "num_kv_heads": 2, "hidden": 48, "init_std": 0.2}
+    sizes |= {name: changes.pop(name) for name in list(changes) if name not in RunSettings.model_fields}
+    vocabulary = Vocabulary([(name, size) for name, (_, size) in (views or {}).items()])
+    settings = RunSettings(
+        name=folder.name,
+        out=str(folder),
+        corpus=str(folder / "corpus"),
+        views={name: str(path) for name, (path, _) in (views or {}).items()},
+        num_steps=1,
+        **{"row_length": 64, "model": sizes, **changes},  # type: ignore[arg-type]
+    )
+    model = Decoder(settings.model, vocabulary.size, settings.row_length, num_views=len(vocabulary.views), seed=1)
+    tensors = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
+    described = {"size": vocabulary.size, "views": [[view.name, view.alphabet_size] for view in vocabulary.views]}
+    state = {"settings": settings.model_dump(mode="json"), "identity": {"corpus": "0" * 64}, "fingerprints": {}, "world_size": 1}
+
+    def write(path: Path) -> None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
+        write_weights(path / WEIGHTS_NAME, shapes, tensors, {"vocabulary": json.dumps(described)})
+
+    CheckpointManager(folder / "checkpoints").save(1, write, state)
+    return folder

@@ -1,0 +1,47 @@
+"""`proxy-lm export hf|gguf RUN OUT`: a trained run as files of other programs. The work is in `proxy_lm.export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = "write a trained run for other programs: a Hugging Face folder, or a GGUF file"
+EXAMPLE = """  proxy-lm export hf runs/nano exported/nano
+  proxy-lm export hf runs/nano exported/nano-bf16 --dtype bf16"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommands."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="hf")
+    raw = argparse.RawDescriptionHelpFormatter
+    hf = actions.add_parser(
+        "hf",
+        help="LlamaForCausalLM, a byte tokenizer and a card, for transformers and what reads its files",
+        formatter_class=raw,
+        epilog="example:\n  proxy-lm export hf runs/nano exported/nano",
+    )
+    hf.add_argument("source", type=Path, metavar="RUN", help="run folder, or one checkpoint of it")
+    hf.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
+    hf.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="numbers of the weights (default: fp32, as trained)")
+    for action in (hf,):
+        action.add_argument("--replace", action="store_true", help="put the new export in the place of an earlier one")
+        action.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on standard output, nothing else"
+        )
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The record of the export, with its place under `out`."""
+    from proxy_lm.export.hf import export_hf
+
+    record = export_hf(args.source, args.out, dtype=args.dtype, replace=args.replace)
+    return {"out": str(args.out), **record}
+
+
+def show(result: dict[str, Any]) -> None:
+    """What was written and how it was checked, in two lines."""
+    check, step = result["check"], result["checkpoint"]["step"]
+    megabytes = sum(entry["num_bytes"] for entry in result["files"]) / 1e6
+    print(f"{result['out']}: {result['num_parameters']:,} parameters of step {step:,} as {result['dtype']}, {megabytes:.1f} MB")
+    print(f"read back by {check['by']}: largest difference of a logit {check['largest_difference']:.1e} (limit {check['limit']:.1e})")

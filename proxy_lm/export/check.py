@@ -1,0 +1,87 @@
+"""Reading an export back before it is called done: the same logits, and a tokenizer that gives the bytes.
+
+    check = logits_agree(expected, LlamaReader(weights, shape).logits(ids), "this program's reader")
+
+The limit is 1e-5 of the largest logit (and at least 1e-5): two programs that add the same float32 numbers in another order differ by about
+1e-6 of it, and a matrix in the wrong place by 1e-1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proxy_lm.errors import WorkError
+from proxy_lm.export.tokenizer import names
+from proxy_lm.model.decoder import Decoder
+from proxy_lm.vocabulary import BOS, RAW_START, RAW_VOCABULARY_SIZE
+
+RELATIVE_LIMIT: Final = 1e-5
+MAX_POSITIONS: Final = 256
+# What tokenizers are known to change: runs of spaces, tabs, other line ends, names of specials, marks that combine, no end of line.
+TEXTS: Final = (
+    "",
+    " ",
+    "def f(x):\n    return x  # <|eos|><|pad|> <|fim_prefix|> </s> <|endoftext|>\n",
+    "\tif a :\r\n\t\tb = ' . , ! do n't'\r\n",
+    "naïve e\u0301 日本語 \U0001f600 \u2581\u00a0\ufeff\u0000\u007f end   ",
+)
+
+
+def probe_ids(row_length: int) -> Tensor:
+    """Rows int64 [B, T] in which every one of the 320 ids is read, in a fixed random order, behind the two ids that open a document."""
+    length = min(row_length, MAX_POSITIONS)
+    order = np.random.Generator(np.random.Philox(key=[0, RAW_VOCABULARY_SIZE])).permutation(RAW_VOCABULARY_SIZE)
+    order = np.resize(order, -(-len(order) // max(length - 2, 1)) * max(length - 2, 1))
+    rows = order.reshape(-1, max(length - 2, 1))
+    return torch.tensor([[BOS, RAW_START, *row] for row in rows.tolist()], dtype=torch.int64)[:, :length]
+
+
+@torch.no_grad()
+def expected_logits(model: Decoder, ids_BT: Tensor) -> Tensor:
+    """Logits of the first 320 ids, float32 [B, T, 320], by our own decoder."""
+    positions_BT = torch.arange(ids_BT.shape[1]).expand_as(ids_BT)
+    return model.logits(ids_BT, torch.zeros_like(ids_BT), positions_BT)[..., :RAW_VOCABULARY_SIZE]
+
+
+def logits_agree(expected_BTV: Tensor, found_BTV: Tensor, by: str) -> dict[str, Any]:
+    """What was compared, as plain JSON. Raises `WorkError` where the two differ by more than the limit, or anything is not finite."""
+    limit = RELATIVE_LIMIT * max(1.0, float(expected_BTV.abs().max()))
+    difference = float((found_BTV - expected_BTV).abs().max()) if found_BTV.shape == expected_BTV.shape else float("nan")
+    if not difference <= limit:  # also where it is not a number
+        raise WorkError(
+            f"the exported model, read back by {by}, gives other logits than the run (largest difference {difference:.3g}, limit "
+            f"{limit:.3g}), so nothing was written; please report this with the version of that program"
+        )
+    return {
+        "by": by,
+        "largest_difference": difference,
+        "limit": limit,
+        "largest_logit": float(expected_BTV.abs().max()),
+        "num_positions": expected_BTV.shape[0] * expected_BTV.shape[1],
+    }
+
+
+def tokenizer_agrees(encode: Any, decode: Any, by: str) -> str:
+    """Compare `encode(text) -> ids` and `decode(ids) -> text` of another program with the bytes; returns `by`."""
+    for text in TEXTS:
+        ids, wanted = list(encode(text)), [BOS, RAW_START, *text.encode()]
+        if ids != wanted or decode(ids) != text:
+            raise WorkError(
+                f"the exported tokenizer, read back by {by}, does not give the bytes of {text!r}, so nothing was written; please report "
+                "this with the version of that program"
+            )
+    return by
+
+
+def tokenizer_is_ours(folder: Path) -> str:
+    """Where neither `transformers` nor `tokenizers` is installed: the vocabulary in `tokenizer.json` is ours and nothing is merged."""
+    model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    if model["merges"] or model["vocab"] != {name: number for number, name in enumerate(names())}:
+        raise WorkError(f"{folder / 'tokenizer.json'} is not what was written; is the disk sound?")
+    return "this program's reader"

@@ -1,0 +1,122 @@
+"""A run as a Hugging Face folder: weights, configuration, byte tokenizer and card, read back before it gets its name.
+
+    proxy-lm export hf runs/nano exported/nano
+
+The folder needs none of our code: `LlamaForCausalLM` and a fast tokenizer, for transformers 4 and 5 and whatever reads their files. It is
+written without `transformers`; where that is installed it does the reading back, else `LlamaReader` does.
+
+Not promised: several weight files (one file holds the model); anything about the extra heads, which `LlamaForCausalLM` does not have.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from compressors.files import disk_error, read_json, sha256_file, write_bytes, write_json
+from proxy_lm.export.card import model_card
+from proxy_lm.export.check import expected_logits, logits_agree, probe_ids, tokenizer_agrees, tokenizer_is_ours
+from proxy_lm.export.folder import RECORD_NAME, check_free, new_folder
+from proxy_lm.export.llama import LlamaReader, LlamaShape, generation_configuration, llama_weights
+from proxy_lm.export.source import SCHEMA, Source, open_source
+from proxy_lm.export.tokenizer import tokenizer_files
+from proxy_lm.model.decoder import Decoder
+from proxy_lm.progress import note
+
+DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WEIGHTS_FILE: Final = "model.safetensors"
+
+
+def export_hf(run: Path, out: Path, *, dtype: str = "fp32", replace: bool = False) -> dict[str, Any]:
+    """Write the folder `out` and return its record (`export.json`). Raises `RequestError` for a run without raw bytes or a place that is
+    taken, `WorkError` when what was written does not read back to the same logits and bytes: then `out` is as it was."""
+    check_free(out, replace=replace)
+    source = open_source(run)
+    model, kind = source.loaded.model, DTYPES[dtype]
+    ids = probe_ids(source.shape.row_length)
+    rounding = round_weights(model, kind, ids)
+    expected = expected_logits(model, ids)
+    with new_folder(out, replace=replace) as stage:
+        note(f"writing {out}")
+        _write(stage, source, kind)
+        note("reading it back")
+        record = {
+            "schema": SCHEMA,
+            "format": "hf",
+            "dtype": dtype,
+            **source.identity(),
+            "num_parameters": source.num_parameters,
+            "check": _logits_check(stage, ids, expected),
+            "tokenizer_checked_by": _tokenizer_check(stage),
+            "largest_change_by_rounding": rounding,
+        }
+        write_bytes(stage / "README.md", model_card(source, record).encode())
+        record["files"] = [
+            {"name": path.name, "num_bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in sorted(stage.iterdir())
+        ]
+        write_json(stage / RECORD_NAME, record)
+    return record
+
+
+def round_weights(model: Decoder, dtype: torch.dtype, ids: Tensor) -> float:
+    """Round every parameter in place to what `dtype` can say; the largest change of a logit on `ids` that comes of it."""
+    if dtype == torch.float32:
+        return 0.0
+    before = expected_logits(model, ids)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+    return float((expected_logits(model, ids) - before).abs().max())
+
+
+def _write(stage: Path, source: Source, dtype: torch.dtype) -> None:
+    weights = {name: tensor.to(dtype) for name, tensor in llama_weights(source.loaded.model).items()}
+    try:
+        save_file(weights, stage / WEIGHTS_FILE, metadata={"format": "pt"})
+    except OSError as error:
+        raise disk_error(error, stage / WEIGHTS_FILE) from error
+    write_json(stage / "config.json", source.shape.configuration(str(dtype).removeprefix("torch.")))
+    write_json(stage / "generation_config.json", generation_configuration())
+    for name, contents in tokenizer_files(source.shape.row_length).items():
+        write_json(stage / name, contents)
+    # safetensors lets nobody else read what it writes; an export is to be read as any other file.
+    (stage / WEIGHTS_FILE).chmod((stage / "config.json").stat().st_mode)
+
+
+def _logits_check(folder: Path, ids: Tensor, expected: Tensor) -> dict[str, Any]:
+    if importlib.util.find_spec("transformers") is None:
+        shape = LlamaShape.read(read_json(folder / "config.json", "configuration"))
+        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+        return logits_agree(expected, LlamaReader(weights, shape).logits(ids), "this program's reader")
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: Any = transformers.LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
+    model = model.float().eval()
+    with torch.no_grad():
+        found = model(ids).logits
+    return logits_agree(expected, found, f"transformers {transformers.__version__}")
+
+
+def _tokenizer_check(folder: Path) -> str:
+    if importlib.util.find_spec("transformers") is not None:
+        import transformers
+
+        fast = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer_agrees(
+            lambda text: fast(text).input_ids, lambda ids: fast.decode(ids[2:]), f"transformers {transformers.__version__}"
+        )
+    if importlib.util.find_spec("tokenizers") is not None:
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        by = f"tokenizers {importlib.metadata.version('tokenizers')}"
+        return tokenizer_agrees(lambda text: plain.encode(text).ids, lambda ids: plain.decode(ids[2:]), by)
+    return tokenizer_is_ours(folder)
