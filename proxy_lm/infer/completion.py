@@ -15,10 +15,10 @@ from pydantic import Field
 
 from proxy_lm.config import Settings
 from proxy_lm.infer import utf8
+from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult
 from proxy_lm.infer.prompts import Prompt, Told, continued
 from proxy_lm.infer.spelling import DecodingSpeller, Speller
 from proxy_lm.infer.stops import StopMatcher
-from proxy_lm.infer.uncached import Automaton, IdRequest, IdResult
 from proxy_lm.vocabulary import NUM_BYTES, RAW_VOCABULARY_SIZE
 
 Reason = Literal["stop", "end", "length"]
@@ -54,7 +54,7 @@ class Completion:
     stop: bytes | None
     """The sequence that ended it."""
     num_passes: int
-    """Forward passes that this row was in, those over the prompt too."""
+    """Forward passes that gave ids: each one, and the drafts that were right. Those over the prompt are apart."""
     num_drafted: int
     """Ids proposed by the extra heads."""
     num_accepted: int
@@ -70,10 +70,22 @@ class Completion:
 class Progress:
     """A completion from its first id to its last."""
 
-    def __init__(self, prompt: Prompt, sampling: Sampling, told: Told, automaton: Automaton, speller: Speller, row_length: int) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        told: Told,
+        speller: Speller,
+        row_length: int,
+        *,
+        free: Automaton,
+        healing: Automaton | None = None,
+    ) -> None:
+        """`healing` holds until the prompt's tail is spelled: its states are those of the tail, then those of `free`."""
         self.completion: Completion | None = None
         self._prompt, self._sampling, self._told = prompt, sampling, told
-        self._automaton, self._state = automaton, automaton.start
+        self._free_table, self._is_healing = free.next_state, healing is not None
+        self._table, self._state = (healing.next_state, healing.start) if healing else (free.next_state, free.start)
         self._speller, self._row_length = speller, row_length
         self._matcher = StopMatcher(prompt.stop)
         self._data = bytearray()
@@ -85,13 +97,14 @@ class Progress:
         if isinstance(speller, DecodingSpeller):
             self._most_ids = _MOST_SYMBOLS_A_BYTE * self._most_ids + _SPARE_SYMBOLS
         self._counts = {"num_passes": 0, "num_drafted": 0, "num_accepted": 0}
-        self._num_rereads = told.num_cut + continued(len(told.ids), row_length)[1]
+        self._num_rereads = 0
         self._first_state = utf8.state_after(prompt.data)
 
     def request(self) -> IdRequest:
         """What the engine is asked next."""
         ids = [*self._told.ids, *self._ids]
-        first, _ = continued(len(ids), self._row_length)
+        first, num_full = continued(len(ids), self._row_length)
+        self._num_rereads = self._told.num_cut + num_full
         sampling = self._sampling
         return IdRequest(
             prompt_ids=ids[first:],
@@ -102,14 +115,14 @@ class Progress:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             speculate=sampling.speculate,
-            automaton=Automaton(self._automaton.next_state, self._state),
+            automaton=Automaton(self._table, self._state),
             watcher=self,
         )
 
     def take(self, ids: Sequence[int]) -> int | None:
-        """Spell new ids; how many of them to keep where the completion ends."""
+        """Spell new ids; how many of them to keep where the row ends, because the completion does or the rules change."""
         for index, one in enumerate(ids):
-            self._state = int(self._automaton.next_state[self._state, one])
+            self._state = int(self._table[self._state, one])
             assert self._state >= 0, "the engine accepted an id that the automaton forbids"
             if NUM_BYTES <= one < RAW_VOCABULARY_SIZE:  # of the specials only ends are possible
                 self._end(self._speller.finish(), "end")
@@ -121,6 +134,10 @@ class Progress:
             if len(self._ids) >= self._most_ids:
                 self._end(self._speller.finish(), "length")
                 return index + 1
+            if self._is_healing and self._state >= len(self._told.tail):
+                # The same row goes on at once, with the rules that all share: the engine still holds what it has read.
+                self._table, self._state, self._is_healing = self._free_table, self._state - len(self._told.tail), False
+                return index + 1
         return None
 
     def take_result(self, result: IdResult) -> bool:
@@ -128,7 +145,6 @@ class Progress:
         for name in self._counts:
             self._counts[name] += getattr(result, name)
         if self._reason is None:
-            self._num_rereads += 1
             return False
         whole = bytes(self._data)
         if self._sampling.valid_utf8:

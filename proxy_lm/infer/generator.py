@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator as Yields
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,15 +26,17 @@ import numpy.typing as npt
 from proxy_lm.errors import RequestError
 from proxy_lm.infer import utf8
 from proxy_lm.infer.completion import Completion, Progress, Sampling
+from proxy_lm.infer.engine import Automaton, IdEngine
 from proxy_lm.infer.prompts import Prompt, PromptTeller, Told
 from proxy_lm.infer.spelling import BYTES, DecodingSpeller, FixedSpeller, Speller
-from proxy_lm.infer.uncached import Automaton, UncachedEngine
 from proxy_lm.reading import compressor_of, device_named, reading_view
 from proxy_lm.train.restore import LoadedModel, load_model
 from proxy_lm.train.weights import WEIGHTS_NAME
 from proxy_lm.vocabulary import EOS, NUM_BYTES, RAW_END
 
 __all__ = ["Completion", "Generator", "Prompt", "Sampling"]
+
+GREEDY = Sampling()
 
 
 class Generator:
@@ -49,6 +52,7 @@ class Generator:
         self.healing = healing and self.view != "raw"
         self.num_rows = num_rows
         self.teller = PromptTeller(loaded, self.view, compressor_of(loaded, self.view), healing=healing)
+        self._idle: list[IdEngine] = []
         self._tables: dict[tuple[bool, bool], npt.NDArray[np.int16]] = {}
 
     @classmethod
@@ -62,46 +66,53 @@ class Generator:
         digest = next(entry["sha256"] for entry in self.loaded.manifest["files"] if entry["name"] == WEIGHTS_NAME)
         return {"checkpoint": {"step": self.loaded.step, "digest": digest}, "view": self.view, "healing": self.healing}
 
-    def generate(self, prompts: Iterable[Prompt], sampling: Sampling | None = None) -> Iterator[Completion]:
+    def generate(self, prompts: Iterable[Prompt], sampling: Sampling = GREEDY) -> Iterator[Completion]:
         """A completion for each prompt, in their order. Prompts are taken as rows become free."""
-        sampling = sampling or Sampling()
         source = iter(prompts)
-        engine = self._engine()
         waiting: deque[Progress] = deque()  # to be read again: before new ones
         order: deque[Progress] = deque()
-        while True:
-            while engine.num_free and (row := waiting.popleft() if waiting else self._next(source, sampling, order)) is not None:
-                engine.add(row.request())
-            if not order:
-                return
-            for result in engine.step():
-                assert isinstance(result.request.watcher, Progress)
-                if not result.request.watcher.take_result(result):
-                    waiting.append(result.request.watcher)
-            while order and order[0].completion is not None:
-                done = order.popleft().completion
-                assert done is not None
-                yield done
+        with self._engine() as engine:
+            while True:
+                while engine.num_free and (row := waiting.popleft() if waiting else self._next(source, sampling, order)) is not None:
+                    engine.add(row.request())
+                if not order:
+                    return
+                for result in engine.step():
+                    assert isinstance(result.request.watcher, Progress)
+                    if not result.request.watcher.take_result(result):
+                        waiting.append(result.request.watcher)
+                while order and order[0].completion is not None:
+                    done = order.popleft().completion
+                    assert done is not None
+                    yield done
 
-    def stream(self, prompt: Prompt, sampling: Sampling | None = None) -> Yields[bytes, None, Completion]:
+    def stream(self, prompt: Prompt, sampling: Sampling = GREEDY) -> Yields[bytes, None, Completion]:
         """The completion's bytes as soon as they are sure, complete characters only under `valid_utf8`; together they are its `data`. The
         generator's return value is the `Completion`."""
-        engine = self._engine()
-        row = self._row(prompt, sampling or Sampling())
-        engine.add(row.request())
+        row = self._row(prompt, sampling)
         num_given = 0
-        while row.completion is None:
-            for result in engine.step():
-                if not row.take_result(result):
-                    engine.add(row.request())
-            ready = row.completion.data if row.completion is not None else row.sure
-            if len(ready) > num_given:
-                yield ready[num_given:]
-                num_given = len(ready)
+        with self._engine() as engine:
+            engine.add(row.request())
+            while row.completion is None:
+                for result in engine.step():
+                    if not row.take_result(result):
+                        engine.add(row.request())
+                ready = row.completion.data if row.completion is not None else row.sure
+                if len(ready) > num_given:
+                    yield ready[num_given:]
+                    num_given = len(ready)
         return row.completion
 
-    def _engine(self) -> UncachedEngine:
-        return UncachedEngine(self.loaded.model, self.num_rows, self.teller.row_length)
+    @contextmanager
+    def _engine(self) -> Iterator[IdEngine]:
+        """An engine for one caller: what it has read before stays, so that prompts that begin alike share it. Two that generate in turns
+        have one each."""
+        engine = self._idle.pop() if self._idle else IdEngine(self.loaded.model, self.num_rows, self.teller.row_length)
+        try:
+            yield engine
+        finally:
+            engine.clear()
+            self._idle.append(engine)
 
     def _next(self, source: Iterator[Prompt], sampling: Sampling, order: deque[Progress]) -> Progress | None:
         prompt = next(source, None)
@@ -112,8 +123,8 @@ class Generator:
 
     def _row(self, prompt: Prompt, sampling: Sampling) -> Progress:
         told = self.teller.tell(prompt)
-        automaton, speller = self._automaton(prompt, told, sampling), self._speller(prompt, told)
-        return Progress(prompt, sampling, told, automaton, speller, self.teller.row_length)
+        free, healing = self._automata(prompt, told, sampling)
+        return Progress(prompt, sampling, told, self._speller(prompt, told), self.teller.row_length, free=free, healing=healing)
 
     def _speller(self, prompt: Prompt, told: Told) -> Speller:
         if told.raw:
@@ -125,12 +136,13 @@ class Generator:
         early = self.teller.compressor.spans(prompt.data) is not None
         return DecodingSpeller(self.teller.compressor, self.teller.view.first_id, prompt.data, told.symbols, early=early)
 
-    def _automaton(self, prompt: Prompt, told: Told, sampling: Sampling) -> Automaton:
-        """What may follow this prompt: free states, behind those in which the prompt's tail is spelled."""
+    def _automata(self, prompt: Prompt, told: Told, sampling: Sampling) -> tuple[Automaton, Automaton | None]:
+        """What may follow this prompt, in free states; and the rules until its tail is spelled, whose states are those of the tail and
+        then the free ones."""
         free = self._free(told.raw, sampling.valid_utf8)
         state = utf8.state_after(prompt.data) if sampling.valid_utf8 else 0
         if not told.tail:
-            return Automaton(free, state)
+            return Automaton(free, state), None
         view, healer = self.teller.view, self.teller.healer
         assert view is not None
         assert healer is not None
@@ -138,7 +150,7 @@ class Generator:
         table = np.full((len(told.tail) + len(free), free.shape[1]), -1, dtype=np.int16)
         table[len(told.tail) :] = np.where(free >= 0, free + len(told.tail), -1)
         table[: len(told.tail), columns] = healer.next_states(told.tail, free[:, columns], state)
-        return Automaton(table, 0)
+        return Automaton(free, state), Automaton(table, 0)
 
     def _free(self, raw: bool, valid_utf8: bool) -> npt.NDArray[np.int16]:
         """int16 [1 or 8, V]: symbols of the view asked, or bytes, and the end of the document between characters."""
