@@ -36,7 +36,9 @@ class ConfinementError(Exception):
 
 
 def confine(settings: Mapping[str, Any]) -> None:
-    """Do all steps: `uid` (int or None), `limits` {name: value}, `landlock` {"read": [path], "devices": [path]} or None, `filter`, `seccomp`."""
+    """Do all steps. `uid`: int or None; `limits`: {name: value}; `landlock`: {"read": [path], "devices": [path]} or None; `filter`: the
+    BPF program; `seccomp`: the number of the call.
+    """
     if settings["uid"] is not None:
         os.setgroups([])
         os.setresgid(settings["uid"], settings["uid"], settings["uid"])

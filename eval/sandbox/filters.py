@@ -1,7 +1,8 @@
 """The system calls that a generated program may make, as a classic BPF program for seccomp. Built outside, installed inside by `confine`.
 
-A list of what is allowed, so that a call of a newer kernel is refused without anybody knowing it. Refused calls return EPERM (`clone3` returns
-ENOSYS, after which the C library starts threads by `clone`, whose flags can be read); a call of another architecture kills the process.
+A list of what is allowed, so that a call of a newer kernel is refused without anybody knowing it. Refused calls return EPERM (`clone3`
+returns ENOSYS, after which the C library starts threads by `clone`, whose flags can be read); a call of another architecture kills the
+process.
 Not promised: anything about faults of the kernel in the calls that are allowed.
 
 Source of the numbers: the kernel's unistd headers; `tests/test_sandbox_filters.py` compares them where headers are installed.
@@ -57,9 +58,9 @@ _FCNTLS: Final = (0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032)
 
 
 class _Rule(NamedTuple):
-    """A form that is allowed: argument `index` is one of `values`, or has all bits of `required` and none of `forbidden`."""
+    """A form that is allowed: argument `argument` is one of `values`, or has all bits of `required` and none of `forbidden`."""
 
-    index: int
+    argument: int
     values: Sequence[int] = ()
     required: int = 0
     forbidden: int = 0
@@ -93,14 +94,14 @@ def _argument(index: int, high: bool = False) -> bytes:
 def _ruled(number: int, rule: _Rule) -> bytes:
     refuse = _op(_RETURN, _ERRNO | errno.EPERM)
     allow = _op(_RETURN, _ALLOW)
-    body = _argument(rule.index)
+    body = _argument(rule.argument)
     if rule.required:
         body += _op(_ANY_BIT, rule.forbidden, 0, 1) + refuse
         body += _op(_AND, rule.required) + _op(_EQUAL, rule.required, 0, 1) + allow
     for value in rule.values:
         if rule.wide:
             assert value == 0, "a 64-bit argument is compared with nothing only"
-            body += _op(_EQUAL, 0, 1, 0) + refuse + _argument(rule.index, high=True)
+            body += _op(_EQUAL, 0, 1, 0) + refuse + _argument(rule.argument, high=True)
         body += _op(_EQUAL, value, 0, 1) + allow
     body += refuse
     return _op(_EQUAL, number, 0, len(body) // 8) + body

@@ -15,7 +15,7 @@ import os
 import secrets
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from eval.sandbox import values
 from eval.sandbox.driver import read_exactly, write_frame
@@ -50,35 +50,35 @@ class Channel:
             write_frame(self._requests, request)
             size = int.from_bytes(read_exactly(self._replies, 4), "big")
             if size > values.MAX_TEXT_BYTES:
-                self.break_off(f"a reply of {size} bytes; at most {values.MAX_TEXT_BYTES} are read")
+                raise self.broken(f"a reply of {size} bytes; at most {values.MAX_TEXT_BYTES} are read")
             reply = values.decode(read_exactly(self._replies, size), self._stand_in)
         except (EOFError, OSError):
             self.ended = True
-            self.break_off("the program ended its process")
+            raise self.broken("the program ended its process")
         except values.ValueRefusedError as error:
-            self.break_off(f"the reply is {error}")
+            raise self.broken(f"the reply is {error}")
         match reply:
             case [str(told), "value", value] if told == number:
                 return value
             case [str(told), "error", [*names], str(message)] if told == number:
-                self._raise(names, message)
-        self.break_off("a reply to no call")
+                raise self._raised(names, message)
+            case _:
+                raise self.broken("a reply to no call")
 
-    def break_off(self, fault: str) -> NoReturn:
-        """No call will be answered any more, and the verdict will be fail."""
+    def broken(self, fault: str) -> BrokenProgramError:
+        """The exception for a fault, after which no call will be answered and the verdict will be fail."""
         self.fault = fault
-        raise BrokenProgramError(fault)
+        return BrokenProgramError(fault)
 
-    def _raise(self, names: list[Any], message: str) -> NoReturn:
+    def _raised(self, names: list[Any], message: str) -> BaseException:
         kinds = [kind for name in names if isinstance(name, str) and isinstance(kind := getattr(builtins, name, None), type)]
         kind = next((kind for kind in kinds if issubclass(kind, BaseException)), Exception)
         if not issubclass(kind, Exception):
-            self.break_off(f"{kind.__name__}: {message}")
+            return self.broken(f"{kind.__name__}: {message}")
         try:
-            error = kind(message)
+            return kind(message)
         except TypeError:  # UnicodeDecodeError and its like want more than a message
-            error = ValueError(message) if issubclass(kind, ValueError) else Exception(message)
-        raise error
+            return ValueError(message) if issubclass(kind, ValueError) else Exception(message)
 
     def _handle(self, value: Any) -> dict[str, Any]:
         if isinstance(value, RemoteObject):
@@ -93,7 +93,11 @@ class Channel:
 
 
 class RemoteObject:
-    """An object that stays in the sandbox: attributes, items, calls, length, truth and membership are asked there; equality is identity."""
+    """An object that stays in the sandbox: attributes, items, calls, length, truth and membership are asked there; equality is identity.
+
+    No name with two underscores is asked for: libraries of the tests look on instances for such hooks (numpy for `__array_interface__`, a
+    raw address; copy for `__deepcopy__`), and an answer would be the program's hand inside this process.
+    """
 
     __slots__ = ("_channel", "_kind", "_number")
 
@@ -107,6 +111,8 @@ class RemoteObject:
         return channel.ask(operation, self, *arguments, keywords=keywords)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"{name} of an object in the sandbox is not asked for")
         return self._ask("getattr", name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -200,7 +206,7 @@ def printable(text: str) -> str:
 
 
 def run(program: Program, payload: bytes, ready: bytes, requests: int, replies: int, results: int) -> None:
-    """The life of a judge process: start the driver, tell "R" when it is ready, judge, tell "V" verdict reason. Tells "S" where it is not ready."""
+    """The life of a judge process: start the driver, tell "R" when it is ready, judge, tell "V", verdict and reason; or "S": not ready."""
     try:
         write_frame(requests, payload)
         said = read_exactly(replies, 4 + len(ready))

@@ -4,8 +4,8 @@
         for outcome in sandbox.judge(programs):
             print(outcome.key, outcome.verdict, outcome.reason)
 
-The strongest tier that works here is taken after a real try-out, and recorded in each outcome. Where none works, nothing is run: there is no
-way to run a program without isolation. A fault of the machine is never a verdict: it is retried twice, then raised as `WorkError`.
+The strongest tier that works here is taken after a real try-out, and recorded in each outcome. Where none works, nothing is run: there is
+no way to run a program without isolation. A fault of the machine is never a verdict: it is retried twice, then raised as `WorkError`.
 """
 
 from __future__ import annotations
@@ -93,12 +93,14 @@ class _Slot:
 
     def fileno(self) -> int:
         """For select: readable when an outcome is there or the process has died."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         return self._process.stdout.fileno()
 
     def receive(self) -> dict[str, Any]:
         """The outcome, or {"fault": sentence} where the process died."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if line.endswith(b"\n"):
             told = json.loads(line)
@@ -117,7 +119,8 @@ class _Slot:
         process, self._process = self._process, None
         if process is None:
             return
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         try:
@@ -269,8 +272,8 @@ class _Jobs:
             self._finished[job.index] = Outcome(key=program.key, verdict="fail", reason=reason, seconds=told["seconds"], tier=self._tier)
             return
         raise WorkError(
-            f"program {program.key!r} could not be judged: {told['fault']}; tried {job.num_faults + 1} times. This is a fault of the machine "
-            "and no verdict: look at its free memory and its limit on processes, then run the same command again"
+            f"program {program.key!r} could not be judged: {told['fault']}; tried {job.num_faults + 1} times. This is a fault of the "
+            "machine and no verdict: look at its free memory and its limit on processes, then run the same command again"
         ) from _Fault(told["fault"])
 
     def in_order(self) -> Iterator[Outcome]:

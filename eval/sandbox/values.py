@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import json
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -22,13 +23,14 @@ MAX_DEPTH: Final = 150
 MAX_STRUCT_FIELDS: Final = 255
 
 _SMALL: Final = 1 << 63
-_KEYS: Final = type({}.keys())
-_VALUES: Final = type({}.values())
-_ITEMS: Final = type({}.items())
-TYPES: Final[Mapping[str, type]] = {
-    kind.__name__: kind
-    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, type, object, type(None))
-}
+_KEYS: Final[type] = type({}.keys())
+_VALUES: Final[type] = type({}.values())
+_ITEMS: Final[type] = type({}.items())
+_KINDS: Final[tuple[type, ...]] = (
+    *(bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, type, object),
+    type(None),
+)
+TYPES: Final[Mapping[str, type]] = {kind.__name__: kind for kind in _KINDS}
 _SEQUENCES: Final[Mapping[type, str]] = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
 _MAPPINGS: Final[Mapping[type, str]] = {
     dict: "dict",
@@ -94,8 +96,8 @@ def _tell_scalar(value: Any, kind: type) -> dict[str, Any] | None:
         return {"bytearray" if issubclass(kind, bytearray) else "bytes": kind.hex(value)}
     if kind is range:
         return {"range": [hex(value.start), hex(value.stop), hex(value.step)]}
-    if kind is type and TYPES.get(value.__name__) is value:
-        return {"type": value.__name__}
+    if kind is type and TYPES.get(name := str(value.__name__)) is value:
+        return {"type": name}
     if value is Ellipsis or value is NotImplemented:
         return {"constant": "Ellipsis" if value is Ellipsis else "NotImplemented"}
     # Looked up, never imported: a program that has such a value has imported its module.
@@ -175,7 +177,7 @@ def struct(name: Any, fields: Sequence[Any]) -> type:
     names = [str(field) for field in fields]
     if not str(name).isidentifier() or len(names) > MAX_STRUCT_FIELDS or any(not n.isidentifier() or n.startswith("_") for n in names):
         raise ValueRefusedError("a named tuple with names that no named tuple has")
-    members: dict[str, Any] = {n: property(lambda self, k=k: tuple.__getitem__(self, k)) for k, n in enumerate(names)}
+    members: dict[str, Any] = {n: property(operator.itemgetter(k)) for k, n in enumerate(names)}
     return type(str(name), (tuple,), members | {"__slots__": (), "_fields": tuple(names)})
 
 

@@ -1,7 +1,7 @@
 """The process of one slot: reads programs from standard input, one JSON object a line, and writes outcomes. Started by `pool`.
 
-It is the parent of everything that a program's sandbox starts (a subreaper), has one thread, and ends, with all its children, when the other
-end of its standard input closes.
+It is the parent of everything that a program's sandbox starts (a subreaper), has one thread, and ends, with all its children, when the
+other end of its standard input closes.
 """
 
 from __future__ import annotations
