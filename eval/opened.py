@@ -57,9 +57,9 @@ class Opened:
 
     @property
     def can_heal(self) -> bool:
-        """Whether prompts can be healed: a view other than bytes whose symbols stand for stretches of bytes."""
+        """Whether prompts can be healed: a view other than bytes whose symbols always spell the same bytes."""
         compressor = self.reading.compressor
-        return compressor is not None and compressor.spans(b"") is not None
+        return compressor is not None and compressor.spelling() is not None
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -140,5 +140,5 @@ def open_run(
 
 def _check_healing(opened: Opened) -> None:
     if not opened.can_heal:
-        why = "reads raw bytes" if opened.view == "raw" else f"reads view '{opened.view}', whose symbols stand for no stretch of bytes"
-        raise RequestError(f"{opened.run} {why}: its prompts have no border to heal; leave healing off")
+        why = "raw bytes" if opened.view == "raw" else f"view '{opened.view}', whose symbols spell different bytes in different places"
+        raise RequestError(f"{opened.run} reads {why}: its prompts cannot be healed; leave healing off")

@@ -1,0 +1,69 @@
+"""The tables of `lines`, for the terminal and for reports: one row a run and way of prompting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from proxy_lm.report import Table, number
+
+TITLES: Final = {"line": "next line", "identifier": "rest of an identifier", "sweep": "rest of a line, from every byte offset"}
+_COLUMNS: Final = {
+    "exact": ("exact", 1, 100),
+    "edit_similarity": ("edit similarity", 1, 100),
+    "bytes_right": ("bytes right", 2, 1),
+    "share_right": ("share right", 1, 100),
+    "first_byte": ("first byte", 1, 100),
+    "bits_per_byte": ("bits per byte", 4, 1),
+    "stumbles": ("stumbles", 1, 100),
+}
+_OF_TASK: Final = {
+    "line": ("exact", "edit_similarity", "bytes_right", "first_byte", "bits_per_byte"),
+    "identifier": ("exact", "share_right", "first_byte", "bits_per_byte"),
+    "sweep": ("exact", "share_right", "first_byte", "bits_per_byte", "stumbles"),
+}
+
+
+def tables(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Table]]:
+    """(title, table) of each task that any run was asked, then of the sweep by kind of place and by border."""
+    for task, title in TITLES.items():
+        rows = [[*names, *_cells(found[task], task)] for *names, found in _ways(results) if task in found]
+        if rows:
+            heads = [_head(metric) for metric in _OF_TASK[task]]
+            yield f"lines: {title}", Table(["run", "prompts", "items", *heads], rows, frozenset({0, 1}))
+    for key, title in (("groups", "by kind of place"), ("borders", "by border of the symbols")):
+        rows = [
+            [*names, group, *_cells(measured, "sweep")]
+            for *names, found in _ways(results)
+            for group, measured in found.get("sweep", {}).get(key, {}).items()
+        ]
+        if rows:
+            heads = [_head(metric) for metric in _OF_TASK["sweep"]]
+            yield f"lines: sweep {title}", Table(["run", "prompts", "cut", "items", *heads], rows, frozenset({0, 1, 2}))
+
+
+def _ways(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for name, result in results.items():
+        for way, found in result["prompts"].items():
+            yield name, way, found
+
+
+def _head(metric: str) -> str:
+    title, _, scale = _COLUMNS[metric]
+    return f"{title}, %" if scale == 100 else title
+
+
+def _cells(measured: Mapping[str, Any], task: str) -> list[str]:
+    return [f"{measured['num_items']:,}", *(spelled(measured.get(metric), metric) for metric in _OF_TASK[task])]
+
+
+def spelled(estimate: Mapping[str, Any] | None, metric: str) -> str:
+    """A number with its interval, or a dash."""
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    _, digits, scale = _COLUMNS[metric]
+    text = number(estimate["value"] * scale, digits)
+    if estimate["interval"] is None:
+        return text
+    low, high = (number(bound * scale, digits) for bound in estimate["interval"])
+    return f"{text} ({low} to {high})"
