@@ -15,8 +15,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from proxy_lm.errors import RequestError
-
 START: Final = 0
 """Between characters: the only state in which text may end."""
 ONE_MORE: Final = 1
@@ -73,14 +71,11 @@ def state_after(data: bytes) -> int:
 
 
 def whole_characters(data: bytes, state: int = START) -> int:
-    """How many bytes of valid text, read from `state` on, end with a character.
-
-    Raises `RequestError` where `data` is not valid there."""
+    """How many bytes of valid text, read from `state` on, end with a character."""
     end = 0
     for index, byte in enumerate(data):
         state = int(TRANSITIONS[state, byte])
-        if state < 0:
-            raise RequestError(f"byte {byte:#04x} at {index} cannot follow in UTF-8; ask without valid UTF-8 for bytes of any kind")
+        assert state >= 0, f"byte {byte:#04x} at {index} cannot follow in UTF-8"
         if state == START:
             end = index + 1
     return end
