@@ -13,6 +13,7 @@ import itertools
 import linecache
 import os
 import secrets
+import time
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -54,9 +55,9 @@ class Channel:
             reply = values.decode(read_exactly(self._replies, size), self._stand_in)
         except (EOFError, OSError):
             self.ended = True
-            raise self.broken("the program ended its process")
+            raise self.broken("the program ended its process") from None
         except values.ValueRefusedError as error:
-            raise self.broken(f"the reply is {error}")
+            raise self.broken(f"the reply is {error}") from None
         match reply:
             case [str(told), "value", value] if told == number:
                 return value
@@ -206,7 +207,10 @@ def printable(text: str) -> str:
 
 
 def run(program: Program, payload: bytes, ready: bytes, requests: int, replies: int, results: int) -> None:
-    """The life of a judge process: start the driver, tell "R" when it is ready, judge, tell "V", verdict and reason; or "S": not ready."""
+    """The life of a judge process: start the driver, tell "R" when it is ready, judge, tell "V", verdict and reason; or "S": not ready.
+
+    Both carry the time on the monotonic clock in nanoseconds: the supervisor may come to read them late.
+    """
     try:
         write_frame(requests, payload)
         said = read_exactly(replies, 4 + len(ready))
@@ -215,7 +219,7 @@ def run(program: Program, payload: bytes, ready: bytes, requests: int, replies: 
     if said != len(ready).to_bytes(4, "big") + ready:
         write_frame(results, b"S")
         return
-    write_frame(results, b"R")
+    write_frame(results, b"R%d" % time.monotonic_ns())
     verdict, reason = judge(program, Channel(requests, replies))
-    write_frame(results, b"V" + verdict.encode() + b" " + reason.encode("utf-8", "replace"))
+    write_frame(results, b"V%d %s %s" % (time.monotonic_ns(), verdict.encode(), reason.encode("utf-8", "replace")))
     os.close(results)

@@ -192,9 +192,9 @@ def live_as_judge(program: Program, payload: bytes, ready: bytes, requests: int,
 class Clock:
     """Seconds of a run, without the time that its program and its judge spent waiting for a core, where the kernel tells it."""
 
-    def __init__(self, pids: tuple[int | None, ...]) -> None:
+    def __init__(self, began_ns: int, pids: tuple[int | None, ...]) -> None:
         self._paths = [Path(f"/proc/{pid}/schedstat") for pid in pids if pid is not None]
-        self._began = time.monotonic()
+        self._began_ns = began_ns
         self._waited_first = self._waited()
         self._waited_last = self._waited_first
 
@@ -207,10 +207,10 @@ class Clock:
                 waited.append(0.0)
         return waited
 
-    def read(self) -> tuple[float, float]:
-        """(seconds of its own, seconds on the wall) since the start."""
+    def read(self, now_ns: int | None = None) -> tuple[float, float]:
+        """(seconds of its own, seconds on the wall) from the start to now, or to a moment that the judge told."""
         self._waited_last = [max(pair) for pair in zip(self._waited_last, self._waited(), strict=True)]
-        wall = time.monotonic() - self._began
+        wall = ((now_ns or time.monotonic_ns()) - self._began_ns) / 1e9
         waited = sum(self._waited_last) - sum(self._waited_first)
         return max(0.0, wall - max(0.0, waited)), wall
 
@@ -241,9 +241,9 @@ def watch(run: Run, program: Program, tier: Tier, abandoned: Callable[[], bool])
             part = os.read(run.results, 65536)
             told += part
             if not part:
-                return conclude(run, bytes(told), clock)
-        if clock is None and told[4:5] == b"R":
-            clock = Clock((find_program(run, tier), run.judge_pid))
+                return conclude(run, program, frames_of(bytes(told)), clock)
+            if clock is None and (frames := frames_of(bytes(told))) and frames[0][:1] == b"R":
+                clock = Clock(int(frames[0][1:]), (find_program(run, tier), run.judge_pid))
         if time.monotonic() < next_read:
             continue
         next_read = time.monotonic() + TICK_S
@@ -295,14 +295,18 @@ def _parent_of(pid: int) -> int | None:
         return None
 
 
-def conclude(run: Run, told: bytes, clock: Clock | None) -> tuple[str, str, float]:
-    """Read what the judge told before it closed its pipe."""
+def frames_of(told: bytes) -> list[bytes]:
+    """The whole frames of what the judge told."""
     frames = []
-    while told:
-        size = int.from_bytes(told[:4], "big")
-        frames.append(told[4 : 4 + size])
-        told = told[4 + size :]
-    if clock is None or not frames or frames[0] != b"R":
+    while len(told) >= 4 and len(told) >= (end := 4 + int.from_bytes(told[:4], "big")):
+        frames.append(told[4:end])
+        told = told[end:]
+    return frames
+
+
+def conclude(run: Run, program: Program, frames: list[bytes], clock: Clock | None) -> tuple[str, str, float]:
+    """Read what the judge told before it closed its pipe."""
+    if clock is None:
         poll = select.poll()
         poll.register(run.output, select.POLLIN)
         if poll.poll(1000):
@@ -311,11 +315,14 @@ def conclude(run: Run, told: bytes, clock: Clock | None) -> tuple[str, str, floa
         raise MachineFaultError(f"the sandbox did not start: {said or 'it said nothing'}")
     if len(frames) != 2 or frames[1][:1] != b"V":
         raise MachineFaultError("the judge ended without a verdict")
-    verdict, _, reason = frames[1][1:].decode().partition(" ")
+    moment, verdict, reason = frames[1][1:].decode().split(" ", 2)
+    own, _ = clock.read(int(moment))
+    if own > program.limit_s:  # the verdict came between two looks at the clock
+        return "timeout", f"over {program.limit_s:g} s", own
     if verdict == "ended":  # the pipe closed; the process may be about to end, or may have closed it and live on
         with contextlib.suppress(subprocess.TimeoutExpired):
             run.end = run.sandbox.wait(timeout=1)
-    return verdict, reason, clock.read()[0]
+    return verdict, reason, own
 
 
 def ending(run: Run, tier: Tier, reason: str) -> tuple[str, str]:
