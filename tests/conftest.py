@@ -9,8 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from proxy_lm.data.corpus import Corpus
 
 # Before anything imports torch or starts a child: one thread a process, the loopback interface, no hub.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,7 +58,7 @@ class TinyRun:
 
     def __init__(self, folder: Path) -> None:
         import compressors.registry
-        from proxy_lm.data.corpus import Corpus, build_small
+        from proxy_lm.data.corpus import build_small
         from proxy_lm.data.encoding import encode_corpus
 
         self.folder = folder
@@ -133,11 +137,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 @pytest.fixture(scope="session")
 def saved_run() -> Callable[..., Path]:
     """`saved_run(folder, init_std=0.2, mix={...})`: a run folder with one checkpoint as training writes it, without training and without
-    its corpus. A keyword that no run has sets the model; `views` maps names to (folder, alphabet_size)."""
+    its corpus, unless one is given. A keyword that no run has sets the model; `views` maps names to (folder, alphabet_size)."""
     return _save_run
 
 
-def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, **changes: object) -> Path:
+def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, corpus: Corpus | None = None, **changes: object) -> Path:
+    import compressors.registry as registry
     from proxy_lm.model.decoder import Decoder
     from proxy_lm.train.checkpoint import CheckpointManager
     from proxy_lm.train.settings import RunSettings
@@ -150,7 +155,7 @@ def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, **
     settings = RunSettings(
         name=folder.name,
         out=str(folder),
-        corpus=str(folder / "corpus"),
+        corpus=str(folder / "corpus" if corpus is None else corpus.path),
         views={name: str(path) for name, (path, _) in (views or {}).items()},
         num_steps=1,
         **{"row_length": 64, "model": sizes, **changes},  # type: ignore[arg-type]
@@ -158,7 +163,13 @@ def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, **
     model = Decoder(settings.model, vocabulary.size, settings.row_length, num_views=len(vocabulary.views), seed=1)
     tensors = [(name, parameter.detach()) for name, parameter in model.named_parameters()]
     described = {"size": vocabulary.size, "views": [[view.name, view.alphabet_size] for view in vocabulary.views]}
-    state = {"settings": settings.model_dump(mode="json"), "identity": {"corpus": "0" * 64}, "fingerprints": {}, "world_size": 1}
+    identity = {"corpus": "0" * 64 if corpus is None else corpus.digest}
+    fingerprints = {
+        name: registry.read_artifact(path)["fingerprint"]
+        for name, (path, _) in (views or {}).items()
+        if (path / registry.ARTIFACT_NAME).exists()
+    }
+    state = {"settings": settings.model_dump(mode="json"), "identity": identity, "fingerprints": fingerprints, "world_size": 1}
 
     def write(path: Path) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
