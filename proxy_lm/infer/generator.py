@@ -89,7 +89,7 @@ class Generator:
     def stream(self, prompt: Prompt, sampling: Sampling = GREEDY) -> Yields[bytes, None, Completion]:
         """The completion's bytes as soon as they are sure, complete characters only under `valid_utf8`; together they are its `data`. The
         generator's return value is the `Completion`."""
-        row = self._row(prompt, sampling)
+        row = self.progress(prompt, sampling)
         num_given = 0
         with self._engine() as engine:
             engine.add(row.request())
@@ -118,10 +118,11 @@ class Generator:
         prompt = next(source, None)
         if prompt is None:
             return None
-        order.append(self._row(prompt, sampling))
+        order.append(self.progress(prompt, sampling))
         return order[-1]
 
-    def _row(self, prompt: Prompt, sampling: Sampling) -> Progress:
+    def progress(self, prompt: Prompt, sampling: Sampling) -> Progress:
+        """A completion at its begin, for whoever drives an engine."""
         told = self.teller.tell(prompt)
         free, healing = self._automata(prompt, told, sampling)
         return Progress(prompt, sampling, told, self._speller(prompt, told), self.teller.row_length, free=free, healing=healing)
