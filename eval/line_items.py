@@ -24,7 +24,7 @@ import numpy as np
 from compressors.files import sha256_bytes
 from eval.identifiers import Span, identifiers, place, words
 from proxy_lm.data.corpus import Corpus
-from proxy_lm.data.languages import language_of_name
+from proxy_lm.data.languages import language_of_path
 from proxy_lm.errors import RequestError
 
 MIN_PROMPT_BYTES: Final = 16
@@ -95,7 +95,7 @@ def of_files(patterns: Sequence[str], held_out_from: Corpus | None = None) -> tu
         raise RequestError(f"{' '.join(patterns)} gives {len(paths)} files and none that is held out and not empty; name other files")
     digest = hashlib.sha256(b"".join(hashlib.sha256(data[i]).digest() for i in kept)).hexdigest()
     projects = [paths[i].parent.name or "." for i in kept]
-    documents = Documents("files", digest, projects, [language_of_name(paths[i].name) for i in kept], lambda i: data[kept[i]])
+    documents = Documents("files", digest, projects, [language_of_path(str(paths[i])) for i in kept], lambda i: data[kept[i]])
     return documents, len([one for one in data if one]) - len(kept)
 
 
