@@ -11,6 +11,7 @@ reads. Every result names the prompt policy, the stop rule, the sampling, the ti
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from proxy_lm.infer.generator import Completion, Generator, Prompt, Sampling
 
 SCHEMA = "proxy-lm code 1"
+_REASON = re.compile(r"^[\w ]+: \w+|^[\w ]+")
 INTERVAL_MEANS = "95 %; problems drawn again, not seeds of sampling"
 
 
@@ -196,11 +198,11 @@ def _scores(counts: Mapping[str, tuple[int, int]], problems: ProblemSet, ks: Seq
 
 
 def _reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """Why programs failed, most frequent first, by the first words of the reason."""
+    """Why programs failed, most frequent first, by stage and class of the error."""
     counts: dict[str, int] = defaultdict(int)
     for verdict in verdicts:
         if verdict.verdict != "pass":
-            counts[verdict.reason.partition(":")[0][:80]] += 1
+            counts[" ".join(_REASON.findall(verdict.reason)[:1]) or verdict.verdict] += 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -1,7 +1,8 @@
 """The code evaluation of a run: its samples for a problem set, as is and healed, and the result that is kept with the run.
 
-    RUN/eval/code-graded-<16 digits>/  job.json  samples.jsonl  verdicts-.../      one folder a job: checkpoint, reading, problems, settings
-    RUN/eval/code-graded.json                                                       the result, written last
+    RUN/eval/code-graded-<16 digits>/  job.json  samples.jsonl    one folder a job: checkpoint, reading, problems, settings
+    RUN/eval/verdicts-<16 digits>/                                of programs, by content, for one tier and its limits
+    RUN/eval/code-graded.json                                     the result, written last
 
 A run of tokens is asked twice: with its prompts as they are, and healed (the last symbols of the prompt taken back, and the first ones
 generated bound to spell them). Neither is the right one: both are reported. A run that reads raw bytes has no border to heal.
@@ -9,6 +10,7 @@ generated bound to spell them). Neither is the right one: both are reported. A r
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -18,15 +20,21 @@ from typing import Any, Literal
 
 from compressors.files import sha256_file
 from eval.code import SCHEMA, CodeSettings, attempts_of, generate_samples, job_of, named, score
+from eval.continuations import Continuations
 from eval.envelope import Dataset, envelope, write_result
+from eval.intervals import estimate
 from eval.judging import JudgeSettings
 from eval.opened import Opened
 from eval.pass_at_k import possible_ks
 from eval.problems import ProblemSet
+from eval.prompts import ask
 from eval.sample_files import Attempt, Missing, read_attempts
 from eval.samples import Samples, work_folder
+from proxy_lm.errors import RequestError
 
 Healing = Literal["both", "no", "yes"]
+
+_OPENING_BYTES = 2  # BOS and the start sentinel, counted as in `eval.windows`
 
 
 @dataclass(frozen=True)
@@ -81,14 +89,16 @@ def evaluate(
         scores = score(
             made.attempts,
             problems,
-            made.folder,
+            opened.run / "eval",  # verdicts on gold serve both readings
             judge,
             ks=ks,
             exclude_failing_gold=exclude_failing_gold,
             tier=tier,
             num_slots=num_slots,
         )
-        found.append({"healing": reading.healing, **scores})
+        bits = gold_bits(reading, problems, named(settings, problems))
+        exact = exact_match(made.attempts, problems, settings) if problems.problems[0].style == "infilling" else None
+        found.append({"healing": reading.healing, **scores, "gold_bits_per_byte": bits, "exact_match": exact})
     result = envelope(
         SCHEMA,
         "code run",
@@ -100,6 +110,49 @@ def evaluate(
     )
     write_result(opened.run, "code", file_name(problems), result)
     return result
+
+
+def gold_bits(opened: Opened, problems: ProblemSet, settings: CodeSettings) -> dict[str, Any]:
+    """Bits per byte of the gold solutions after their prompts, by teacher forcing: tells models apart that solve nothing yet.
+
+    Prompts are cut from their front so that prompt and solution fit the context in bytes, equal for every arm. `value` is null, with the
+    `reason`, where the policy shows the model more than what stands before the solution, or the view cannot be asked.
+    """
+    if settings.policy in ("fim", "signature"):
+        return {
+            "value": None,
+            "interval": None,
+            "reason": f"by policy '{settings.policy}' the gold solution does not just follow the prompt",
+        }
+    room = opened.context_bytes - _OPENING_BYTES
+    asked = [(problem, ask(problem, settings.policy).prompt, problem.canonical_solution.encode()[: room // 2]) for problem in problems]
+    asked = [(problem, prompt[-(room - len(gold)) :], gold) for problem, prompt, gold in asked if gold]
+    try:
+        nats = Continuations(opened).nats([(prompt, gold) for _, prompt, gold in asked])
+    except RequestError as error:
+        return {"value": None, "interval": None, "reason": str(error)}
+    told = [
+        (problem.task_id, cost / math.log(2), len(gold)) for (problem, _, gold), cost in zip(asked, nats, strict=True) if cost is not None
+    ]
+    found = estimate([task for task, _, _ in told], [bits for _, bits, _ in told], [size for _, _, size in told])
+    return {
+        **found.to_json(),
+        "reason": None if found.value is not None else "no gold solution could be told in this view",
+        "num_problems": len(told),
+        "num_bytes": sum(size for _, _, size in told),
+        "context_bytes": opened.context_bytes,
+    }
+
+
+def exact_match(attempts: Sequence[Attempt], problems: ProblemSet, settings: CodeSettings) -> dict[str, Any]:
+    """Share of infilled parts that equal the original ones byte for byte, white space at their end aside."""
+    same = []
+    for attempt in attempts:
+        problem = problems[attempt.task_id]
+        asked = ask(problem, settings.policy, settings.stop_rule)
+        part = attempt.program[len(asked.prompt) : len(attempt.program) - len(asked.tail)]
+        same.append(part.rstrip() == problem.canonical_solution.encode().rstrip())
+    return estimate([attempt.task_id for attempt in attempts], same).to_json()
 
 
 def judge_file(

@@ -124,9 +124,8 @@ def _run(todo: Mapping[str, Program], sandbox: Sandbox, kept: Samples, what: str
             progress.advance()
         if late:
             note(f"judging {what}: {len(late)} ran out of time; each is run once more, alone")
-        for program in late:
-            for outcome in sandbox.judge([program]):
-                _keep(kept, outcome, program)
+        for outcome in sandbox.judge(late, num_at_once=1):
+            _keep(kept, outcome, todo[outcome.key])
             progress.advance()
 
 

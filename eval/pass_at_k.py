@@ -58,6 +58,8 @@ def pass_at_k(counts: Mapping[str, tuple[int, int]], ks: Sequence[int]) -> dict[
         raise RequestError("no problem was judged, so there is no pass@k; give at least one")
     scores = {}
     for k in ks:
+        if k < 1:
+            raise RequestError(f"pass@{k} is of no sample; the least k is 1")
         short = [task for task, (num_samples, _) in counts.items() if num_samples < k]
         if short:
             raise RequestError(

@@ -74,10 +74,12 @@ def ask(problem: Problem, policy: str | None = None, stop_rule: str | None = Non
     if rule not in STOP_RULES:
         raise RequestError(f"unknown stop rule '{rule}'; known: {', '.join(STOP_RULES)}")
     suffix = problem.suffix.encode() if problem.style == "infilling" else b""
+    # The newline that ends a missing line is a stop, so it is not in the completion; some published suffixes begin with it, some do not.
+    newline = b"\n" if rule == "line" and suffix and not suffix.startswith(b"\n") else b""
     return Asked(
         prompt=chosen.prompt(problem).encode(),
         suffix=suffix if chosen.shows_suffix else None,
-        tail=suffix,
+        tail=newline + suffix,
         stops=tuple(stop.encode() for stop in STOP_RULES[rule]),
         stop_rule=rule,
     )

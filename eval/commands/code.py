@@ -211,13 +211,18 @@ def _show_scores(result: dict[str, Any]) -> None:
             low, high = bounds["interval"]
             counts = [str(reading["verdicts"][verdict]) for verdict in ("pass", "fail", "timeout")]
             table.add_row(
-                "healed" if reading.get("healing") else "as is", name, f"{reading[name]:.3f}", f"{low:.3f} to {high:.3f}", *counts
+                "healed" if reading.get("healing") else "plain", name, f"{reading[name]:.3f}", f"{low:.3f} to {high:.3f}", *counts
             )
     console = Console()
     console.print(table)
     for level, scores in result.get("by_level", {}).items():
         console.print(f"{level}: pass@1 {scores['pass@1']:.3f} of {scores['num_problems']} problems", highlight=False)
     asked = f"policy {result['settings']['policy']}, stops {result['settings']['stop_rule']}; " if "policy" in result["settings"] else ""
+    for reading in (result, result.get("healed") or {}):
+        bits = reading.get("gold_bits_per_byte") or {}
+        if bits.get("value") is not None:
+            told = "healed" if reading["healing"] else "plain"
+            console.print(f"gold solutions after their prompts ({told}): {bits['value']:.3f} bits per byte", highlight=False)
     failed = len(result["gold"]["failed"])
     console.print(f"{asked}sandbox {result['sandbox_tier']}; gold solutions failing: {failed}; {result['seconds']:.1f} s", highlight=False)
     for reason, count in list(result["reasons"].items())[:5]:
@@ -229,9 +234,7 @@ def _show_explained(result: dict[str, Any]) -> None:
     print(repr(result["prompt"].encode()))
     if result["suffix"] is not None:
         print(f"told what follows:\n{result['suffix'].encode()!r}")
-    print(
-        f"a completion stops ({result['stop_rule']}) before {', '.join(map(repr, result['stops'])) or 'nothing'}, at its end or length"
-    )
+    print(f"a completion stops ({result['stop_rule']}) before {', '.join(map(repr, result['stops'])) or 'nothing'}, at its end or length")
     if result["tail"]:
         print(f"the program is prompt, completion, then\n{result['tail'].encode()!r}")
     print(f"gold program, in the sandbox:\n{result['gold']}")
