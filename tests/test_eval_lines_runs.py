@@ -1,0 +1,190 @@
+"""`proxy-lm-eval lines` on run folders: every kind of arm, healed and not, continued after a kill, its costs against a slow twin."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import compressors.registry as registry
+from eval import cli
+from eval.continuations import Continuations
+from eval.line_scores import METRICS
+from eval.lines import LinesSettings, evaluate
+from eval.opened import open_run
+from proxy_lm.data.corpus import build_small
+from proxy_lm.errors import RequestError
+from proxy_lm.vocabulary import BOS
+
+TEXTS = [b"def f%d(count):\n    total = count + %d\n    return total\n\n\nclass C%d:\n    pass\n" % (i, i, i) for i in range(40)]
+SMALL = ["--num-lines", "6", "--num-identifiers", "6", "--num-sweep-lines", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, saved_run):
+    """A corpus and an untrained run of each kind: raw, of a view with spelling, without spans, and mixed."""
+    folder = tmp_path_factory.mktemp("lines")
+    corpus = build_small(folder / "corpus", {"train": TEXTS[:30], "valid": TEXTS[30:32], "test": TEXTS[32:]})
+    spm = registry.train("spm", TEXTS[:30], alphabet_size=300)
+    registry.save(spm, folder / "spm")
+    registry.save(registry.train("gzip", []), folder / "gzip")
+    views = {"spm": {"spm": (folder / "spm", spm.alphabet_size)}, "gzip": {"gzip": (folder / "gzip", 256)}}
+    saved_run(folder / "raw", corpus=corpus)
+    saved_run(folder / "tokens", views["spm"], corpus, mix={"rate": 1.0})
+    saved_run(folder / "zip", views["gzip"], corpus, mix={"rate": 1.0})
+    saved_run(folder / "mixed", views["spm"], corpus, mix={"rate": 0.9})
+    return folder
+
+
+def lines(capsys, *words, code=0):
+    """The result as JSON, or the sentence of a refusal."""
+    assert cli.main(["lines", *map(str, words), "--json"]) == code
+    told = capsys.readouterr()
+    if code:
+        assert told.out == ""
+        return told.err.strip().splitlines()[-1]
+    return json.loads(told.out)
+
+
+def test_every_kind_of_arm_is_asked_and_the_result_is_complete(place, capsys):
+    raw = lines(capsys, place / "raw", *SMALL)
+    tokens = lines(capsys, place / "tokens", *SMALL)
+    mixed = lines(capsys, place / "mixed", *SMALL)
+    assert {name: list(found["prompts"]) for name, found in (("raw", raw), ("tokens", tokens), ("mixed", mixed))} == {
+        "raw": ["plain"],
+        "tokens": ["plain", "healed"],
+        "mixed": ["plain"],
+    }
+    for result in (raw, tokens, mixed):
+        assert result["schema"] == "proxy-lm lines 1"
+        assert result["dataset"]["num_items"] > 6 + 6
+        for found in result["prompts"].values():
+            assert list(found) == ["line", "identifier", "sweep"]
+            for task, measured in found.items():
+                for metric in METRICS:
+                    if metric in measured:
+                        assert set(measured[metric]) == {"value", "interval"}, (task, metric)
+                assert measured["num_scored"] == measured["num_items"]
+                assert measured["bits_per_byte"]["value"] > 0
+    # The same places for all; only the reading differs.
+    assert raw["dataset"] == tokens["dataset"] == mixed["dataset"]
+    assert raw["borders"] is None
+    assert tokens["borders"] == mixed["borders"]
+    assert set(mixed["prompts"]["plain"]["sweep"]["borders"]) == {"at a border", "inside a symbol"}
+    assert json.loads((place / "raw" / "eval" / "lines-test.json").read_text()) == raw
+
+
+def test_bytes_never_stumble(place, capsys):
+    """What a byte model says from one offset is what it is given at the next, so a right end stays right."""
+    found = lines(capsys, place / "raw", "--num-lines", 0, "--num-identifiers", 0, "--num-sweep-lines", 4, "--device", "cpu")
+    sweep = found["prompts"]["plain"]["sweep"]
+    assert sweep.get("stumbles", {"value": 0.0})["value"] == 0.0
+
+
+def test_a_kill_costs_what_was_not_written_and_more_items_continue(place, capsys, monkeypatch):
+    run = place / "tokens"
+    small = evaluate(run, LinesSettings(num_lines=3, num_identifiers=0, num_sweep_lines=1, device="cpu", seed=5))
+    samples = next(path for path in (run / "eval").glob("lines-test-*/samples.jsonl") if '"seed":5' in _job(path))
+    data = samples.read_bytes()
+    samples.write_bytes(data[: len(data) * 2 // 3])
+    again = evaluate(run, LinesSettings(num_lines=3, num_identifiers=0, num_sweep_lines=1, device="cpu", seed=5))
+    assert {**again, "seconds": 0} == {**small, "seconds": 0}
+    kept = samples.read_bytes()
+    more = evaluate(run, LinesSettings(num_lines=6, num_identifiers=0, num_sweep_lines=1, device="cpu", seed=5))
+    assert samples.read_bytes().startswith(kept)
+    assert more["dataset"]["num_items"] == small["dataset"]["num_items"] + 3
+    capsys.readouterr()
+
+
+def _job(samples):
+    return json.dumps(json.loads((samples.parent / "job.json").read_text()), separators=(",", ":"))
+
+
+def test_what_cannot_be_asked_is_one_sentence(place, capsys):
+    for words, expected in [
+        ([place / "none"], "is not a folder"),
+        ([place / "zip", *SMALL], "stand for no stretch of bytes"),
+        ([place / "raw", "--split", "dev"], "unknown split 'dev'"),
+        ([place / "raw", "--limit", 0], "at least 1"),
+        ([place / "raw", "--max-bytes", 60], "no room for lines of 60 bytes"),
+        ([place / "raw", "--context-bytes", 128], "longer than the rows of 64 ids"),
+        ([place / "raw", "--borders", place / "gzip"], "give the folder of a view with borders"),
+        ([place / "raw", "--files", place / "nothing/*.py"], "gives 0 files"),
+        ([place / "raw", "--files", place / "corpus" / "raw.bin", "--max-bytes", 4], "is at most 4 bytes"),
+        ([place / "raw", "--num-lines", -1], "num_lines"),
+    ]:
+        sentence = lines(capsys, *words, code=2)
+        assert expected in sentence, sentence
+    with pytest.raises(RequestError, match="reads raw bytes: its prompts cannot be healed"):
+        open_run(place / "raw", healing=True)
+
+
+def test_files_take_the_place_of_the_split(place, capsys, tmp_path):
+    (tmp_path / "known.py").write_bytes(TEXTS[0])
+    (tmp_path / "new.py").write_bytes(b"import sys\n\nfor argument in sys.argv:\n    print(argument)\n")
+    result = lines(capsys, place / "raw", "--files", tmp_path / "*.py", *SMALL)
+    assert (result["num_files_in_training"], result["dataset"]["name"]) == (1, "files")
+    assert json.loads((place / "raw" / "eval" / "lines-files.json").read_text()) == result
+
+
+PAIRS = [(text[:cut], text[cut : cut + 9]) for text in TEXTS[:3] for cut in (1, 16, 23, 29, 31, 41)]
+
+
+def test_a_raw_model_is_charged_as_by_the_scorer(place):
+    opened = open_run(place / "raw", device="cpu")
+    found = Continuations(opened).nats(PAIRS)
+    assert found == pytest.approx([-opened.scorer.loglikelihood(a, b) for a, b in PAIRS], rel=1e-5)
+
+
+@pytest.mark.parametrize("healing", [False, True])
+def test_the_cost_after_a_cut_prompt_equals_a_slow_twin(place, healing):
+    opened = open_run(place / "tokens", device="cpu", healing=healing)
+    compressor, view = opened.reading.compressor, opened.reading.view
+    spelling = compressor.spelling()
+    found = Continuations(opened).nats(PAIRS)
+    num_told_again = 0
+    for (prompt, rest), cost in zip(PAIRS, found, strict=True):
+        symbols, tail = compressor.encode(prompt).tolist(), b""
+        if healing:
+            told = Continuations(opened).teller.healer.heal(prompt, symbols)
+            symbols, tail = symbols[: told.num_kept], told.tail
+            assert b"".join(spelling[s] for s in symbols) + tail == prompt
+        num_told_again += len(tail)
+        ids = [BOS, view.start_id, *(view.first_id + s for s in symbols)]
+        expected = 0.0
+        for symbol in compressor.encode(tail + rest).tolist():
+            nats = _nats(opened, ids)
+            allowed = [s for s in range(len(spelling)) if not tail or _spells(spelling, s, tail)]
+            expected += nats[view.first_id + symbol]
+            if tail:
+                expected += float(np.logaddexp.reduce([-nats[view.first_id + s] for s in allowed]))
+            tail = tail[len(spelling[symbol]) :]
+            ids.append(view.first_id + symbol)
+        assert cost == pytest.approx(expected, rel=1e-5), (prompt, rest)
+    assert (num_told_again > 0) == healing
+
+
+def _spells(spelling, symbol, tail):
+    """Whether a symbol may come next while `tail` is to be spelled; single bytes are symbols of every such view, so any rest can be."""
+    text = spelling[symbol]
+    return bool(text) and (text.startswith(tail) or tail.startswith(text))
+
+
+@torch.no_grad()
+def _nats(opened, ids):
+    """Nats of every id that could follow, one forward in float64 of nothing but these ids."""
+    tensor = torch.tensor([ids])
+    zeros = torch.zeros_like(tensor, dtype=torch.int32)
+    logits = opened.loaded.model.logits(tensor, zeros, torch.arange(len(ids), dtype=torch.int32)[None])
+    return -torch.log_softmax(logits[0, -1].double(), dim=0).numpy()
+
+
+def test_bits_are_nats_over_ln_2_and_the_bytes_told(place, capsys):
+    result = lines(capsys, place / "raw", *SMALL)
+    line = result["prompts"]["plain"]["line"]
+    tops, bottoms = result["by_project"]["plain"]["line"]["bits_per_byte"]
+    assert sum(bottoms) == line["num_bytes"] + line["num_items"]  # a newline each
+    assert line["bits_per_byte"]["value"] == pytest.approx(math.fsum(tops) / math.fsum(bottoms))
