@@ -107,6 +107,8 @@ class PromptTeller:
     def _symbols(self, data: bytes) -> tuple[list[int], bytes] | None:
         """Symbols that are read, and the bytes that are told again. None where the view cannot express the prompt."""
         assert self.compressor is not None
+        if not data:
+            return [], b""  # where any document begins; some views tell the empty document by symbols of its own
         symbols = _encoded(self.compressor, data)
         if symbols is None and self.healer is not None:  # a view of text refuses half a character: told again, the next bytes complete it
             for length in range(1, min(4, len(data) + 1)):
@@ -115,7 +117,7 @@ class PromptTeller:
                     break
         if symbols is None:
             return None
-        if data and self.compressor.spans(data) is None:
+        if self.spelling is None and self.compressor.spans(data) is None:
             raise RequestError(
                 f"a symbol of view '{self.compressor.name}' stands for no stretch of bytes, so the prompt of {len(data)} bytes has no "
                 "symbols that could be continued; give an empty prompt for a whole document, or another view"
