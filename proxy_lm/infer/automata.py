@@ -2,7 +2,7 @@
 
     rules = Rules([table, None], vocabulary_size=65_856)
     logits = hidden @ head[:, rules.columns]            # an output matrix of 258 columns instead of 65,856
-    logits += rules.bias[rules.first_states[k] + state]
+    logits += rules.bias[rules.walk(k, state, drafts)]
 
 Only columns that some state of some table allows are ever computed: to ask a proxy-trained model for bytes costs what a byte model costs.
 """
@@ -31,7 +31,7 @@ class Rules:
         """Raises `RequestError` for a table with more columns than the model has ids."""
         self.tables = list(tables)  # held, so that their identities stay theirs
         allowed = [np.ones((1, vocabulary_size), dtype=np.bool_) if table is None else _allowed(table, vocabulary_size) for table in tables]
-        self.first_states = np.cumsum([0, *map(len, allowed)])[:-1].tolist()
+        self._first_states = np.cumsum([0, *map(len, allowed)])[:-1].tolist()
         whole_QV = np.concatenate(allowed)
         self.columns: npt.NDArray[np.int64] = np.flatnonzero(whole_QV.any(axis=0))
         """Ids, ascending."""
@@ -43,7 +43,12 @@ class Rules:
         self.allows_bytes = [bool(part[:, :NUM_BYTES].any()) for part in allowed]
 
     def walk(self, which: int, state: int, ids: Sequence[int]) -> list[int]:
-        """States of table `which` before the first id, after it, ...: len(ids) + 1 of them. Behind a forbidden id they mean nothing."""
+        """Rows of `bias` for table `which` before the first id, after it, ...: len(ids) + 1 of them. Behind a forbidden id they mean
+        nothing."""
+        return [self._first_states[which] + one for one in self.states(which, state, ids)]
+
+    def states(self, which: int, state: int, ids: Sequence[int]) -> list[int]:
+        """The same in states of the table itself."""
         table = self.tables[which]
         if table is None or len(table) == 1:
             return [state] * (len(ids) + 1)

@@ -2,23 +2,27 @@
 
     body = CachedBody(model)
     cache = body.new_cache(num_rows=16, num_slots=512)
-    hidden = body.read(cache, ids, positions, rows=slice(0, 16))        # [B, T, D]
-    logits = hidden.flatten(0, 1) @ body.output_matrix(model.head.weight)
+    hidden = body.read(cache, [prompt, other], first_positions=[0, 0], rows=range(2))      # [N, D]: all of prompt, then all of other
+    logits = hidden @ body.output_matrix(model.head.weight)
 
 The same function as `Decoder.logits` on one segment a row, arranged for few positions at a time, where a step's time is the number of
 operations and the bytes of weights, not arithmetic: queries, keys and values are one matrix, gate and up are one; gains of norms are folded
 into the matrix behind them; the pair (i, i + E/2) of a head is made neighbours, so that a rotation is one complex product; the stream
 carries a column that holds the norm's epsilon, so that a norm is a vector norm and a quotient.
 
-Not promised: bits. Another number of rows or positions in a pass changes the last bits of a float32; `engine.py` says how results stay the
-same all the same. Rows of a cache are one document each, from position 0.
+Rows of a pass may bring different numbers of ids: only attention sees a rectangle, everything else sees the ids one after another.
+
+Not promised: bits. Another number of rows or ids in a pass changes the last bits of a float32; `engine.py` says how results stay the same
+all the same. Rows of a cache are one document each, from position 0.
 """
 
-# B rows, T positions of a pass, S slots that are read, N = B*T, D width, H query heads, K key heads, G = H/K, E width of a head, F hidden
+# B rows, T ids of the longest row of a pass, S slots that are read, N ids of all rows, D width, H query heads, K key heads, G = H/K,
+# E width of a head
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proxy_lm.model.decoder import Block, Decoder, _angle_table
+
+I64 = npt.NDArray[np.int64]
 
 # Columns behind the stream: the first holds epsilon, the others keep rows aligned to 64 bytes.
 _SPARE_COLUMNS = 16
@@ -42,6 +48,20 @@ class _BlockWeights(NamedTuple):
     output: Tensor
     gate_up: Tensor
     down: Tensor
+
+
+class _Grid(NamedTuple):
+    """What all blocks of one pass share."""
+
+    num_rows: int
+    num_columns: int
+    num_read: int
+    rotation_N1E: Tensor
+    bias: Tensor | None
+    places: Tensor
+    spread: Tensor | None  # int64 [B * T], for each place of the rectangle an id of the pass; None where there is no padding
+    gather: Tensor | None  # int64 [N], for each id its place
+    chosen: range | Tensor
 
 
 class Cache:
@@ -63,10 +83,9 @@ class Cache:
         """Memory it holds."""
         return sum(block.nbytes for block in self.blocks)
 
-    def places(self, rows_B: npt.NDArray[np.int64], positions_BT: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Indexes of vectors [B * T * 2K], in the order of the projection's columns."""
-        first_BT = self._row_places[rows_B][:, None] + positions_BT
-        return (first_BT[:, :, None] + self._head_places).reshape(-1)
+    def places(self, rows_N: I64, positions_N: I64) -> I64:
+        """Indexes of vectors [N * 2K], in the order of the projection's columns."""
+        return ((self._row_places[rows_N] + positions_N)[:, None] + self._head_places).reshape(-1)
 
     def copy_row(self, source: int, target: int, num_positions: int) -> None:
         """The first positions of one row become those of another."""
@@ -93,7 +112,7 @@ class CachedBody:
         self._rotation = torch.empty((0, self.sizes.head_width // 2), dtype=torch.complex64)
 
     def new_cache(self, num_rows: int, num_slots: int) -> Cache:
-        """An empty cache; its last slot is a place for what nobody reads."""
+        """An empty cache."""
         if self._rotation.shape[0] < num_slots:
             half = self.sizes.head_width // 2
             # The very angles of training, rounded to float32 there: at position 1,000 they differ from exact ones by 3e-5.
@@ -106,27 +125,36 @@ class CachedBody:
         return self._folded(weight_VD, self._final_gain)
 
     @torch.inference_mode()
-    def read(self, cache: Cache, ids_BT: npt.NDArray[np.int64], positions_BT: npt.NDArray[np.int64], rows: range | list[int]) -> Tensor:
-        """Read ids (int64) of these rows of the cache at these positions: [B, T, D] behind the last norm, without its gain.
-
-        A query sees the slots up to its own position: those before the first position of this pass must have been written. Where a row is
-        shorter than T its last columns are padding: they write to later slots of the row, which nobody sees before they are written again,
-        or, past the end, to the last slot."""
-        num_rows, num_columns = ids_BT.shape
-        positions_BT = np.minimum(positions_BT, cache.num_slots - 1)
-        longest = int(positions_BT.max()) + 1
-        alone = num_rows == 1 and num_columns == 1
-        num_read = longest if alone else min(-(-longest // _SLOTS_STEP) * _SLOTS_STEP, cache.num_slots)
-        places = self._to(cache.places(np.asarray(rows, dtype=np.int64), positions_BT))
-        positions = self._to(positions_BT)
-        rotation_N1E = self._rotation.index_select(0, positions.flatten()).unsqueeze(1)
-        bias = None if alone else self._bias(positions, num_read)
-        x_ND = self._embedding.index_select(0, self._to(ids_BT).flatten())
-        grid = _Grid(num_rows, num_columns, num_read, rotation_N1E, bias, places, self._to(np.asarray(rows, dtype=np.int64)), rows)
+    def read(self, cache: Cache, ids: Sequence[I64], first_positions: Sequence[int], rows: range | Sequence[int]) -> Tensor:
+        """Read ids (int64, at least one a row) into these rows of the cache, from these positions on: [N, D] behind the last norm, without
+        its gain, the rows one after another. The positions before must have been read. A range of rows spares a copy of their cache."""
+        grid = self._grid(cache, [len(part) for part in ids], first_positions, rows)
+        x_ND = self._embedding.index_select(0, self._to(np.concatenate(ids)))
         for block, kept in zip(self._blocks, cache.blocks, strict=True):
             self._attend(x_ND, block, kept, grid)
             self._feed(x_ND, block)
-        return self._normed(x_ND).view(num_rows, num_columns, -1)
+        return self._normed(x_ND)
+
+    def _grid(self, cache: Cache, lengths: Sequence[int], first_positions: Sequence[int], rows: range | Sequence[int]) -> _Grid:
+        num_rows, num_columns, num_ids = len(lengths), max(lengths), sum(lengths)
+        columns_T, lengths_B1 = np.arange(num_columns), np.array(lengths)[:, None]
+        real_BT = columns_T < lengths_B1
+        positions_BT = np.where(real_BT, np.array(first_positions)[:, None] + columns_T, 0)  # padding sees slot 0, and nobody sees it
+        longest = int(positions_BT.max()) + 1
+        num_read = min(-(-longest // _SLOTS_STEP) * _SLOTS_STEP, cache.num_slots) if num_ids > 1 else longest
+        ragged = num_ids < num_rows * num_columns
+        positions_N, rows_B = positions_BT[real_BT], np.asarray(rows, dtype=np.int64)
+        return _Grid(
+            num_rows=num_rows,
+            num_columns=num_columns,
+            num_read=num_read,
+            rotation_N1E=self._rotation.index_select(0, self._to(positions_N)).unsqueeze(1),
+            bias=self._bias(self._to(positions_BT), num_read) if num_ids > 1 else None,
+            places=self._to(cache.places(np.repeat(rows_B, lengths), positions_N)),
+            spread=self._to((np.cumsum(real_BT.reshape(-1)) - 1).clip(min=0)) if ragged else None,
+            gather=self._to(np.flatnonzero(real_BT)) if ragged else None,
+            chosen=rows if isinstance(rows, range) else self._to(rows_B),
+        )
 
     def _attend(self, x_ND: Tensor, block: _BlockWeights, kept: Tensor, grid: _Grid) -> None:
         sizes = self.sizes
@@ -136,15 +164,18 @@ class CachedBody:
         pairs = torch.view_as_complex(heads_NHE.view(-1, num_queries + 2 * num_kv, width // 2, 2))
         pairs[:, : num_queries + num_kv].mul_(grid.rotation_N1E)
         kept.view(-1, width).index_copy_(0, grid.places, heads_NHE[:, num_queries:].reshape(-1, width))
-        if isinstance(grid.rows, range):
-            k_BKSE, v_BKSE = kept[:, grid.rows.start : grid.rows.stop, :, : grid.num_read]
+        if isinstance(grid.chosen, range):
+            k_BKSE, v_BKSE = kept[:, grid.chosen.start : grid.chosen.stop, :, : grid.num_read]
         else:
-            k_BKSE, v_BKSE = kept[:, :, :, : grid.num_read].index_select(1, grid.row_indexes)
+            k_BKSE, v_BKSE = kept[:, :, :, : grid.num_read].index_select(1, grid.chosen)
+        q = heads_NHE[:, :num_queries] if grid.spread is None else heads_NHE[:, :num_queries].index_select(0, grid.spread)
         # The queries of one key head stand together, so that no key is read twice: [B, K, G * T, E].
-        q = heads_NHE[:, :num_queries].view(grid.num_rows, grid.num_columns, num_kv, group, width)
-        q = q.permute(0, 2, 3, 1, 4).reshape(grid.num_rows, num_kv, group * grid.num_columns, width)
+        q = q.view(grid.num_rows, grid.num_columns, num_kv, group, width).permute(0, 2, 3, 1, 4)
+        q = q.reshape(grid.num_rows, num_kv, group * grid.num_columns, width)
         out = F.scaled_dot_product_attention(q, k_BKSE, v_BKSE, attn_mask=grid.bias)
         out = out.view(grid.num_rows, num_kv, group, grid.num_columns, width).permute(0, 3, 1, 2, 4).reshape(-1, sizes.width)
+        if grid.gather is not None:
+            out = out.index_select(0, grid.gather)
         x_ND[:, : sizes.width].addmm_(out, block.output)
 
     def _feed(self, x_ND: Tensor, block: _BlockWeights) -> None:
@@ -184,18 +215,5 @@ class CachedBody:
         width = self.sizes.head_width
         return weight.view(-1, 2, width // 2, self.sizes.width).transpose(1, 2).reshape(-1, self.sizes.width)
 
-    def _to(self, array: npt.NDArray[np.int64]) -> Tensor:
+    def _to(self, array: I64) -> Tensor:
         return torch.from_numpy(array).to(self.device)
-
-
-class _Grid(NamedTuple):
-    """What all blocks of one pass share."""
-
-    num_rows: int
-    num_columns: int
-    num_read: int
-    rotation_N1E: Tensor
-    bias: Tensor | None
-    places: Tensor
-    row_indexes: Tensor
-    rows: range | list[int]

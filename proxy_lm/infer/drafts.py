@@ -1,11 +1,18 @@
-"""Drafts: what the extra heads think comes after the next id, for a later pass to verify.
+"""Drafts: guesses at the ids to come, for the next pass to verify. From the extra heads, or from what the row said before.
 
-    drafter = HeadDrafter(model, body)
+    drafter = HeadDrafter(model, body, least_chance=0.1)
     drafts, lengths = drafter.draft(hidden, u, samplers)          # [B, num_heads] bytes, and how many of each row are worth a try
+
+    past = Past(prompt)                       # of one row
+    past.add(new)
+    past.continuation(most=7)                 # what followed these ids the last time they stood here, [] where they never did
 
 Head `raw_k` predicts the byte k columns ahead from the same hidden state as the first head, so after an id has been chosen the heads tell
 of the ids behind it. A draft that is wrong costs the arithmetic of its position and changes nothing; so a row's drafts end before the head
 at which the probability that all of them are right, by the heads' own word, falls under a threshold.
+
+Text that was there before costs no head at all: where the last `IDS_OF_A_MATCH` ids have occurred in the row, what followed them is the
+draft (Yang and others, "Inference with Reference", arXiv 2304.04487). It needs no extra heads, and any symbols will do.
 
 Not promised: the drafts themselves. They depend on the last bits of float32, and with them the number of passes; what is accepted does not.
 """
@@ -27,6 +34,10 @@ from proxy_lm.model.decoder import Decoder
 from proxy_lm.vocabulary import NUM_BYTES
 
 I64 = npt.NDArray[np.int64]
+
+IDS_OF_A_MATCH = 5
+_BITS_OF_AN_ID = 20  # of the key of a match; larger than any vocabulary here
+_MATCH_MASK = (1 << _BITS_OF_AN_ID * IDS_OF_A_MATCH) - 1
 
 
 class HeadDrafter:
@@ -50,3 +61,33 @@ class HeadDrafter:
         best_N = torch.exp(logits_NV.amax(dim=1) - logits_NV.logsumexp(dim=1))
         chance_BJ = best_N.cpu().numpy().reshape(num_rows, self.num_heads).cumprod(axis=1)
         return drafts_BJ, (chance_BJ >= self.least_chance).sum(axis=1)
+
+
+class Past:
+    """Where each stretch of `IDS_OF_A_MATCH` ids of one row last ended; constant time an id."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self._ids: list[int] = []
+        self._ends: dict[int, int] = {}
+        self._key = 0
+        self._match: int | None = None
+        self.add(ids)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """The row goes on with these."""
+        for one in ids:
+            self._ids.append(one)
+            self._key = (self._key << _BITS_OF_AN_ID | one) & _MATCH_MASK
+            if len(self._ids) >= IDS_OF_A_MATCH:
+                self._match = self._ends.get(self._key)
+                self._ends[self._key] = len(self._ids)
+
+    def continuation(self, most: int) -> list[int]:
+        """At most `most` ids that followed the row's last ids the last time before; periods go on."""
+        if self._match is None:
+            return []
+        found = self._ids[self._match : self._match + most]
+        period = len(self._ids) - self._match
+        while len(found) < most:  # then all that is known is one period
+            found.append(found[-period])
+        return found

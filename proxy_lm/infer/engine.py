@@ -31,8 +31,8 @@ from torch import Tensor
 from proxy_lm.errors import RequestError
 from proxy_lm.infer.automata import Rules, Table
 from proxy_lm.infer.cache import CachedBody
-from proxy_lm.infer.drafts import HeadDrafter
-from proxy_lm.infer.draws import KeyedDraws, Sampler, choose, choose_exactly
+from proxy_lm.infer.drafts import HeadDrafter, Past
+from proxy_lm.infer.draws import F64, KeyedDraws, Sampler, choose, choose_exactly
 from proxy_lm.infer.exact import Float64Rows
 from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult, Watcher
 from proxy_lm.infer.prefix import HeldPrefixes, common_length
@@ -49,7 +49,9 @@ _IDS_PER_ROW = 256
 _WORTH_WAITING = 16
 # Rules and output matrices kept: requests of one kind share theirs.
 _KEPT_RULES = 4
-LEAST_CHANCE = 0.25
+# Drafts of the past, and the least chance of a chain of the heads (measured, README.md).
+MOST_DRAFTS = 7
+LEAST_CHANCE = 0.1
 
 
 class _Row:
@@ -65,6 +67,8 @@ class _Row:
         self.draws = KeyedDraws(request.seed)
         self.state = request.automaton.start if request.automaton else 0
         self.drafts: list[int] = []
+        self.drafts_of_past = self.past_failed = False
+        self._past: Past | None = None
 
     @property
     def table(self) -> Table | None:
@@ -72,9 +76,24 @@ class _Row:
         return self.request.automaton.next_state if self.request.automaton else None
 
     @property
-    def next_draw(self) -> int:
-        """Index of the draw for the next id."""
-        return self.request.first_draw + len(self.result.ids)
+    def past(self) -> Past:
+        """What was said, for drafts; made when first asked for."""
+        if self._past is None:
+            self._past = Past(self.ids[: self.length].tolist())
+        return self._past
+
+    def draws_ahead(self, count: int) -> F64:
+        """Draws of the next `count` ids; zeros for a greedy row, which has none."""
+        if not self.sampler.temperature:
+            return np.zeros(count)
+        return self.draws.at(self.request.first_draw + len(self.result.ids), count)
+
+    def go_on(self, new: list[int]) -> None:
+        """The row has these ids now."""
+        self.ids[self.length : self.length + len(new)] = new
+        self.length += len(new)
+        if self._past is not None:
+            self._past.add(new)
 
 
 class IdEngine:
@@ -90,9 +109,9 @@ class IdEngine:
         self.max_positions = max_positions
         self._model = model
         self._body = CachedBody(model)
-        self._cache = self._body.new_cache(num_rows, max_positions + 1)  # one more: where padding is written
+        self._cache = self._body.new_cache(num_rows, max_positions)
         self._drafter = HeadDrafter(model, self._body, least_chance=LEAST_CHANCE)
-        self._exact = Float64Rows(model, num_rows, max_positions + 1)
+        self._exact = Float64Rows(model, num_rows, max_positions)
         self._held = HeldPrefixes(num_rows)
         self._rows: list[_Row | None] = [None] * num_rows
         self._queue: list[_Row] = []
@@ -160,12 +179,8 @@ class IdEngine:
         todo = wave
         while todo := [(slot, row, first) for slot, row, first in todo if first < row.length - 1]:
             width = min(_IDS_PER_ROW, max(1, _IDS_PER_CHUNK // len(todo)), max(row.length - 1 - first for _, row, first in todo))
-            ids_BT = np.zeros((len(todo), width), dtype=np.int64)
-            firsts = np.array([first for _, _, first in todo])
-            for b, (_, row, first) in enumerate(todo):
-                part = row.ids[first : min(first + width, row.length - 1)]
-                ids_BT[b, : len(part)] = part
-            self._body.read(self._cache, ids_BT, firsts[:, None] + np.arange(width), [slot for slot, _, _ in todo])
+            parts = [row.ids[first : min(first + width, row.length - 1)] for _, row, first in todo]
+            self._body.read(self._cache, parts, [first for _, _, first in todo], [slot for slot, _, _ in todo])
             todo = [(slot, row, first + width) for slot, row, first in todo]
         for slot, row, _ in wave:
             self._held.set(slot, row.ids[: row.length - 1])
@@ -190,45 +205,42 @@ class IdEngine:
         for row in rows:
             room = min(self.max_positions - row.length, row.request.max_ids - len(row.result.ids) - 1)
             del row.drafts[max(0, room) :]
-        width = 1 + max(len(row.drafts) for row in rows)
-        ids_BT = np.zeros((len(rows), width), dtype=np.int64)
-        states_BT = np.zeros((len(rows), width), dtype=np.int64)
-        for b, row in enumerate(rows):
-            ids_BT[b, 0] = row.ids[row.length - 1]
-            ids_BT[b, 1 : 1 + len(row.drafts)] = row.drafts
-            states_BT[b, : 1 + len(row.drafts)] = rules.walk(which[b], row.state, row.drafts)
-            states_BT[b] += rules.first_states[which[b]]
-        positions_BT = np.array([row.length - 1 for row in rows])[:, None] + np.arange(width)
-        hidden_BTD = self._body.read(self._cache, ids_BT, positions_BT, range(len(rows)))
-        logits_NC = torch.mm(hidden_BTD.flatten(0, 1), matrix)
+        lengths = [1 + len(row.drafts) for row in rows]
+        new = [np.array([row.ids[row.length - 1], *row.drafts]) for row in rows]
+        hidden_ND = self._body.read(self._cache, new, [row.length - 1 for row in rows], range(len(rows)))
+        logits_NC = torch.mm(hidden_ND, matrix)
         if rules.bias is not None:
-            logits_NC += rules.bias[torch.from_numpy(states_BT.reshape(-1)).to(rules.bias.device)]
-        u_BT = np.stack([row.draws.at(row.next_draw, width) if row.sampler.temperature else np.zeros(width) for row in rows])
-        chosen_N, unsure_N = choose(logits_NC, u_BT.reshape(-1), [row.sampler for row in rows for _ in range(width)])
-        chosen_BT = rules.columns[chosen_N].reshape(len(rows), width)
-        unsure_BT = unsure_N.reshape(len(rows), width)
-        ended: list[IdResult] = []
-        last_B = np.zeros(len(rows), dtype=np.int64)
-        for b, row in enumerate(rows):
-            num_right = self._accepted(b, row, chosen_BT[b], unsure_BT[b], rules, which[b])
-            last_B[b] = num_right
-            if self._take(row, chosen_BT[b, : num_right + 1].tolist(), rules, which[b]):
+            states_N = [s for row, k in zip(rows, which, strict=True) for s in rules.walk(k, row.state, row.drafts)]
+            logits_NC += rules.bias[torch.tensor(states_N, device=self._body.device)]
+        samplers_N = [row.sampler for row, length in zip(rows, lengths, strict=True) for _ in range(length)]
+        u_N = np.concatenate([row.draws_ahead(length) for row, length in zip(rows, lengths, strict=True)])
+        chosen_N, unsure_N = choose(logits_NC, u_N, samplers_N)
+        chosen_N = rules.columns[chosen_N]
+        ended, last_B, first = [], [], 0
+        for b, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            chosen = chosen_N[first : first + length].tolist()
+            num_right = self._accepted(b, row, chosen, unsure_N[first : first + length].tolist(), rules, which[b])
+            last_B.append(first + num_right)
+            first += length
+            if self._take(row, chosen[: num_right + 1], rules, which[b]):
                 self._held.set(b, row.ids[: row.length - 1])
                 self._rows[b] = None
                 ended.append(row.result)
-        self._draft([b for b, row in enumerate(rows) if self._rows[b] is row], rows, hidden_BTD, last_B, rules, which)
+        going_on = [b for b, row in enumerate(rows) if self._rows[b] is row]
+        self._draft([rows[b] for b in going_on], hidden_ND, [last_B[b] for b in going_on], [rules.allows_bytes[which[b]] for b in going_on])
         return ended
 
-    def _accepted(self, slot: int, row: _Row, chosen_T: I64, unsure_T: npt.NDArray[np.bool_], rules: Rules, which: int) -> int:
+    def _accepted(self, slot: int, row: _Row, chosen: list[int], unsure: list[bool], rules: Rules, which: int) -> int:
         """How many drafts of a row were right. Unsure choices on the way are made again, in place."""
         for t in range(len(row.drafts) + 1):
-            if unsure_T[t]:
-                chosen_T[t] = self._settled(slot, row, t, rules, which)
-            if t == len(row.drafts) or chosen_T[t] != row.drafts[t]:
+            if unsure[t]:
+                chosen[t] = self._settled(slot, row, t, rules, which)
+            if t == len(row.drafts) or chosen[t] != row.drafts[t]:
                 break
         row.result.num_passes += 1
         row.result.num_drafted += len(row.drafts)
         row.result.num_accepted += t
+        row.past_failed = row.drafts_of_past and t == 0
         return t
 
     def _settled(self, slot: int, row: _Row, num_drafts: int, rules: Rules, which: int) -> int:
@@ -237,35 +249,40 @@ class IdEngine:
         ids = np.concatenate([row.ids[: row.length], np.array(drafts, dtype=np.int64)])
         logits_C = self._exact.logits(slot, ids, rules.columns)
         if rules.bias is not None:
-            state = rules.first_states[which] + rules.walk(which, row.state, drafts)[-1]
+            state = rules.walk(which, row.state, drafts)[-1]
             logits_C = logits_C + rules.bias[state].double().cpu().numpy()
         row.result.num_repeated += 1
-        return int(rules.columns[choose_exactly(logits_C, float(row.draws.at(row.next_draw + num_drafts, 1)[0]), row.sampler)])
+        return int(rules.columns[choose_exactly(logits_C, float(row.draws_ahead(num_drafts + 1)[-1]), row.sampler)])
 
     def _take(self, row: _Row, new: list[int], rules: Rules, which: int) -> bool:
         """Give a row its new ids; True when it ends."""
         request, result = row.request, row.result
         kept = request.watcher.take(new) if request.watcher else None
-        row.ids[row.length : row.length + len(new)] = new
-        row.length += len(new)
-        row.state = rules.walk(which, row.state, new)[-1]
+        row.go_on(new)
+        row.state = rules.states(which, row.state, new)[-1]
         result.ids += new if kept is None else new[:kept]
         return kept is not None or len(result.ids) == request.max_ids or row.length > self.max_positions
 
-    def _draft(self, going_on: list[int], rows: list[_Row], hidden_BTD: Tensor, last_B: I64, rules: Rules, which: list[int]) -> None:
-        wanted = [b for b in going_on if rows[b].request.speculate and rules.allows_bytes[which[b]]]
-        for row in rows:
-            row.drafts = []
-        if not wanted or not self._drafter.num_heads:
+    def _draft(self, rows: list[_Row], hidden_ND: Tensor, last_B: list[int], allow_bytes: list[bool]) -> None:
+        """Guess what follows each row's last id. What the row has said before is tried first, then the heads."""
+        asked: list[tuple[_Row, int]] = []
+        for row, last, allows_bytes in zip(rows, last_B, allow_bytes, strict=True):
+            row.drafts, failed = [], row.past_failed
+            row.drafts_of_past = row.past_failed = False
+            if not row.request.speculate:
+                continue
+            if not failed and (found := row.past.continuation(MOST_DRAFTS)):
+                row.drafts, row.drafts_of_past = found, True
+            elif allows_bytes and self._drafter.num_heads:
+                asked.append((row, last))
+        if not asked:
             return
-        at = torch.from_numpy(np.array(wanted) * hidden_BTD.shape[1] + last_B[wanted]).to(hidden_BTD.device)
-        hidden_BD = hidden_BTD.flatten(0, 1).index_select(0, at)
-        number = self._drafter.num_heads
-        # The draw of the next id is not drafted: the first head has chosen none yet, and the drafts stand behind the one just chosen.
-        u_BJ = np.stack([rows[b].draws.at(rows[b].next_draw, number) if rows[b].sampler.temperature else np.zeros(number) for b in wanted])
-        drafts_BJ, lengths_B = self._drafter.draft(hidden_BD, u_BJ, [rows[b].sampler for b in wanted])
-        for b, drafts, length in zip(wanted, drafts_BJ.tolist(), lengths_B.tolist(), strict=True):
-            rows[b].drafts = drafts[:length]
+        hidden_BD = hidden_ND.index_select(0, torch.tensor([last for _, last in asked], device=hidden_ND.device))
+        # The draws of the very ids that are drafted: those behind the id just chosen.
+        u_BJ = np.stack([row.draws_ahead(self._drafter.num_heads) for row, _ in asked])
+        drafts_BJ, lengths_B = self._drafter.draft(hidden_BD, u_BJ, [row.sampler for row, _ in asked])
+        for (row, _), drafts, length in zip(asked, drafts_BJ.tolist(), lengths_B.tolist(), strict=True):
+            row.drafts = drafts[:length]
 
     def _rules_of(self, rows: list[_Row]) -> tuple[Rules, Tensor, list[int]]:
         """The rules of these rows together, their output matrix, and which table each row has."""

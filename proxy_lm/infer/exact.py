@@ -1,7 +1,7 @@
 """Logits of one row in float64, for the choices that float32 cannot make: near-ties, and draws near a border.
 
-    settler = Float64Rows(model, num_rows=16, num_slots=513)
-    logits = settler.logits(row, ids)             # float64 [D] behind the last id, all ids from the row's position 0 on
+    settler = Float64Rows(model, num_rows=16, num_slots=512)
+    logits = settler.logits(row, ids, columns)             # float64 [C] behind the last of all the row's ids
 
 The row is read alone, so the answer does not depend on what else is generated. Each row keeps its float64 keys and values, and reads only
 what came since it was last asked: a run that asks at every id costs one float64 pass over it. The weights are copied, and the memory of
@@ -52,8 +52,8 @@ class Float64Rows:
         first = min(self._num_read[row], len(ids) - 1)
         while first < len(ids):
             stop = min(len(ids), first + _IDS_AT_ONCE)
-            hidden_1TD = self._body.read(self._cache, ids[None, first:stop], np.arange(first, stop)[None], [row])
+            hidden_ND = self._body.read(self._cache, [ids[first:stop]], [first], [row])
             first = stop
         self._num_read[row] = len(ids)
         head_DC = self._body.output_matrix(self._head[torch.from_numpy(columns).to(self._head.device)])
-        return torch.mm(hidden_1TD[0, -1:], head_DC)[0].cpu().numpy()  # type: ignore[no-any-return]
+        return torch.mm(hidden_ND[-1:], head_DC)[0].cpu().numpy()  # type: ignore[no-any-return]
