@@ -15,8 +15,9 @@ import ast
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from compressors.files import digest_of
+from compressors.files import digest_of, sha256_file
 from eval.perturb.base import Family, Perturbation, Snippet, perturb, tree_of
 from eval.perturb.cut import head, partial
 from eval.problems import Problem, ProblemSet
@@ -49,6 +50,9 @@ class Suite:
 
     name: str
     digest: str
+    """Of all that is asked."""
+    origin: str
+    """Of what the prompts are made from, whole: a suite of fewer tasks or seeds has the same prompts under the same keys."""
     source: str
     """`own` or `recode`."""
     nominals: Mapping[str, Problem]
@@ -73,12 +77,26 @@ class Suite:
         return found + [variant.problem for variant in self.variants if variant.problem is not None]
 
 
-def suite_of(name: str, source: str, nominals: Mapping[str, Problem], variants: Sequence[Variant], num_left_out: int = 0) -> Suite:
-    """With the digest of all that is asked. Raises `RequestError` where nothing is."""
+def suite_of(
+    name: str,
+    source: str,
+    nominals: Mapping[str, Problem],
+    variants: Sequence[Variant],
+    *,
+    origin: str | None = None,
+    num_left_out: int = 0,
+) -> Suite:
+    """With the digest of all that is asked, which is the origin too where none is given. Raises `RequestError` where nothing is asked."""
     if not any(variant.problem is not None for variant in variants):
         raise RequestError(f"no perturbation applies to any of the {len(nominals)} problems of {name}; choose others")
     digest = digest_of([[asdict(problem) for problem in nominals.values()], [asdict(variant) for variant in variants]])
-    return Suite(name, digest, source, dict(nominals), tuple(variants), num_left_out)
+    return Suite(name, digest, origin or digest, source, dict(nominals), tuple(variants), num_left_out)
+
+
+def generators_digest() -> str:
+    """Of the source of our perturbations: another source may make other prompts under the same keys."""
+    files = [*sorted((Path(__file__).parent / "perturb").glob("*.py")), Path(__file__)]
+    return digest_of([[path.name, sha256_file(path)] for path in files])
 
 
 def own_suite(problems: ProblemSet, perturbations: Sequence[Perturbation], *, num_seeds: int, seed: int) -> Suite:
@@ -109,7 +127,8 @@ def own_suite(problems: ProblemSet, perturbations: Sequence[Perturbation], *, nu
         raise RequestError(
             f"none of the {len(problems)} problems of {problems.name} is one to complete; robustness is asked on HumanEval's or MBPP's form"
         )
-    return suite_of(problems.name, "own", nominals, variants, num_left_out)
+    origin = digest_of([problems.digest, generators_digest()])
+    return suite_of(problems.name, "own", nominals, variants, origin=origin, num_left_out=num_left_out)
 
 
 def _snippet(problem: Problem) -> Snippet:

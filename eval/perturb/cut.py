@@ -50,21 +50,32 @@ def _statement_lines(tree: ast.AST, source: str) -> list[int]:
 
 
 def head(text: str, *, head_bytes: int, rest_bytes: int) -> Snippet | None:
-    """The first statements of a file as the prompt, at most `head_bytes` of them, and the whole lines that follow, at most `rest_bytes`.
+    """Statements of a file's top level that follow each other as the prompt, and the whole lines behind them, at most `rest_bytes`, as the
+    rest. Of all such prompts of at most `head_bytes` the one that holds most statements, at any depth: there is most to perturb.
 
-    None for a file that does not compile, or that has no statement of its top level to cut at with at least a quarter of `head_bytes`
-    before it and a line of at most `rest_bytes` after it.
+    None for a file that does not compile or whose statements of the top level are all longer, and for a rest of blank lines.
     """
     tree = tree_of(text) if has_plain_lines(text) else None
     if tree is None:
         return None
     starts = line_starts(text)
-    decorated = ((min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))])) for node in tree.body)
-    offsets = [starts[line - 1] for line in decorated if not text[starts[line - 1] :][:1].isspace()]
-    fitting = [at for at in offsets if head_bytes // 4 <= len(text[:at].encode()) <= head_bytes]
-    if not fitting:
+    lines = [min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))]) for node in tree.body]
+    offsets = list(dict.fromkeys(starts[line - 1] for line in lines))  # of two statements in a line, the first
+    counts = dict.fromkeys(offsets, 0)
+    for line, node in zip(lines, tree.body, strict=True):
+        counts[starts[line - 1]] += sum(isinstance(inner, ast.stmt) for inner in ast.walk(node))
+    sizes = [len(text[at:end].encode()) for at, end in zip(offsets, [*offsets[1:], len(text)], strict=True)]
+    best, chosen = 0, None
+    first = size = held = 0
+    for index, at in enumerate(offsets[:-1]):
+        size, held = size + sizes[index], held + counts[at]
+        while size > head_bytes:
+            size, held, first = size - sizes[first], held - counts[offsets[first]], first + 1
+        if held > best:
+            best, chosen = held, (offsets[first], offsets[index + 1])
+    if chosen is None:
         return None
-    at = fitting[-1]
-    rest = text[at:].encode()[:rest_bytes].decode(errors="ignore")  # a character cut in two is left out
-    rest = rest if len(rest) == len(text) - at else rest[: rest.rfind("\n") + 1]
-    return Snippet(prompt=text[:at], rest=rest, frozen=True) if rest.strip() else None
+    begin, end = chosen
+    rest = text[end:].encode()[:rest_bytes].decode(errors="ignore")  # a character cut in two is left out
+    rest = rest if len(rest) == len(text) - end else rest[: rest.rfind("\n") + 1]
+    return Snippet(prompt=text[begin:end], rest=rest, frozen=True) if rest.strip() else None
