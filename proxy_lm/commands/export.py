@@ -8,12 +8,13 @@ from typing import Any
 
 HELP = "write a trained run for other programs: a Hugging Face folder, or a GGUF file"
 EXAMPLE = """  proxy-lm export hf runs/nano exported/nano
-  proxy-lm export hf runs/nano exported/nano-bf16 --dtype bf16"""
+  proxy-lm export hf runs/nano exported/nano-bf16 --dtype bf16
+  proxy-lm export gguf runs/nano exported/nano.gguf"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommands."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="hf")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="hf|gguf")
     raw = argparse.RawDescriptionHelpFormatter
     hf = actions.add_parser(
         "hf",
@@ -21,10 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         formatter_class=raw,
         epilog="example:\n  proxy-lm export hf runs/nano exported/nano",
     )
-    hf.add_argument("source", type=Path, metavar="RUN", help="run folder, or one checkpoint of it")
-    hf.add_argument("out", type=Path, metavar="OUT", help="the folder to write")
-    hf.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="numbers of the weights (default: fp32, as trained)")
-    for action in (hf,):
+    gguf = actions.add_parser(
+        "gguf",
+        help="one GGUF file, for llama.cpp and what is built on it",
+        formatter_class=raw,
+        epilog="example:\n  proxy-lm export gguf runs/nano exported/nano.gguf",
+    )
+    for action, what, dtypes in (
+        (hf, "the folder to write", ("fp32", "bf16")),
+        (gguf, "the .gguf file to write", ("fp32", "fp16", "bf16")),
+    ):
+        action.add_argument("source", type=Path, metavar="RUN", help="run folder, or one checkpoint of it")
+        action.add_argument("out", type=Path, metavar="OUT", help=what)
+        action.add_argument("--dtype", choices=dtypes, default="fp32", help="numbers of the weights (default: fp32, as trained)")
         action.add_argument("--replace", action="store_true", help="put the new export in the place of an earlier one")
         action.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object on standard output, nothing else"
@@ -33,10 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The record of the export, with its place under `out`."""
-    from proxy_lm.export.hf import export_hf
-
-    record = export_hf(args.source, args.out, dtype=args.dtype, replace=args.replace)
-    return {"out": str(args.out), **record}
+    if args.action == "hf":
+        from proxy_lm.export.hf import export_hf as export
+    else:
+        from proxy_lm.export.gguf_file import export_gguf as export
+    return {"out": str(args.out), **export(args.source, args.out, dtype=args.dtype, replace=args.replace)}
 
 
 def show(result: dict[str, Any]) -> None:

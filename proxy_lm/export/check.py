@@ -49,6 +49,21 @@ def expected_logits(model: Decoder, ids_BT: Tensor) -> Tensor:
     return model.logits(ids_BT, torch.zeros_like(ids_BT), positions_BT)[..., :RAW_VOCABULARY_SIZE]
 
 
+def round_weights(model: Decoder, dtype: torch.dtype, ids_BT: Tensor, *, norms: bool = True) -> float:
+    """Round every parameter in place to what `dtype` can say, the gains of norms only if asked; the largest change of a logit that comes of
+    it. Raises `WorkError` where a number is too large for the type."""
+    if dtype == torch.float32:
+        return 0.0
+    before = expected_logits(model, ids_BT)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if norms or parameter.ndim > 1:
+                parameter.copy_(parameter.to(dtype))
+                if not bool(torch.isfinite(parameter).all()):
+                    raise WorkError(f"{name} has numbers beyond the range of {dtype}, so nothing was written; export as fp32 or bf16")
+    return float((expected_logits(model, ids_BT) - before).abs().max())
+
+
 def logits_agree(expected_BTV: Tensor, found_BTV: Tensor, by: str) -> dict[str, Any]:
     """What was compared, as plain JSON. Raises `WorkError` where the two differ by more than the limit, or anything is not finite."""
     limit = RELATIVE_LIMIT * max(1.0, float(expected_BTV.abs().max()))

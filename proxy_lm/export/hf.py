@@ -21,12 +21,11 @@ from torch import Tensor
 
 from compressors.files import disk_error, read_json, sha256_file, write_bytes, write_json
 from proxy_lm.export.card import model_card
-from proxy_lm.export.check import expected_logits, logits_agree, probe_ids, tokenizer_agrees, tokenizer_is_ours
+from proxy_lm.export.check import expected_logits, logits_agree, probe_ids, round_weights, tokenizer_agrees, tokenizer_is_ours
 from proxy_lm.export.folder import RECORD_NAME, check_free, new_folder
 from proxy_lm.export.llama import LlamaReader, LlamaShape, generation_configuration, llama_weights
 from proxy_lm.export.source import SCHEMA, Source, open_source
 from proxy_lm.export.tokenizer import tokenizer_files
-from proxy_lm.model.decoder import Decoder
 from proxy_lm.progress import note
 
 DTYPES: Final = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -62,17 +61,6 @@ def export_hf(run: Path, out: Path, *, dtype: str = "fp32", replace: bool = Fals
         ]
         write_json(stage / RECORD_NAME, record)
     return record
-
-
-def round_weights(model: Decoder, dtype: torch.dtype, ids: Tensor) -> float:
-    """Round every parameter in place to what `dtype` can say; the largest change of a logit on `ids` that comes of it."""
-    if dtype == torch.float32:
-        return 0.0
-    before = expected_logits(model, ids)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype))
-    return float((expected_logits(model, ids) - before).abs().max())
 
 
 def _write(stage: Path, source: Source, dtype: torch.dtype) -> None:
