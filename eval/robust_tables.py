@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -11,11 +11,15 @@ Row = Mapping[str, Any]
 
 
 def tables(result: Row) -> Iterator[Table]:
-    """For each way of telling prompts: problems, then held-out files."""
+    """For each way of telling prompts: pass@k where programs were made, bits of problems, bits of held-out files."""
     for way, found in result["prompts"].items():
-        yield _problems(f"{result['dataset']['name']}, prompts {way}", found)
+        about = f"{result['dataset']['name']}, prompts {way}"
+        if found["all"]["pass"] is not None:
+            yield _passes(about, found)
+        yield _bits_table(f"{about}: bits per byte of the reference", "tasks", found, lambda row: (row["num_changed_tasks"], row["bits"]))
     for way in result["prompts"] if result["files"] else ():
-        yield _files(f"held-out files ({result['files']['num_files']}), prompts {way}", result["files"][way])
+        about = f"held-out files ({result['files']['num_files']}), prompts {way}: bits per byte of what follows"
+        yield _bits_table(about, "prompts", result["files"][way], lambda row: (row["num_prompts"], row))
 
 
 def _rows(found: Row) -> Iterator[tuple[str, Row, bool]]:
@@ -29,28 +33,28 @@ def _rows(found: Row) -> Iterator[tuple[str, Row, bool]]:
                 yield f"  {name}", inner, False
 
 
-def _problems(title: str, found: Row) -> Table:
-    made = found["all"]["pass"] is not None
-    table = _table(title, "tasks", ("nominal", "robust", "drop") if made else ())
+def _passes(title: str, found: Row) -> Table:
+    columns = ("nominal", "robust", "drop", "relative")
+    table = _table(f"{title}: pass@{found['all']['pass']['k']}", ("tasks", *columns))
     for name, row, bold in _rows(found):
-        scores = row["pass"]
-        cells = [number(scores[key]) for key in ("nominal", "robust", "drop")] if made else []
-        table.add_row(name, str(row["num_changed_tasks"]), *cells, *_bits(row["bits"]), style="bold" if bold else None)
+        cells = [number(row["pass"][key]) for key in columns]
+        table.add_row(name, str(row["num_changed_tasks"]), *cells, style="bold" if bold else None)
     return table
 
 
-def _table(title: str, counted: str, more: tuple[str, ...] = ()) -> Table:
+def _bits_table(title: str, counted: str, found: Row, parts: Callable[[Row], tuple[int, Row]]) -> Table:
+    table = _table(title, (counted, "nominal", "change", "95 %"))
+    for name, row, bold in _rows(found):
+        count, bits = parts(row)
+        table.add_row(name, str(count), *_bits(bits), style="bold" if bold else None)
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("perturbation", no_wrap=True)
-    for name in (counted, *more, "bits", "change", "95 %"):
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _files(title: str, found: Row) -> Table:
-    table = _table(title, "prompts")
-    for name, row, bold in _rows(found):
-        table.add_row(name, str(row["num_prompts"]), *_bits(row), style="bold" if bold else None)
     return table
 
 

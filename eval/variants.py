@@ -172,19 +172,22 @@ def completion_form(problem: Problem) -> Problem | None:
 
 
 def needs_proof(nominal: Problem, variant: Problem) -> bool:
-    """Whether the perturbed reference solution is another program than the nominal one, so that only running it tells what it does."""
-    return _tree(nominal, nominal.entry_point) != _tree(variant, nominal.entry_point)
+    """Whether the perturbed reference solution or its tests are other programs than the nominal ones, so that only running them tells what
+    they do. Programs that do not compile are others."""
+    before, after = _trees(nominal, nominal.entry_point), _trees(variant, nominal.entry_point)
+    return before is None or before != after
 
 
-def _tree(problem: Problem, name: str) -> str | None:
-    tree = tree_of(problem.prompt + problem.canonical_solution)
-    if tree is None:
+def _trees(problem: Problem, name: str) -> tuple[str, str] | None:
+    tree, tests = tree_of(problem.prompt + problem.canonical_solution), tree_of(problem.test)
+    if tree is None or tests is None:
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     # The new name of a function is a word that was nowhere before, so putting the old one back is exact.
-    return ast.dump(tree).replace(repr(problem.entry_point), repr(name))
+    own, former = repr(problem.entry_point), repr(name)
+    return ast.dump(tree).replace(own, former), ast.dump(tests).replace(own, former)
 
 
 @dataclass(frozen=True)

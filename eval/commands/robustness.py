@@ -128,9 +128,9 @@ def show(result: dict[str, Any]) -> None:
     proof = result["reference_programs"]
     told = f"; {len(proof['failing'])} of {proof['num_run']} reference programs that were run fail" if proof else ""
     console.print(
-        f"{result['num_tasks']} tasks of {result['dataset']['name']} ({result['source']}), {settings['num_seeds']} seeds; read as "
+        f"{result['num_tasks']} tasks of {result['dataset']['name']} ({result['source']}), seeds: {settings['num_seeds']}; read as "
         f"{result['run']['view']}; context {settings['context_bytes']} bytes, reference up to {settings['reference_bytes']}{told}\n"
-        "bits: bits per byte of the reference after nominal prompts; *: the perturbation goes through the reference too\n"
+        "*: the perturbation goes through the reference too, so other bytes are counted\n"
         f"sandbox {result['sandbox_tier'] or 'not used'}; intervals: {result['interval_means']}; {result['seconds']:.1f} seconds",
         highlight=False,
         markup=False,
