@@ -90,27 +90,28 @@ class Progress:
         self._matcher = StopMatcher(prompt.stop)
         self._data = bytearray()
         self._num_skipped = len(told.tail)
-        self._ids: list[int] = []
+        first, self._num_full = continued(len(told.ids), row_length)
+        self._row = told.ids[first:]
+        self._num_ids = 0
         self._reason: Reason | None = None
         self._stop: bytes | None = None
         self._most_ids = prompt.max_bytes + len(told.tail)
         if isinstance(speller, DecodingSpeller):
             self._most_ids = _MOST_SYMBOLS_A_BYTE * self._most_ids + _SPARE_SYMBOLS
         self._counts = {"num_passes": 0, "num_drafted": 0, "num_accepted": 0}
-        self._num_rereads = 0
         self._first_state = utf8.state_after(prompt.data)
 
     def request(self) -> IdRequest:
-        """What the engine is asked next."""
-        ids = [*self._told.ids, *self._ids]
-        first, num_full = continued(len(ids), self._row_length)
-        self._num_rereads = self._told.num_cut + num_full
+        """What the engine is asked next: the row as it is, or the last half of it where it is full."""
+        first, num_full = continued(len(self._row), self._row_length)
+        self._row = self._row[first:]
+        self._num_full += num_full
         sampling = self._sampling
         return IdRequest(
-            prompt_ids=ids[first:],
-            max_ids=min(self._most_ids - len(self._ids), self._row_length - (len(ids) - first) + 1),
+            prompt_ids=tuple(self._row),
+            max_ids=min(self._most_ids - self._num_ids, self._row_length - len(self._row) + 1),
             seed=_seed(sampling.seed, self._prompt.seed),
-            first_draw=len(self._ids),
+            first_draw=self._num_ids,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
@@ -127,11 +128,12 @@ class Progress:
             if NUM_BYTES <= one < RAW_VOCABULARY_SIZE:  # of the specials only ends are possible
                 self._end(self._speller.finish(), "end")
                 return index
-            self._ids.append(one)
+            self._row.append(one)
+            self._num_ids += 1
             self._read(self._speller.add(one))
             if self._reason is not None:
                 return index + 1
-            if len(self._ids) >= self._most_ids:
+            if self._num_ids >= self._most_ids:
                 self._end(self._speller.finish(), "length")
                 return index + 1
             if self._is_healing and self._state >= len(self._told.tail):
@@ -153,19 +155,22 @@ class Progress:
             data=whole,
             reason=self._reason,
             stop=self._stop,
-            num_rereads=self._num_rereads,
+            num_rereads=self._told.num_cut + self._num_full,
             told_raw=self._told.raw,
             num_unspelled=self._speller.num_unspelled,
             **self._counts,
         )
         return True
 
-    @property
-    def sure(self) -> bytes:
-        """What no further id can take back: without the begin of what may become a stop sequence, and complete characters only where only
-        such are asked for."""
-        known = bytes(self._data[: len(self._data) - self._matcher.num_held])
-        return known[: utf8.whole_characters(known, self._first_state)] if self._sampling.valid_utf8 else known
+    def sure(self, num_given: int) -> bytes:
+        """What no further id can take back, behind the first `num_given` bytes that this gave before: without the begin of what may become
+        a stop sequence, and complete characters only where only such are asked for."""
+        if self.completion is not None:
+            return self.completion.data[num_given:]
+        known = bytes(self._data[num_given : len(self._data) - self._matcher.num_held])
+        if not self._sampling.valid_utf8:
+            return known
+        return known[: utf8.whole_characters(known, utf8.START if num_given else self._first_state)]
 
     def _read(self, new: bytes) -> None:
         """Bytes that became sure: those that heal the prompt are dropped, the others may end the completion."""

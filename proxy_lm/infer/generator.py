@@ -97,10 +97,9 @@ class Generator:
                 for result in engine.step():
                     if not row.take_result(result):
                         engine.add(row.request())
-                ready = row.completion.data if row.completion is not None else row.sure
-                if len(ready) > num_given:
-                    yield ready[num_given:]
-                    num_given = len(ready)
+                if new := row.sure(num_given):
+                    yield new
+                    num_given += len(new)
         return row.completion
 
     @contextmanager

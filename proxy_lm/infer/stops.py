@@ -59,6 +59,9 @@ class StopMatcher:
 
     def feed(self, data: bytes) -> Hit | None:
         """Read on. The first hit, if there is one; what stands behind it is not read."""
+        if not self._children[0]:
+            self.num_bytes += len(data)
+            return None
         children, shorter, node = self._children, self._shorter, self._node
         for index, byte in enumerate(data):
             while node and byte not in children[node]:
