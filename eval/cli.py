@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "code": "eval.commands.code",
     "compare": "eval.commands.compare",
     "lines": "eval.commands.lines",
+    "report": "eval.commands.report",
     "robustness": "eval.commands.robustness",
     "translate": "eval.commands.translate",
 }

@@ -1,0 +1,298 @@
+"""Runs beside each other: bits per byte, lines, programs, robustness, translation and alignment, from the results in their folders.
+
+    proxy-lm-eval report runs/bytes runs/proxy --out report
+
+Nothing is measured here. The first run is the baseline of paired differences. Results that were not made of the same items, asked alike,
+stand in the tables and are named under them; they are never paired. The comparison of `proxy-lm-eval compare` shows its arms' further
+evaluations by the same functions.
+
+Not promised: that a difference outside its interval holds for another seed of training; a run is one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from compressors.files import write_bytes, write_json
+from eval import line_report
+from eval.envelope import read_results, versions
+from eval.report_numbers import HEALED, KINDS, Number, dataset_of, kind_of, numbers_of
+from eval.report_pairs import Pair, differences, pairs_of
+from proxy_lm import plotting
+from proxy_lm.errors import RequestError
+from proxy_lm.report import Content, Section, Table, html, markdown
+
+SCHEMA: Final = "proxy-lm report 1"
+_TITLES: Final = {
+    "bpb": "Bits per byte",
+    "lines": "Lines",
+    "code": "Programs",
+    "robustness": "Robustness",
+    "translate": "Translation",
+    "align": "Alignment",
+}
+_METRICS: Final = {
+    "exact": ("exact, %", 1, 100),
+    "edit_similarity": ("edit similarity, %", 1, 100),
+    "bytes_right": ("bytes right", 2, 1),
+    "share_right": ("bytes right, %", 1, 100),
+    "first_byte": ("first byte, %", 1, 100),
+    "bits_per_byte": ("bits per byte", 4, 1),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A run, or an arm of a comparison: its results by file name without `.json`, and why others are missing."""
+
+    name: str
+    results: Mapping[str, Mapping[str, Any]]
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+def read(runs: Sequence[Path]) -> list[Subject]:
+    """The results of each run folder. Raises `RequestError` for a folder without any, and for two runs that cannot be told apart."""
+    subjects = []
+    for run, name in zip(runs, _names(runs), strict=True):
+        if not run.is_dir():
+            raise RequestError(f"{run} is not a folder; give run folders, as training wrote them")
+        results = read_results(run)
+        if not results:
+            raise RequestError(f"{run / 'eval'} holds no result; run `proxy-lm-eval bpb {run}` or `proxy-lm-eval lines {run}` first")
+        for stem, result in results.items():
+            numbers_of(stem, result)
+        subjects.append(Subject(name, results))
+    return subjects
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The last part of each path, with as many parts before it as tell them all apart."""
+    resolved = [run.resolve() for run in runs]
+    if len(set(resolved)) != len(resolved):
+        raise RequestError("one run folder is given twice; give each once")
+    for depth in range(1, 1 + max((len(path.parts) for path in resolved), default=1)):
+        names = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def write(runs: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write report.json, report.md and report.html into `out`; gives what report.json holds."""
+    plotting.require()
+    subjects = read(runs)
+    report = content(subjects)
+    found = to_json(subjects)
+    write_json(out / "report.json", found)
+    write_bytes(out / "report.md", markdown(report).encode())
+    write_bytes(out / "report.html", html(report, [subject.name for subject in subjects]).encode())
+    return found
+
+
+def to_json(subjects: Sequence[Subject]) -> dict[str, Any]:
+    """All numbers, pairs and caveats as plain JSON."""
+    headlines = summary(subjects)
+    return {
+        "schema": SCHEMA,
+        "baseline": subjects[0].name,
+        "runs": [
+            {
+                "name": subject.name,
+                "numbers": {stem: [one.to_json() for one in numbers_of(stem, result)] for stem, result in subject.results.items()},
+                "datasets": {stem: vars(dataset_of(result)) for stem, result in subject.results.items()},
+                "pairs": {stem: [pair.to_json() for pair in found] for stem, found in _pairs(subject, subjects[0]).items()},
+                "failures": dict(subject.failures),
+            }
+            for subject in subjects
+        ],
+        "summary": {"columns": list(headlines.columns), "rows": [list(row) for row in headlines.rows]},
+        "not_alike": caveats(subjects),
+        "versions": versions(["matplotlib"]),
+    }
+
+
+def content(subjects: Sequence[Subject]) -> Content:
+    """What the report says."""
+    names = ", ".join(subject.name for subject in subjects)
+    return Content(
+        "Evaluations",
+        f"What was measured of {names}.",
+        [
+            Section("Beside each other", _explained(subjects), summary(subjects), figures=lambda: figures(subjects)),
+            *sections(subjects),
+            Section("What is not claimed", not_claimed()),
+        ],
+    )
+
+
+def sections(subjects: Sequence[Subject], kinds: Sequence[str] = KINDS) -> list[Section]:
+    """Every result in full, one kind after another; then the pairs, and what could not be measured."""
+    found: list[Section] = []
+    for kind, stem in _stems(subjects, kinds):
+        title = _TITLES[kind] if stem == kind else f"{_TITLES[kind]}: {stem}"
+        if kind == "lines":
+            for part, table in line_report.tables({s.name: s.results[stem] for s in subjects if stem in s.results}):
+                found.append(Section(part.replace("lines", title, 1), [], table))
+        else:
+            found.append(Section(title, [], full_table(subjects, stem)))
+        paired = pair_table(subjects, stem)
+        if paired.rows:
+            found.append(Section(f"{title}: against {subjects[0].name}", [_PAIRED], paired))
+    failed = [[subject.name, stem, why] for subject in subjects for stem, why in subject.failures.items()]
+    if failed:
+        text = ["These could not be measured, and are no numbers."]
+        found.append(Section("Not measured", text, Table(["run", "evaluation", "why"], failed, frozenset({0, 1, 2}))))
+    unlike = caveats(subjects)
+    if unlike:
+        found.append(Section("Not alike", ["These results were not made of the same items asked alike; read them apart.", *unlike]))
+    return found
+
+
+_PAIRED: Final = (
+    "Differences on the same places, projects drawn again, the same for both; the value is the run's minus the baseline's. Better and "
+    "worse have their whole interval on one side of zero. A run of symbols is compared in both ways of telling its prompts."
+)
+
+
+def summary(subjects: Sequence[Subject]) -> Table:
+    """The headlines: a row a number, a column a run, and one for its healed prompts where it was asked both ways."""
+    columns = [(subject, way) for subject in subjects for way in (("", HEALED) if _has_healed(subject) else ("",))]
+    rows = []
+    for _, stem in _stems(subjects):
+        found = {subject.name: numbers_of(stem, subject.results[stem]) for subject in subjects if stem in subject.results}
+        for name in dict.fromkeys(one.name for numbers in found.values() for one in numbers if one.headline):
+            cells = [_cell(found.get(subject.name, ()), name, way) for subject, way in columns]
+            rows.append([f"{stem}, {name}", *cells])
+    heads = [f"{subject.name}, healed" if way else subject.name for subject, way in columns]
+    return Table(["", *heads], rows)
+
+
+def _cell(numbers: Sequence[Number], name: str, way: str) -> str:
+    """In the column of healed prompts only what was asked that way."""
+    texts = [one.text for one in numbers if one.name == name and (one.way == HEALED) == (way == HEALED)]
+    return texts[0] if texts else "" if way else "-"
+
+
+def _has_healed(subject: Subject) -> bool:
+    return any(one.way == HEALED for stem, result in subject.results.items() for one in numbers_of(stem, result))
+
+
+def full_table(subjects: Sequence[Subject], stem: str) -> Table:
+    """Every number of one result with its interval: a row a number, a column a run and way."""
+    found: dict[str, dict[str, Number]] = {}
+    for subject in subjects:
+        for one in numbers_of(stem, subject.results[stem]) if stem in subject.results else ():
+            column = f"{subject.name}, {one.way}" if one.way == HEALED else subject.name
+            found.setdefault(column, {})[one.name] = one
+    names = dict.fromkeys(name for numbers in found.values() for name in numbers)
+    rows = [[name, *(numbers[name].full_text if name in numbers else "-" for numbers in found.values())] for name in names]
+    return Table(["", *found], rows)
+
+
+def pair_table(subjects: Sequence[Subject], stem: str) -> Table:
+    """Every pair of a result against the baseline's."""
+    rows, marks = [], []
+    for subject in subjects[1:]:
+        for pair in _pairs(subject, subjects[0]).get(stem, ()):
+            title, digits, scale = _METRICS[pair.metric]
+            value = f"{pair.difference * scale:+.{digits}f}"
+            if pair.interval is not None:
+                value += f" ({pair.interval[0] * scale:+.{digits}f} to {pair.interval[1] * scale:+.{digits}f})"
+            rows.append([subject.name, pair.way, f"{line_report.TITLES[pair.task]}: {title}", value, pair.verdict])
+            marks.append(pair.verdict)
+    return Table(["run", "prompts", "number", "difference", "verdict"], rows, frozenset({0, 1, 2, 4}), marks)
+
+
+def _pairs(subject: Subject, baseline: Subject) -> dict[str, list[Pair]]:
+    if subject is baseline:
+        return {}
+    both = [stem for stem in subject.results if stem in baseline.results]
+    found = {stem: list(pairs_of(stem, subject.results[stem], baseline.results[stem])) for stem in both}
+    return {stem: pairs for stem, pairs in found.items() if pairs}
+
+
+def _stems(subjects: Sequence[Subject], kinds: Sequence[str] = KINDS) -> Iterator[tuple[str, str]]:
+    """(kind, file name) of every result that any run has, one kind after another."""
+    known = {stem: kind_of(stem, result) for subject in subjects for stem, result in subject.results.items()}
+    for kind in kinds:
+        yield from ((kind, stem) for stem in sorted(known) if known[stem] == kind)
+
+
+def caveats(subjects: Sequence[Subject]) -> list[str]:
+    """Results that were not made of the same items asked alike as the first run that has them."""
+    lines = []
+    for _, stem in _stems(subjects):
+        have = [subject for subject in subjects if stem in subject.results]
+        for other in have[1:]:
+            found = differences(other.results[stem], have[0].results[stem])
+            if found:
+                lines.append(f"{stem} of {have[0].name} and of {other.name}: {'; '.join(found)}")
+    return lines
+
+
+def _explained(subjects: Sequence[Subject]) -> list[str]:
+    lines = [
+        "Every number with its 95 % interval stands in the sections below. Bits per byte: lower is better, and a change after another telling "
+        "is a gain where it is negative. A dash: not measured, or without a value.",
+    ]
+    if any(_has_healed(subject) for subject in subjects):
+        lines.append(
+            "Runs that read symbols were asked twice: their prompts as they are, and healed, the last symbols taken back and spelled again."
+        )
+    for subject in subjects:
+        steps = sorted({_step(result) for result in subject.results.values()})
+        if len(steps) > 1:
+            lines.append(
+                f"The results of {subject.name} are of several checkpoints (steps {', '.join(map(str, steps))}): measure the older again."
+            )
+    return lines
+
+
+def _step(result: Mapping[str, Any]) -> int:
+    return int(result.get("run", result)["checkpoint"]["step"])
+
+
+def not_claimed() -> list[str]:
+    """What a reader must not take from these numbers."""
+    return [
+        "Not claimed: that an order of runs holds at another size, budget, corpus or context.",
+        "One run is one seed: intervals cover which documents or problems were asked, and not another initialisation or data order.",
+        "Many numbers stand here and none is corrected for their number: of twenty ties one looks like a difference.",
+        "A prompt is cut in bytes, which suits a model of bytes: for a model of symbols both ways of telling it are shown.",
+    ]
+
+
+def figures(subjects: Sequence[Subject]) -> list[str]:
+    """A plot a headline that two runs have: marks with intervals, one line a run and way."""
+    drawn = []
+    for _, stem in _stems(subjects):
+        found = {subject.name: numbers_of(stem, subject.results[stem]) for subject in subjects if stem in subject.results}
+        for name in dict.fromkeys(one.name for numbers in found.values() for one in numbers if one.headline):
+            marks = [
+                (index, one)
+                for index, subject in enumerate(subjects)
+                for one in found.get(subject.name, ())
+                if one.name == name and one.value is not None
+            ]
+            if len({index for index, _ in marks}) > 1:
+                drawn.append(_figure(f"{stem}, {name}", marks))
+    return drawn
+
+
+def _figure(title: str, marks: Sequence[tuple[int, Number]]) -> str:
+    def fill(plot: Any) -> None:
+        for row, (index, one) in enumerate(marks):
+            assert one.value is not None
+            low, high = one.interval or (one.value, one.value)
+            spread = [[max(0.0, one.value - low)], [max(0.0, high - one.value)]]
+            shape = "D" if one.way == HEALED else "o"
+            colour = plotting.colour(index)
+            plot.errorbar([one.value], [-row], xerr=spread, color=colour, marker=shape, markersize=6, capsize=3, elinewidth=1.6, ls="")
+        plot.set_yticks([-row for row in range(len(marks))], [one.way or " " for _, one in marks])
+        plot.set_ylim(-len(marks) + 0.4, 0.6)
+        plot.set_title(title, fontsize=10, loc="left")
+
+    return plotting.draw(title, fill, height=0.9 + 0.26 * len(marks))
