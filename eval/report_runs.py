@@ -235,8 +235,8 @@ def caveats(subjects: Sequence[Subject]) -> list[str]:
 
 def _explained(subjects: Sequence[Subject]) -> list[str]:
     lines = [
-        "Every number with its 95 % interval stands in the sections below. Bits per byte: lower is better, and a change after another telling "
-        "is a gain where it is negative. A dash: not measured, or without a value.",
+        "Every number with its 95 % interval stands in the sections below. Bits per byte: lower is better, and a change after another "
+        "telling is a gain where it is negative. A dash: not measured, or without a value.",
     ]
     if any(_has_healed(subject) for subject in subjects):
         lines.append(
