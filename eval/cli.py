@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from proxy_lm.cli import run_program
 
 COMMANDS: Mapping[str, str] = {
+    "align": "eval.commands.align",
     "bpb": "eval.commands.bpb",
     "code": "eval.commands.code",
     "compare": "eval.commands.compare",

@@ -50,7 +50,7 @@ class TranslateSettings(Settings):
     split: str = "test"
     """Split of the run's corpus."""
 
-    limit: int = Field(default=1000, ge=1)
+    limit: int = Field(default=400, ge=1)
     """Stretches at most."""
 
     stretches_per_document: int = Field(default=4, ge=1)
@@ -62,8 +62,8 @@ class TranslateSettings(Settings):
     num_free: int = Field(default=128, ge=0)
     """Of the stretches, how many are written freely, each way; 0: none."""
 
-    untrained: bool = True
-    """Ask the run's untrained weights too, teacher-forced."""
+    num_untrained: int = Field(default=64, ge=0)
+    """Of the stretches, how many the run's untrained weights are asked about, teacher-forced; 0: none."""
 
     rows_per_pass: int = Field(default=16, ge=1)
     """Rows of one forward pass; changes speed and memory, not the numbers."""
@@ -95,9 +95,10 @@ def translate(
         "settings": settings.model_dump(mode="json", exclude={"rows_per_pass", "num_free", "untrained"}),
     }
     with Samples.open(work_folder(run, COMMAND, two.set_name, job), job) as samples:
-        _force(two, stretches, settings, samples, two.model, "forced")
-        if settings.untrained:
-            _force(two, stretches, settings, samples, two.untrained(), "untrained")
+        others = strangers(stretches)
+        _force(two, stretches, others, settings, samples, two.model, "forced", len(stretches))
+        if settings.num_untrained:
+            _force(two, stretches, others, settings, samples, two.untrained(), "untrained", settings.num_untrained)
         _write(two, stretches[: settings.num_free], settings, samples)
         result = merge(two, stretches, settings, samples.done, num_without, time.monotonic() - started)
     write_result(run, COMMAND, two.set_name, result)
@@ -121,10 +122,18 @@ def other_side(side: Side) -> Side:
     return "view" if side == "raw" else "raw"
 
 
-def _force(two: TwoViews, stretches: Sequence[Stretch], settings: TranslateSettings, samples: Samples, model: Model, kind: str) -> None:
-    """One sample a stretch: what `model` says of each of its forms."""
-    others = strangers(stretches)
-    todo = [i for i, stretch in enumerate(stretches) if f"{kind}:{stretch.key}" not in samples.done]
+def _force(
+    two: TwoViews,
+    stretches: Sequence[Stretch],
+    others: Sequence[int] | None,
+    settings: TranslateSettings,
+    samples: Samples,
+    model: Model,
+    kind: str,
+    count: int,
+) -> None:
+    """One sample for each of the first `count` stretches: what `model` says of its forms; `others` are their strangers."""
+    todo = [i for i, stretch in enumerate(stretches[:count]) if f"{kind}:{stretch.key}" not in samples.done]
     title = f"{'teacher-forced' if kind == 'forced' else 'untrained weights'}, {two.opened.run.name}"
     with CountProgress(title, len(todo)) as progress:
         for at in range(0, len(todo), settings.rows_per_pass):
@@ -246,12 +255,14 @@ def merge(
             "free": _freedom(free, [done[f"{side}:{stretch.key}"] for stretch in free]) if free else None,
         }
     found["untrained"] = None
-    if settings.untrained:
-        untrained = [done[f"untrained:{stretch.key}"] for stretch in stretches]
+    if settings.num_untrained:
+        some = stretches[: settings.num_untrained]
+        untrained = [done[f"untrained:{stretch.key}"] for stretch in some]
         found["untrained"] = {
-            "bits_per_byte": _bits(stretches, untrained),
-            "view_to_raw": _accuracy(stretches, untrained, "raw"),
-            "raw_to_view": _accuracy(stretches, untrained, "view"),
+            "num_stretches": len(some),
+            "bits_per_byte": _bits(some, untrained),
+            "view_to_raw": _accuracy(some, untrained, "raw"),
+            "raw_to_view": _accuracy(some, untrained, "view"),
         }
     digest = digest_of([two.corpus.digest, *(stretch.key for stretch in stretches)])
     dataset = Dataset(name=two.set_name, digest=digest, num_items=len(stretches))

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, as training wrote it; its mix told raw bytes and a view")
     parser.add_argument("--view", metavar="NAME", help="the view to set beside raw bytes (default: the only one the run was told)")
     parser.add_argument("--split", metavar="NAME", help="split of the corpus (default: test)")
-    parser.add_argument("--limit", type=int, metavar="N", help="stretches of documents at most (default: 1000)")
+    parser.add_argument("--limit", type=int, metavar="N", help="stretches of documents at most (default: 400)")
     parser.add_argument("--stretches-per-document", type=int, metavar="N", help="of one document at most, from its beginning (default: 4)")
     parser.add_argument(
         "--max-stretch-bytes", type=int, metavar="N", help="no stretch is longer than this, or than fits a row (default: 1024)"
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-free", type=int, metavar="N", help="stretches that are also written freely, each way (default: 128; 0: none)"
     )
-    parser.add_argument("--no-untrained", dest="untrained", action="store_false", default=None, help="do not ask the untrained weights too")
+    parser.add_argument("--num-untrained", type=int, metavar="N", help="stretches the untrained weights are asked (default: 64; 0: none)")
     parser.add_argument("--rows-per-pass", type=int, metavar="N", help="rows of one forward pass (default: 16)")
     parser.add_argument("--device", metavar="NAME", default="auto", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--corpus", type=Path, metavar="DIR", help="the corpus folder, if it is no longer where the run found it")
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if not args.run.is_dir():
         raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
-    names = ("split", "limit", "stretches_per_document", "max_stretch_bytes", "num_free", "untrained", "rows_per_pass")
+    names = ("split", "limit", "stretches_per_document", "max_stretch_bytes", "num_free", "num_untrained", "rows_per_pass")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings = validate(TranslateSettings, given, source="the options")
     return translate(args.run, settings, view=args.view, device=args.device, corpus=args.corpus)
