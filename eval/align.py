@@ -13,7 +13,7 @@ normed state that the heads read. Measured, with intervals by project:
 
 `similarity` says what plain, centred, whitened and rotated mean. The same is asked of the run's untrained weights. Vectors are kept in
 blocks and a killed evaluation continues; the result is RUN/eval/align-<split>-<view>.json, with a plot beside it. Not promised: that a
-layer with a low number holds no alignment; a rotation between the views hides it from the plain cosine (and not from CKA, nor from the rotated).
+layer with a low number holds no alignment; a rotation between the views hides it from all but CKA and the rotated way.
 """
 
 # N spans, D width
