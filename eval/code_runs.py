@@ -64,7 +64,12 @@ def generate(opened: Opened, problems: ProblemSet, settings: CodeSettings) -> Ma
     job = job_of(opened.identity, problems, settings)
     folder = work_folder(opened.run, "code", file_name(problems), job)
     with Samples.open(folder, job) as samples:
-        generate_samples(opened.generator, problems, settings, samples)
+        try:
+            generate_samples(opened.generator, problems, settings, samples)
+        except RequestError as error:
+            if settings.policy != "fim":
+                raise
+            raise RequestError(f"{error} (for these problems: --policy prefix)") from error
         return Made(opened, folder, list(attempts_of(samples, problems, settings.num_samples)))
 
 
