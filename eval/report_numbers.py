@@ -167,8 +167,8 @@ def _of_translation(result: Mapping[str, Any]) -> Iterator[Number]:
     view, bits = result["view"], result["bits_per_byte"]
     for side, name in (("raw", "raw bytes"), ("view", view)):
         other = view if side == "raw" else "raw bytes"
-        yield from _number(name, f"change in bits per byte after {other}", "", bits[f"{side}_gain"], digits=4, headline=True)
-        yield from _number(name, f"change beside another document's {other}", "", bits[f"{side}_gain_over_stranger"], digits=4)
+        yield from _number(name, f"change in bits per byte after {other}", "", bits[f"{side}_change"], digits=4, headline=True)
+        yield from _number(name, f"change beside another document's {other}", "", bits[f"{side}_change_beside_stranger"], digits=4)
     for way, name in (("view_to_raw", f"{view} to raw"), ("raw_to_view", f"raw to {view}")):
         forced, free = result[way]["teacher_forced"], result[way]["free"] or {}
         yield from _number(name, "symbols right, teacher-forced", "", forced["accuracy"], percent=True, headline=True)
@@ -177,11 +177,15 @@ def _of_translation(result: Mapping[str, Any]) -> Iterator[Number]:
 
 
 def _of_alignment(result: Mapping[str, Any]) -> Iterator[Number]:
-    layer = next(one for one in result["layers"] if one["layer"] == result["best_layer"])
-    for way, name in (("raw_to_view", f"raw to {result['view']}"), ("view_to_raw", f"{result['view']} to raw")):
-        found = layer["whitened"]["retrieval"][way]
-        yield from _number(layer["name"], f"retrieved among {result['num_spans']}, {name}", "", found, percent=True, headline=True)
-    yield from _number(layer["name"], "cosine above other documents", "", layer["whitened"]["similarity"]["gap"], digits=4)
+    for how in ("whitened", "rotated"):
+        best = result["best_layer"][how]
+        if best is None:
+            continue
+        layer = result["layers"][best]
+        for way, name in (("raw_to_view", f"raw to {result['view']}"), ("view_to_raw", f"{result['view']} to raw")):
+            title = f"retrieved among {result['num_spans']}, {name}"
+            yield from _number(f"best layer, {how}", title, "", layer[how]["retrieval"][way], percent=True, headline=True)
+        yield from _number(f"best layer, {how}", "cosine above other documents", "", layer[how]["similarity"]["gap"], digits=4)
 
 
 _READERS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Number]]]]] = {

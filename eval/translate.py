@@ -4,7 +4,7 @@
 
 Each stretch (`stretches`) is told as training's pairs are, one view after the other in one segment. Measured, with intervals by project:
 
-* the gain: bits per byte of the raw bytes after their compressed telling minus without it, on the same bytes; and minus those after the
+* the change: bits per byte of the raw bytes after their compressed telling minus without it, on the same bytes; and minus those after the
   telling of a stranger (a stretch of another project), which tells the use of *this* context from that of any. Below zero: it helps;
 * teacher-forced, both ways: the share of symbols right, of bytes told by right symbols, and of stretches right throughout;
 * free-running, both ways, greedy, in the alphabet of the asked view: stretches written exactly, bytes right at their place after decoding,
@@ -276,9 +276,9 @@ def _bits(stretches: Sequence[Stretch], records: Sequence[Mapping[str, Any]]) ->
     found: dict[str, Any] = {name: estimate(projects, values, sizes).to_json() for name, values in bits.items()}
     for side in _SIDES:
         after = bits[f"{side}_after_{other_side(side)}"]
-        found[f"{side}_gain"] = estimate(projects, after - bits[side], sizes).to_json()
+        found[f"{side}_change"] = estimate(projects, after - bits[side], sizes).to_json()
         stranger = bits.get(f"{side}_after_stranger")
-        found[f"{side}_gain_over_stranger"] = None if stranger is None else estimate(projects, after - stranger, sizes).to_json()
+        found[f"{side}_change_beside_stranger"] = None if stranger is None else estimate(projects, after - stranger, sizes).to_json()
     return found
 
 

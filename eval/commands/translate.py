@@ -53,13 +53,13 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     view, bits, untrained = result["view"], result["bits_per_byte"], result["untrained"]
     table = Table(title=f"bits per source byte, raw and {view}, split {result['settings']['split']}", title_justify="left")
-    for name in ("asked for", "alone", "after the other telling", "gain", "gain over a stranger's telling"):
+    for name in ("asked for", "alone", "after its other telling", "change", "change beside a stranger's"):
         table.add_column(name, justify="left" if name == "asked for" else "right")
     rows = [("raw", "raw", "raw_after_view", bits), (view, "view", "view_after_raw", bits)]
     if untrained is not None:
         rows += [(f"{who}, untrained", alone, after, untrained["bits_per_byte"]) for who, alone, after, _ in rows[:2]]
     for who, alone, after, of in rows:
-        cells = [_span(of[name], 4) for name in (alone, after, f"{alone}_gain", f"{alone}_gain_over_stranger")]
+        cells = [_span(of[name], 4) for name in (alone, after, f"{alone}_change", f"{alone}_change_beside_stranger")]
         table.add_row(who, *cells)
     console.print(table)
     table = Table(title="what was right, %", title_justify="left")
