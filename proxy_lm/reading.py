@@ -9,6 +9,8 @@ Everything that asks a run goes through here, so that no command reads symbols t
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 import compressors.registry as registry
@@ -48,6 +50,11 @@ def compressor_of(loaded: LoadedModel, view: str) -> Compressor | None:
     if view not in loaded.views:
         raise RequestError(f"the run has no view '{view}'; it can be read as: raw{''.join(', ' + name for name in loaded.views)}")
     folder = loaded.views[view]
+    if not folder.is_dir():
+        raise RequestError(
+            f"the run names its view '{view}' by the folder {folder}, which is not there seen from {Path.cwd()}; "
+            "put it back, or run the command in the folder where the run was trained"
+        )
     compressor = registry.load(folder)
     trained_with = loaded.manifest["state"].get("fingerprints", {}).get(view)
     if registry.fingerprint(compressor) != trained_with:
