@@ -21,7 +21,7 @@ from typing import Any
 
 import compressors.registry as registry
 from compressors.files import read_json, write_json
-from eval import intervals, ledger, report, results
+from eval import further, intervals, ledger, report, results
 from eval.bpb import Measured, evaluate
 from eval.budget import Rates, describe, solve
 from eval.plan import ArmRun, ComparePlan, arm_runs, check_arms, differences
@@ -46,6 +46,7 @@ def compare(plan: ComparePlan, out: Path, command: str) -> Results:
     plotting.require()
     child.require_deepspeed()
     check_arms(plan)
+    further.check(plan.evaluations, plan.views)
     resolved = plan.model_dump(mode="json")
     with _alone_in(out):
         check_same_plan(out, resolved)
@@ -164,6 +165,7 @@ def run_arm(plan: ComparePlan, run: ArmRun, place: ledger.Place, num_steps: int,
     record = child.finished_run(settings)
     assert record is not None
     note(f"{title}: {score['bits_per_byte']:.4f} bits per byte")
+    asked, failures = further.measure(plan.evaluations, settings.folder, {name: place.out / "views" / name for name in plan.views}, title)
     update = {
         "status": "done",
         "bits_per_byte": score["bits_per_byte"],
@@ -172,6 +174,8 @@ def run_arm(plan: ComparePlan, run: ArmRun, place: ledger.Place, num_steps: int,
         "view": score["view"],
         "final": {**known.final, "loss_hex": record["final_loss_hex"], "checkpoint": score["checkpoint"]},
         **ledger.curve(settings, record, score["view"]),
+        "evaluations": asked,
+        "evaluation_failures": failures,
     }
     return known.model_copy(update=update), measured
 
@@ -249,7 +253,11 @@ def _without_paths(resolved: dict[str, Any]) -> dict[str, Any]:
     if corpus["path"]:
         corpus["path"] = Path(corpus["path"]).name
     corpus["sources"] = [Path(source).name if source.startswith("/") else source for source in corpus["sources"]]
-    return {**resolved, "corpus": corpus}
+    evaluations = {
+        name: {key: Path(value).name if isinstance(value, str) and value.startswith("/") else value for key, value in options.items()}
+        for name, options in resolved["evaluations"].items()
+    }
+    return {**resolved, "corpus": corpus, "evaluations": evaluations}
 
 
 def _machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import compressors.registry as registry
+from eval import further
 from eval.budget import Rates, describe, solve
 from eval.plan import ArmRun, ComparePlan, ViewPlan, arm_runs, check_arms
 from proxy_lm.errors import RequestError
@@ -20,6 +21,7 @@ from proxy_lm.vocabulary import Vocabulary
 def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
     """Raises `RequestError` for a plan that cannot run."""
     check_arms(plan)
+    further.check(plan.evaluations, plan.views)
     if plan.match.kind not in ("flops", "symbols"):
         raise RequestError(f"a match by {plan.match.kind} is solved from the corpus or a pace; --dry-run solves flops and symbols")
     alphabets = {name: _alphabet(name, view, out) for name, view in plan.views.items()}

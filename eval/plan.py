@@ -107,6 +107,9 @@ class ComparePlan(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     """How they are scored; the same for all."""
 
+    evaluations: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What every arm is asked after bits per byte: commands of `proxy-lm-eval` with their options (see eval/further.py)."""
+
     @model_validator(mode="after")
     def _check(self) -> ComparePlan:
         if not self.arms:

@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from compressors.files import write_bytes
-from eval import plots
+from eval import plots, report_runs
+from eval.report_numbers import KINDS
 from eval.results import ArmResult, Results
 from proxy_lm.report import Content, Section, Table, html, markdown, number, si
 
@@ -40,12 +42,33 @@ def content(results: Results) -> Content:
             ),
             *_failures(results),
             Section("By language", [], language_table(results)),
+            *evaluations(results),
             Section("Setting", _setting(results), arm_table(results)),
             Section("Plan", ["As run, with every default that the plan sets."], code=_yaml(results.plan), folded=True),
             Section("How to repeat", _repeat(results), code=results.command),
             Section("What is not claimed", not_claimed(results)),
         ],
     )
+
+
+def evaluations(results: Results) -> list[Section]:
+    """The plan's further evaluations, arms of one scale and seed beside each other and against their baseline."""
+    groups: dict[str, list[tuple[ArmResult, report_runs.Subject]]] = {}
+    for arm in results.finished:
+        if arm.evaluations or arm.evaluation_failures:
+            found = {f"bpb-{results.plan['evaluation']['split']}": arm.evaluation or {}, **arm.evaluations}
+            name = label(arm, results).removeprefix(f"{arm.name}, ")
+            subject = report_runs.Subject(arm.name, found, arm.evaluation_failures)
+            groups.setdefault("" if name == arm.name else f", {name}", []).append((arm, subject))
+    sections: list[Section] = []
+    for group, members in groups.items():
+        subjects = [subject for _, subject in members]
+        baseline = next((subject for arm, subject in members if arm.name == results.baseline), None)
+        sections.append(Section(f"Evaluations{group}", report_runs.explained(subjects), report_runs.summary(subjects)))
+        kinds = [kind for kind in KINDS if kind != "bpb"]
+        shown = report_runs.sections(subjects, baseline, kinds)
+        sections += [replace(section, title=f"{section.title}{group}") for section in shown]
+    return sections
 
 
 def main_table(results: Results) -> Table:

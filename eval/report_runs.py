@@ -121,15 +121,15 @@ def content(subjects: Sequence[Subject]) -> Content:
         "Evaluations",
         f"What was measured of {names}.",
         [
-            Section("Beside each other", _explained(subjects), summary(subjects), figures=lambda: figures(subjects)),
-            *sections(subjects),
+            Section("Beside each other", explained(subjects), summary(subjects), figures=lambda: figures(subjects)),
+            *sections(subjects, subjects[0]),
             Section("What is not claimed", not_claimed()),
         ],
     )
 
 
-def sections(subjects: Sequence[Subject], kinds: Sequence[str] = KINDS) -> list[Section]:
-    """Every result in full, one kind after another; then the pairs, and what could not be measured."""
+def sections(subjects: Sequence[Subject], baseline: Subject | None, kinds: Sequence[str] = KINDS) -> list[Section]:
+    """Every result in full, one kind after another, with its pairs against `baseline`, if there is one; then what could not be measured."""
     found: list[Section] = []
     for kind, stem in _stems(subjects, kinds):
         title = _TITLES[kind] if stem == kind else f"{_TITLES[kind]}: {stem}"
@@ -138,9 +138,9 @@ def sections(subjects: Sequence[Subject], kinds: Sequence[str] = KINDS) -> list[
                 found.append(Section(part.replace("lines", title, 1), [], table))
         else:
             found.append(Section(title, [], full_table(subjects, stem)))
-        paired = pair_table(subjects, stem)
-        if paired.rows:
-            found.append(Section(f"{title}: against {subjects[0].name}", [_PAIRED], paired))
+        paired = None if baseline is None else pair_table(subjects, stem, baseline)
+        if baseline is not None and paired is not None and paired.rows:
+            found.append(Section(f"{title}: against {baseline.name}", [_PAIRED], paired))
     failed = [[subject.name, stem, why] for subject in subjects for stem, why in subject.failures.items()]
     if failed:
         text = ["These could not be measured, and are no numbers."]
@@ -192,11 +192,11 @@ def full_table(subjects: Sequence[Subject], stem: str) -> Table:
     return Table(["", *found], rows)
 
 
-def pair_table(subjects: Sequence[Subject], stem: str) -> Table:
+def pair_table(subjects: Sequence[Subject], stem: str, baseline: Subject) -> Table:
     """Every pair of a result against the baseline's."""
     rows, marks = [], []
-    for subject in subjects[1:]:
-        for pair in _pairs(subject, subjects[0]).get(stem, ()):
+    for subject in subjects:
+        for pair in _pairs(subject, baseline).get(stem, ()):
             title, digits, scale = _METRICS[pair.metric]
             value = f"{pair.difference * scale:+.{digits}f}"
             if pair.interval is not None:
@@ -233,7 +233,8 @@ def caveats(subjects: Sequence[Subject]) -> list[str]:
     return lines
 
 
-def _explained(subjects: Sequence[Subject]) -> list[str]:
+def explained(subjects: Sequence[Subject]) -> list[str]:
+    """How to read the headlines, and what to mind."""
     lines = [
         "Every number with its 95 % interval stands in the sections below. Bits per byte: lower is better, and a change after another "
         "telling is a gain where it is negative. A dash: not measured, or without a value.",

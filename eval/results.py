@@ -105,6 +105,10 @@ class ArmResult(Settings):
     curve: list[Point] = Field(default_factory=list)
     """Validation while training, read as `curve_view`."""
     curve_view: str | None = None
+    evaluations: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Results of the plan's further evaluations, by file name."""
+    evaluation_failures: dict[str, str] = Field(default_factory=dict)
+    """Why others have none, by command."""
 
 
 class Results(Settings):

@@ -1,0 +1,106 @@
+"""The further evaluations of a comparison: after bits per byte every arm is asked by the commands that its plan names.
+
+    evaluations:
+      lines: {limit: 200, borders: spm}
+      code run: {limit: 20}
+
+A key is a command of `proxy-lm-eval`, its options are those of that command's `--help`, and both are checked before anything is trained.
+`borders` may name a view of the plan. Each command keeps its own samples in the arm's folder, so a comparison that was killed continues in
+the middle of one. An arm that cannot be asked, such as a translation where no view was told, is reported with the sentence that says why.
+
+Not promised: that options which name files of this machine mean the same elsewhere; reports tell only the last part of their paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NoReturn
+
+from eval.cli import COMMANDS
+from eval.envelope import read_results
+from eval.report_numbers import numbers_of
+from proxy_lm.errors import ProxyError, RequestError
+from proxy_lm.progress import note
+
+NOT_FURTHER: Final = ("bpb", "compare", "report")
+Options = Mapping[str, Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong instead of leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(message)
+
+
+def check(evaluations: Mapping[str, Options], views: Mapping[str, Any]) -> None:
+    """Raise `RequestError` for a command or an option that is not there."""
+    for name, options in evaluations.items():
+        _parse(name, Path("run"), _located(options, {view: Path("views") / view for view in views}))
+
+
+def measure(
+    evaluations: Mapping[str, Options], run: Path, views: Mapping[str, Path], title: str
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Ask one arm everything: (results by file name, why others have none by command)."""
+    found: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
+    for name, options in evaluations.items():
+        module, args = _parse(name, run, _located(options, views))
+        try:
+            result = json.loads(json.dumps(module.run(args)))
+            stem = _stem(run, result)
+            numbers_of(stem, result)
+        except ProxyError as error:
+            note(f"{title}: {name} gives no number: {error}")
+            failures[name] = str(error)
+            continue
+        found[stem] = result
+        note(f"{title}: {name} done")
+    return found, failures
+
+
+def _parse(name: str, run: Path, options: Options) -> tuple[ModuleType, argparse.Namespace]:
+    command, *rest = name.split()
+    known = [one for one in COMMANDS if one not in NOT_FURTHER]
+    if command not in known:
+        raise RequestError(f"evaluations: '{name}' is no command that asks one run; known: {', '.join(known)}")
+    module = importlib.import_module(COMMANDS[command])
+    parser = _Parser(prog=f"evaluations.{name}", add_help=False)
+    module.add_arguments(parser)
+    try:
+        return module, parser.parse_args([*rest, str(run), *_words(name, options)])
+    except RequestError as error:
+        raise RequestError(f"evaluations: {name}: {error}; `proxy-lm-eval {name} --help` lists its options") from error
+
+
+def _words(name: str, options: Options) -> list[str]:
+    """Options as they are typed: `num_lines: 5` is `--num-lines 5`, true is the option alone, null is the default."""
+    words: list[str] = []
+    for key, value in options.items():
+        if value is None:
+            continue
+        if value is False:
+            raise RequestError(f"evaluations: {name}: '{key}: false' cannot be typed; leave the option out, or name its opposite")
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words += [f"--{key.replace('_', '-')}", *map(str, values)]
+    return words
+
+
+def _located(options: Options, views: Mapping[str, Path]) -> dict[str, Any]:
+    """With the folder of a view of the plan where `borders` names one."""
+    borders = options.get("borders")
+    return {**options, "borders": views[borders]} if isinstance(borders, str) and borders in views else dict(options)
+
+
+def _stem(run: Path, result: Mapping[str, Any]) -> str:
+    """The file that a command has written its result to, by name."""
+    for stem, stored in read_results(run).items():
+        if all(key in result and result[key] == value for key, value in stored.items()):
+            return stem
+    raise RequestError(f"the command left no result in {run / 'eval'}; name one that measures, such as 'code run' for 'code generate'")
