@@ -243,7 +243,7 @@ _SECRETS: Final = [
     _attempts("S08 the file", 'open("@FOLDER@/secret").read()'),
     _attempts("S08 the folder", 'os.listdir("@FOLDER@")'),
     _tries("S08 the environment", '"done" if "@SECRET@" in repr(dict(os.environ)) or len(os.environ) > 3 else "refused"'),
-    _tries("S08 environments in proc", 'every(*(attempt(lambda p=p: open(f"/proc/{p}/environ").read(1)) for p in (1, "self", @SUPERVISOR@)))'),
+    _tries("S08 environments in proc", 'every(*(attempt(lambda p=p: open(f"/proc/{p}/environ")) for p in (1, "self", @SUPERVISOR@)))'),
     _tries("S08 memory in proc", 'every(*(attempt(lambda p=p: open(f"/proc/{p}/mem", "rb")) for p in (1, "self", @SUPERVISOR@)))'),
     _attempts("S08 descriptors of the supervisor", 'os.listdir("/proc/@SUPERVISOR@/fd")'),
     _attempts("S08 password hashes", 'open("/etc/shadow").read()'),

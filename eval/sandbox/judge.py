@@ -63,6 +63,8 @@ class Channel:
                 return value
             case [str(told), "error", [*names], str(message)] if told == number:
                 raise self._raised(names, message)
+            case [str(told), "refused", str(message)] if told == number:
+                raise self.broken(f"the answer cannot be told: {message}")
             case _:
                 raise self.broken("a reply to no call")
 
@@ -94,7 +96,8 @@ class Channel:
 
 
 class RemoteObject:
-    """An object that stays in the sandbox: attributes, items, calls, length, truth and membership are asked there; equality is identity.
+    """An object that stays in the sandbox: attributes, items, calls, length and truth are asked there. Equality is identity, and what a
+    test would assert by asking the object (order, membership, arithmetic) is refused: the answer would be the program's own.
 
     No name with two underscores is asked for: libraries of the tests look on instances for such hooks (numpy for `__array_interface__`, a
     raw address; copy for `__deepcopy__`), and an answer would be the program's hand inside this process.
@@ -126,7 +129,7 @@ class RemoteObject:
         return self._ask("getitem", key)
 
     def __contains__(self, part: Any) -> bool:
-        return self._ask("contains", part) is True
+        raise TypeError(f"whether something is in a {object.__getattribute__(self, '_kind')} of the sandbox is not asked of it")
 
     def __iter__(self) -> Iterator[Any]:
         iterator = self._ask("iter")

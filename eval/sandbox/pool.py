@@ -178,6 +178,11 @@ class Sandbox:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the slots that have been started."""
+        return [slot.pid for slot in self._slots if slot.pid is not None]
+
     def close(self) -> None:
         """End all processes of the sandbox."""
         for slot in self._slots:

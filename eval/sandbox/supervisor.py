@@ -31,7 +31,7 @@ END_LIMIT_S: Final = 10.0
 TICK_S: Final = 0.05
 KEPT_OUTPUT_BYTES: Final = 4096
 NUM_THREADS: Final = 64
-JUDGE_MEMORY_BYTES: Final = 4 << 30
+JUDGE_MEMORY_BYTES: Final = 2 << 30
 
 # Makes the modules that were sent, under their names, and hands over to the driver. Runs inside, before any generated program.
 BOOT: Final = """

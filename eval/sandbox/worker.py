@@ -9,20 +9,18 @@ from __future__ import annotations
 import ast
 import base64
 import contextlib
-import ctypes
 import importlib
 import json
-import os
 import select
 import sys
 from typing import Any, Final
 
+from eval.sandbox import confine
 from eval.sandbox.programs import Program
 from eval.sandbox.supervisor import MachineFaultError, reap_all, supervise
 from eval.sandbox.tiers import build_tier
 from proxy_lm.errors import RequestError
 
-_PR_SET_CHILD_SUBREAPER: Final = 36
 # Imported here once where tests name them, so that each judge, a fork of this process, has them at once.
 _SHARED_MODULES: Final = frozenset({"numpy", "math", "random", "copy", "re", "collections", "itertools", "functools", "string"})
 
@@ -79,9 +77,7 @@ def abandoned() -> bool:
 
 def main(tier_name: str) -> None:
     """Answer until standard input ends."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise SystemExit(f"this process could not become a subreaper: {os.strerror(ctypes.get_errno())}")
+    confine.adopt_orphans()
     # What a sandbox prints must never reach the protocol: it gets pipes of its own, and the judge gets none.
     lines, outcomes = sys.stdin.buffer, sys.stdout.buffer
     for line in lines:
