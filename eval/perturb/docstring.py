@@ -34,7 +34,8 @@ def prose_words(snippet: Snippet) -> Words:
             named = snippet.entry_point is not None and re.search(rf"\b{re.escape(snippet.entry_point)}\b", line)
             if in_example or named or _EXAMPLE.search(line):
                 continue
-            found += [word.span() for word in _WORD.finditer(snippet.prompt, match.start(), match.end()) if word.group() not in kept]
+            at = match.start()
+            found += [(at + word.start(), at + word.end()) for word in _WORD.finditer(line) if word.group() not in kept]
     return found
 
 
