@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from compressors.files import digest_of
 from eval.judging import JudgeSettings, Verdict, check_gold, count_verdicts, judge_gold, judge_programs, open_verdicts
-from eval.pass_at_k import pass_at_k, possible_ks
+from eval.pass_at_k import check_ks, pass_at_k, possible_ks
 from eval.problems import Problem, ProblemSet
 from eval.prompts import Asked, ask, policy_of
 from eval.sample_files import Attempt, text_fields
@@ -145,6 +145,8 @@ def score(
     where samples are fewer than a k that was asked for, `WorkError` where the sandbox itself fails.
     """
     started = time.monotonic()
+    if ks is not None:
+        check_ks(ks, min(Counter(attempt.task_id for attempt in attempts).values(), default=0))
     with Sandbox.open(tier=tier, num_slots=num_slots) as sandbox, open_verdicts(folder, sandbox.tier, settings) as kept:
         gold = judge_gold(problems, sandbox, settings, kept)
         counted, about_gold = check_gold(problems, gold, exclude=exclude_failing_gold)

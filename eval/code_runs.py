@@ -25,7 +25,7 @@ from eval.envelope import Dataset, envelope, write_result
 from eval.intervals import estimate
 from eval.judging import JudgeSettings
 from eval.opened import Opened
-from eval.pass_at_k import possible_ks
+from eval.pass_at_k import check_ks, possible_ks
 from eval.problems import ProblemSet
 from eval.prompts import ask
 from eval.sample_files import Attempt, Missing, read_attempts
@@ -88,6 +88,7 @@ def evaluate(
     """Samples and scores of a run; writes and returns its result. The healed reading, if there is one, stands under `healed`."""
     started = time.monotonic()
     ks = ks or possible_ks(settings.num_samples)
+    check_ks(ks, settings.num_samples)  # before hours of generating
     found = []
     for reading in readings_of(opened, healing):
         made = generate(reading, problems, settings)
@@ -165,6 +166,7 @@ def judge_file(
     problems: ProblemSet,
     judge: JudgeSettings,
     *,
+    whole: ProblemSet | None = None,
     work: Path | None = None,
     missing: Missing = "refuse",
     ks: Sequence[int] | None = None,
@@ -172,9 +174,10 @@ def judge_file(
     tier: str = "auto",
     num_slots: int | None = None,
 ) -> dict[str, Any]:
-    """Judge a file of samples alone, whoever made it. Verdicts are kept in `work`, or beside the file."""
+    """Judge a file of samples alone, whoever made it; of a file for the `whole` set only those of `problems`. Verdicts are kept in `work`
+    or beside the file."""
     started = time.monotonic()
-    attempts = read_attempts(path, problems, missing=missing)
+    attempts = read_attempts(path, problems, missing=missing, whole=whole)
     scores = score(
         attempts,
         problems,

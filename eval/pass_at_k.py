@@ -78,6 +78,11 @@ def possible_ks(num_samples: int, ks: Sequence[int] = DEFAULT_KS) -> tuple[int, 
     return tuple(k for k in ks if k <= num_samples)
 
 
+def check_ks(ks: Sequence[int], num_samples: int) -> None:
+    """Raise `RequestError` for a k that so many samples of each problem do not allow."""
+    pass_at_k({"each problem": (num_samples, 0)}, ks)
+
+
 def _interval(by_task: Mapping[str, float]) -> tuple[tuple[float, float], str]:
     values = list(by_task.values())
     num_tasks = len(values)

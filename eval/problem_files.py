@@ -99,8 +99,12 @@ def _mbpp(row: Row) -> Problem:
     setup = "\n".join([*map(str, _sequence(row.get("test_imports"))), str(row.get("test_setup_code") or "")]).strip()
     code = str(row["code"])
     wanted = names_wanted(test, setup, code)
-    if not wanted:
+    if all(name in _imports(code) for name in wanted):
         raise ValueError(f"task {row['task_id']} tests no function of its solution")
+    # What the solution merely imports is not its own: the judge imports it itself, or a program could bring a Counter that equals anything.
+    imports = _imports(code)
+    setup = "\n".join(dict.fromkeys([*filter(None, [setup]), *(imports[name] for name in wanted if name in imports)]))
+    wanted = [name for name in wanted if name not in imports]
     # The function that the examples call first is the one that is asked for; the tests may need others, in any order.
     first = next((name for name in names_wanted("\n".join(examples), setup, code) if name in wanted), wanted[0])
     return Problem(
@@ -140,6 +144,15 @@ def names_wanted(test: str, setup: str, code: str) -> list[str]:
     except SyntaxError:
         return free
     return [name for name in free if name in defined]
+
+
+def _imports(code: str) -> dict[str, str]:
+    """Names that a program imports at top level, each with its statement."""
+    try:
+        body = ast.parse(code).body
+    except SyntaxError:
+        return {}
+    return {name: ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom) for name in _bound(node)}
 
 
 def _bound(node: ast.AST) -> list[str]:

@@ -47,17 +47,21 @@ def text_fields(name: str, data: bytes) -> dict[str, str]:
         return {name: data.decode(errors="replace"), f"{name}_base64": base64.b64encode(data).decode()}
 
 
-def read_attempts(path: Path, problems: ProblemSet, *, missing: Missing = "refuse") -> list[Attempt]:
+def read_attempts(path: Path, problems: ProblemSet, *, missing: Missing = "refuse", whole: ProblemSet | None = None) -> list[Attempt]:
     """Attempts in the order of the problems. Raises `RequestError` for unknown tasks, a sample given twice, and unequal numbers of them.
 
+    `whole` is the set of which `problems` is a part: samples of its other tasks are passed over.
     Tasks without any sample are refused; or fail: they count with no right sample; or are left out ("skip").
     """
     if not path.is_file():
         raise RequestError(f"{path} is not a file; give the samples.jsonl to judge")
     by_task: dict[str, list[tuple[object, bytes]]] = defaultdict(list)
     known = {problem.task_id: problem for problem in problems}
+    others = {problem.task_id for problem in whole or ()} - set(known)
     for number, row in enumerate(read_rows(path), start=1):
         task_id = mbpp_id(row.get("task_id"))
+        if task_id in others:
+            continue
         if task_id not in known:
             first = problems.problems[0].task_id
             raise RequestError(

@@ -117,6 +117,7 @@ def test_explain_shows_prompt_stops_and_program(capsys, tmp_path):
         (("generate", "RUN", "--num-samples", "3"), "3 greedy samples of a problem are all the same"),
         (("generate", "RUN", "--policy", "fim"), "no prompt policy 'fim' for Graded/0"),
         (("generate", "RUN", "--healing", "yes"), "leave healing off"),
+        (("run", "RUN", "--limit", "1", "--k", "1", "5"), "pass@5 needs at least 5 samples"),
         (("generate", "nowhere"), "nowhere is not a folder"),
         (("generate", "RUN", "--max-bytes", "0"), "max_bytes"),
         (("run", "RUN", "--limit", "0"), "--limit 0 leaves no problem"),
@@ -125,7 +126,7 @@ def test_explain_shows_prompt_stops_and_program(capsys, tmp_path):
         (("explain", "Graded/99"), "0 tasks of graded are called 'Graded/99'"),
         (("explain", "1", "--problems", "none.jsonl"), "neither a file nor a packaged problem set; packaged: graded"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_bad_requests_are_one_sentence_and_exit_2(run, capsys, words, said):
     assert said in ask(capsys, *[run if word == "RUN" else word for word in words], code=2)["error"]

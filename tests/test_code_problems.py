@@ -93,6 +93,20 @@ def test_mbpp_full_sanitized_and_hub(tmp_path):
         assert passes(problem, problem.gold)
 
 
+def test_what_a_solution_imports_is_imported_by_the_judge(tmp_path):
+    """Else a program could bring a Counter of its own, equal to anything."""
+    row = MBPP | {
+        "code": "from collections import Counter\n\ndef count(x):\n    return Counter(x)",
+        "test_list": ["assert count([1]) == Counter([1])"],
+    }
+    (problem,) = load_problems(write(tmp_path / "mbpp.jsonl", row))
+    assert problem.entry_points == ("count",)
+    assert problem.setup == "from fractions import Fraction\nfrom collections import Counter"
+    own = row | {"code": "class Pair:\n    pass\n\ndef f(p):\n    return p", "test_list": ["assert f(Pair())"]}
+    (problem,) = load_problems(write(tmp_path / "mbpp.jsonl", own))
+    assert problem.entry_points == ("f", "Pair")
+
+
 def test_infilling(tmp_path):
     (problem,) = load_problems(write(tmp_path / "single.jsonl", INFILLING))
     assert problem.style == "infilling"

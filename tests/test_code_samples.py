@@ -84,6 +84,14 @@ def test_what_would_be_counted_wrongly_is_refused(tmp_path, rows, said):
         read_attempts(lines(tmp_path, *rows), PROBLEMS, missing="skip")
 
 
+def test_of_a_file_for_the_whole_set_a_part_can_be_judged(tmp_path):
+    path = lines(tmp_path, *[{"task_id": problem.task_id, "completion": ""} for problem in PROBLEMS])
+    part = PROBLEMS.take(tasks=["T/1"])
+    assert [one.task_id for one in read_attempts(path, part, whole=PROBLEMS)] == ["T/1"]
+    with pytest.raises(RequestError, match="no task 'T/0'"):
+        read_attempts(path, part)
+
+
 def test_no_file_is_a_sentence(tmp_path):
     with pytest.raises(RequestError, match="is not a file"):
         read_attempts(tmp_path / "none.jsonl", PROBLEMS)

@@ -111,13 +111,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     problems = load_problems(args.problems)
     if args.action == "explain":
         return {"action": "explain", **_explain(args, problems)}
-    problems = problems.take(limit=args.limit, tasks=args.tasks)
+    whole, problems = problems, problems.take(limit=args.limit, tasks=args.tasks)
     if args.action == "judge":
         from eval.code_runs import judge_file
 
+        judge = _judge_settings(args)
         return {
             "action": "judge",
-            **judge_file(args.samples, problems, _judge_settings(args), work=args.work, missing=args.missing, **_how(args)),
+            **judge_file(args.samples, problems, judge, whole=whole, work=args.work, missing=args.missing, **_how(args)),
         }
     return {"action": args.action, **_with_model(args, problems)}
 
