@@ -119,3 +119,28 @@ def test_every_cut_of_a_text_leads_on_to_its_own_symbols(root, name):
         told = whole[healed.num_kept : healed.num_kept + int(np.searchsorted(ends, len(healed.tail))) + 1]
         assert not healed.tail or accepts(table, tuple(told)), (cut, healed.tail)
     assert num_stable >= 0.9 * len(text), num_stable
+
+
+@pytest.mark.parametrize("name", ["spm", "phrases", "phrases-greedy-words", "table", "identity"])
+def test_symbols_spell_the_same_wherever_they_stand(pytestconfig, name):
+    """What `Compressor.spelling` promises: any symbols decode to what they spell, joined."""
+    compressor = registry.load(pytestconfig.rootpath / "tests" / "golden" / "views" / name)
+    spelling = compressor.spelling()
+    assert spelling is not None
+    assert len(spelling) == compressor.alphabet_size
+    draws = np.random.default_rng(0)
+    for length in (1, 2, 3, 50):
+        symbols = draws.integers(0, compressor.alphabet_size, length).astype(np.uint32)
+        assert compressor.decode(symbols) == b"".join(spelling[symbol] for symbol in symbols)
+
+
+def test_a_byte_level_tokenizer_spells_its_documents(pytestconfig):
+    compressor = registry.load(pytestconfig.rootpath / "tests" / "golden" / "views" / "hf")
+    spelling, text = compressor.spelling(), "def naïve(x):\n\treturn '北京' # 😀\n".encode()
+    assert spelling is not None
+    assert b"".join(spelling[symbol] for symbol in compressor.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", ["gzip", "nibble", "doublebyte", "stream", "segments", "as-bytes-spm-gray", "table-bytes"])
+def test_views_whose_symbols_depend_on_others_say_so(pytestconfig, name):
+    assert registry.load(pytestconfig.rootpath / "tests" / "golden" / "views" / name).spelling() is None
