@@ -1,4 +1,4 @@
-"""What an engine of ids is asked and what it answers; `engine.py` is fast, `uncached.py` is plain."""
+"""What an engine of ids is asked and what it answers; `engine.py` answers."""
 
 # V ids
 
