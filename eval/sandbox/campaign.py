@@ -159,13 +159,13 @@ def repeat(sandbox: Sandbox, number: int) -> dict[str, Any]:
     return {"num_programs": number, "programs_per_s": round(number / seconds, 1), "num_slots": sandbox.num_slots, "wrong": wrong}
 
 
-def timed_programs(limit_s: float) -> list[tuple[Program, str]]:
+def timed_programs(limit_s: float, num_rounds: int) -> list[tuple[Program, str]]:
     """Programs around their limit: some that compute or sleep for most of it and are right, some that take longer."""
     answer = "    return sum(x * x for x in xs)\n"
     compute = "import time\ndef solve(xs):\n    end = time.thread_time() + {}\n    while time.thread_time() < end: pass\n" + answer
     sleep = "import time\ndef solve(xs):\n    time.sleep({})\n" + answer
     made = []
-    for k in range(4):
+    for k in range(num_rounds):
         for name, text, share, verdict in (
             ("computes less", compute, 0.8, "pass"),
             ("computes more", compute, 1.5, "timeout"),
@@ -184,7 +184,7 @@ def load(sandbox: Sandbox, num_hogs: int, limit_s: float) -> dict[str, Any]:
     """Verdicts beside `num_hogs` processes that compute: how many are not what they must be."""
     hogs = [subprocess.Popen([sys.executable, "-c", _HOG]) for _ in range(num_hogs)]
     try:
-        pairs = timed_programs(limit_s) + list(mixed_programs(40))
+        pairs = timed_programs(limit_s, num_rounds=2) + list(mixed_programs(40))
         outcomes = run_all(sandbox, (program for program, _ in pairs), "programs beside hogs", len(pairs))
     finally:
         for hog in hogs:
@@ -294,9 +294,8 @@ def show(result: Mapping[str, Any], found: list[str]) -> None:
         print(f"{result['attacks']['num_attacks']} attacks, {len(result['attacks']['through'])} through")
         print(f"{result['forgers']['num_forgers']} forgers, {len(result['forgers']['passed'])} passed")
     if "runs" in result:
-        print(
-            f"{result['runs']['num_programs']} programs, {result['runs']['programs_per_s']} a second, {len(result['runs']['wrong'])} wrong verdicts"
-        )
+        runs = result["runs"]
+        print(f"{runs['num_programs']} programs, {runs['programs_per_s']} a second, {len(runs['wrong'])} wrong verdicts")
     if "load" in result:
         print(
             f"beside {result['load']['num_hogs']} hogs: {len(result['load']['flips'])} of {result['load']['num_programs']} verdicts changed"

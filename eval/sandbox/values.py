@@ -67,8 +67,8 @@ def decode(text: bytes, handle: Callable[[Mapping[str, Any]], Any]) -> Any:
         raise
     except RecursionError as error:
         raise ValueRefusedError(f"a value nested deeper than {MAX_DEPTH} levels") from error
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, UnicodeError) as error:
-        # Also what is well formed and means nothing: a dict with a list for a key, a set of lists, a tag with the wrong number of parts.
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError) as error:
+        # Also what is well formed and means nothing: a dict with a list for a key, a set of lists, a fraction over 0.
         raise ValueRefusedError(f"a text that is no value ({type(error).__name__})") from error
 
 
