@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import decimal
 import enum
 import fractions
@@ -35,14 +36,14 @@ class Liar(int):
     __hash__ = int.__hash__
 
 
-Point = collections.namedtuple("Point", "x y")  # noqa: PYI024 - the classic form is what programs return
+Point = collections.namedtuple("Point", "x y")
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, 0, -1, 2**63, -(2**64), 10**5000, 1.5, -0.0, math.inf, "", "é\x00\ud800", b"\x00\xff", bytearray(b"a"), [], [[1], "2"], (),
-        (1, (2,)), set(), {1, 2}, frozenset({"a"}), {}, {(1, 2): [3]}, {1: None, "1": 0}, 1 + 2j, range(3, 10**30, 7), int, type(None), ...,
+        None, True, 0, -1, 2**63, -(2**64), 10**5000, 1.5, -0.0, math.inf, "", "é\x00\ud800", b"\x00\xff", bytearray(b"a"), [], [[1], "2"],
+        (), (1, (2,)), set(), {1, 2}, frozenset({"a"}), {}, {(1, 2): [3]}, {1: None, "1": 0}, 1 + 2j, range(3, 10**30, 7), int, type(None), ...,
         collections.deque([1, 2], 5), collections.Counter("aab"), collections.OrderedDict(b=1, a=2), decimal.Decimal("1.10"),
         fractions.Fraction(1, 3), {"a": 1}.keys(), {"a": 1}.items(),
     ],
@@ -52,7 +53,7 @@ def test_a_value_arrives_as_itself(value):
     got = across(value)
     assert type(got) is type(value)
     assert got == value
-    assert repr(got) == repr(value) or isinstance(value, (set, frozenset, int))
+    assert isinstance(value, (set, frozenset, int)) or repr(got) == repr(value)
 
 
 def test_the_exceptions_to_itself():
@@ -95,9 +96,8 @@ def test_any_plain_value_arrives_as_itself(value):
     assert type(got) is type(value)
 
 
-tags = st.sampled_from(
-    ["int", "tuple", "set", "dict", "namedtuple", "deque", "range", "type", "Decimal", "Fraction", "bytes", "complex", "x", "keys"]
-)
+TAGS = ("int", "tuple", "set", "dict", "namedtuple", "deque", "range", "type", "Decimal", "Fraction", "bytes", "complex", "x", "keys")
+tags = st.sampled_from(TAGS)
 hostile = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.floats(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(tags, inner, max_size=2),
@@ -108,21 +108,15 @@ hostile = st.recursive(
 @given(hostile)
 @settings(deadline=None, max_examples=400)
 def test_any_other_text_is_read_or_refused(told):
-    try:
-        values.decode(json.dumps(told).encode(), lambda tag: refuse(tag))
-    except values.ValueRefusedError:
-        pass
-    except decimal.InvalidOperation:
-        pytest.fail("an error of its own kind got through")
+    with contextlib.suppress(values.ValueRefusedError):
+        values.decode(json.dumps(told).encode(), refuse)
 
 
 @given(st.binary(max_size=60))
 @settings(deadline=None, max_examples=300)
 def test_any_bytes_are_read_or_refused(text):
-    try:
-        values.decode(text, lambda tag: refuse(tag))
-    except values.ValueRefusedError as error:
-        assert str(error)
+    with contextlib.suppress(values.ValueRefusedError):
+        values.decode(text, refuse)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +142,7 @@ def test_any_bytes_are_read_or_refused(text):
 )
 def test_hostile_texts_are_refused(name, text):
     with pytest.raises(values.ValueRefusedError):
-        values.decode(text, lambda tag: refuse(tag))
+        values.decode(text, refuse)
 
 
 def test_what_cannot_be_told_is_refused_at_the_source():
