@@ -149,7 +149,7 @@ class CachedBody:
             num_columns=num_columns,
             num_read=num_read,
             rotation_N1E=self._rotation.index_select(0, self._to(positions_N)).unsqueeze(1),
-            bias=self._bias(self._to(positions_BT), num_read) if num_ids > 1 else None,
+            bias=self._bias(positions_BT, num_read) if num_ids > 1 else None,
             places=self._to(cache.places(np.repeat(rows_B, lengths), positions_N)),
             spread=self._to((np.cumsum(real_BT.reshape(-1)) - 1).clip(min=0)) if ragged else None,
             gather=self._to(np.flatnonzero(real_BT)) if ragged else None,
@@ -188,13 +188,12 @@ class CachedBody:
         normed: Tensor = x_ND / torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
         return normed[:, : self.sizes.width]
 
-    def _bias(self, positions_BT: Tensor, num_read: int) -> Tensor:
-        """0 or -inf [B, 1, G * T, S]."""
+    def _bias(self, positions_BT: I64, num_read: int) -> Tensor:
+        """0 or -inf [B, 1, G * T, S]: which slots each query sees."""
         group = self.sizes.num_heads // self.sizes.num_kv_heads
-        slots = torch.arange(num_read, device=self.device)
-        seen = slots <= positions_BT.repeat(1, group).unsqueeze(2)
-        bias = torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, float("-inf"))
-        return bias.unsqueeze(1)
+        seen = np.arange(num_read) <= np.tile(positions_BT, (1, group))[:, None, :, None]
+        minus_infinity = np.array(-np.inf, dtype=np.float64 if self.dtype == torch.float64 else np.float32)
+        return torch.from_numpy(np.where(seen, minus_infinity.dtype.type(0), minus_infinity)).to(self.device)
 
     def _pack(self, block: Block) -> _BlockWeights:
         attention, feed = block.attention, block.feed_forward

@@ -56,11 +56,13 @@ class HeadDrafter:
         assert self._matrix is not None
         num_rows = hidden_BD.shape[0]
         logits_NV = torch.mm(hidden_BD, self._matrix).view(-1, NUM_BYTES)
-        chosen_N, _ = choose(logits_NV, u_BJ.reshape(-1), [sampler for sampler in samplers for _ in range(self.num_heads)])
-        drafts_BJ = chosen_N.reshape(num_rows, self.num_heads)
-        best_N = torch.exp(logits_NV.amax(dim=1) - logits_NV.logsumexp(dim=1))
-        chance_BJ = best_N.cpu().numpy().reshape(num_rows, self.num_heads).cumprod(axis=1)
-        return drafts_BJ, (chance_BJ >= self.least_chance).sum(axis=1)
+        chances_NV = torch.softmax(logits_NV, dim=1)
+        best_chance_N, chosen = chances_NV.max(dim=1)
+        chosen_N = chosen.cpu().numpy()
+        if any(sampler.temperature for sampler in samplers):
+            chosen_N, _ = choose(logits_NV, u_BJ.reshape(-1), [sampler for sampler in samplers for _ in range(self.num_heads)])
+        all_right_BJ = best_chance_N.view(num_rows, self.num_heads).cumprod(dim=1).cpu().numpy()
+        return chosen_N.reshape(num_rows, self.num_heads), (all_right_BJ >= self.least_chance).sum(axis=1)
 
 
 class Past:

@@ -106,26 +106,26 @@ def _greedy(logits_NV: Tensor) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bo
 
 def _sampled(logits_NV: Tensor, u_N: F64, samplers: Sequence[Sampler]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     device = logits_NV.device
-    temperature_N1 = torch.tensor([[sampler.temperature] for sampler in samplers], dtype=torch.float64, device=device)
-    scores_NV = logits_NV.double()
-    error_N1 = LOGIT_TOLERANCE * scores_NV.amax(dim=1, keepdim=True).abs().clamp(min=1.0) / temperature_N1
-    scores_NV /= temperature_N1
-    unsure_N = torch.zeros(len(samplers), dtype=torch.bool, device=device)
+    temperature_N = np.array([sampler.temperature for sampler in samplers])
+    scores_NV = logits_NV.double() / torch.from_numpy(temperature_N).to(device).unsqueeze(1)
+    error_N = LOGIT_TOLERANCE * np.maximum(np.abs(logits_NV.amax(dim=1).cpu().numpy()), 1.0) / temperature_N
+    unsure_N = np.zeros(len(samplers), dtype=np.bool_)
     if any(sampler.top_k or sampler.top_p < 1 for sampler in samplers):
-        scores_NV, unsure_N = _filtered(scores_NV, error_N1, samplers)
+        scores_NV, unsure_N = _filtered(scores_NV, torch.from_numpy(error_N).to(device).unsqueeze(1), samplers)
     bounds_NV = torch.softmax(scores_NV, dim=1).cumsum(dim=1)
-    u_N1 = torch.from_numpy(u_N).to(device).unsqueeze(1)
-    chosen_N1 = torch.searchsorted(bounds_NV, u_N1 * bounds_NV[:, -1:], right=True).clamp_(max=scores_NV.shape[1] - 1)
+    wanted_N1 = torch.from_numpy(u_N).to(device).unsqueeze(1) * bounds_NV[:, -1:]
+    chosen_N1 = torch.searchsorted(bounds_NV, wanted_N1, right=True).clamp_(max=scores_NV.shape[1] - 1)
     # The bounds on both sides of u. A shift of the logits by e at most moves a bound c by 2 e c (1 - c) at most.
-    above_N1 = bounds_NV.gather(1, chosen_N1)
-    below_N1 = torch.where(chosen_N1 > 0, bounds_NV.gather(1, (chosen_N1 - 1).clamp_(min=0)), -1.0)
-    for bound_N1 in (above_N1, below_N1):
-        moved_N1 = 2 * error_N1 * (bound_N1 * (1 - bound_N1)).clamp_(min=0) + _SUM_TOLERANCE
-        unsure_N |= ((bound_N1 - u_N1).abs() <= moved_N1).squeeze(1)
-    return chosen_N1.squeeze(1).cpu().numpy(), unsure_N.cpu().numpy()
+    sides_N2 = torch.cat([chosen_N1, (chosen_N1 - 1).clamp_(min=0)], dim=1)
+    above_N, below_N = bounds_NV.gather(1, sides_N2).cpu().numpy().T
+    chosen_N = chosen_N1.squeeze(1).cpu().numpy()
+    for bound_N in (above_N, np.where(chosen_N > 0, below_N, -1.0)):
+        moved_N = 2 * error_N * np.maximum(bound_N * (1 - bound_N), 0) + _SUM_TOLERANCE
+        unsure_N |= np.abs(bound_N - u_N) <= moved_N
+    return chosen_N, unsure_N
 
 
-def _filtered(scores_NV: Tensor, error_N1: Tensor, samplers: Sequence[Sampler]) -> tuple[Tensor, Tensor]:
+def _filtered(scores_NV: Tensor, error_N1: Tensor, samplers: Sequence[Sampler]) -> tuple[Tensor, npt.NDArray[np.bool_]]:
     """Scores with -inf below what top_k and top_p keep, and whether an error of the scores could keep another set."""
     num_ids, device = scores_NV.shape[1], scores_NV.device
     kept_N1 = torch.tensor([[min(sampler.top_k or num_ids, num_ids)] for sampler in samplers], device=device)
@@ -143,4 +143,4 @@ def _filtered(scores_NV: Tensor, error_N1: Tensor, samplers: Sequence[Sampler]) 
     moved_NV = 2 * error_N1 * (before_NV * (1 - before_NV)).clamp_(min=0) + _SUM_TOLERANCE
     near_NV = ((before_NV - top_p_N1).abs() <= moved_NV) & (ranks_V < kept_N1)
     unsure_N1 |= near_NV.any(dim=1, keepdim=True) & filters_N1
-    return scores_NV.masked_fill(scores_NV < last_N1, float("-inf")), unsure_N1.squeeze(1)
+    return scores_NV.masked_fill(scores_NV < last_N1, float("-inf")), unsure_N1.squeeze(1).cpu().numpy()

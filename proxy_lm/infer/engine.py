@@ -99,14 +99,16 @@ class _Row:
 class IdEngine:
     """Not safe to share between threads."""
 
-    def __init__(self, model: Decoder, num_rows: int = 16, max_positions: int = 1024) -> None:
-        """`max_positions` of a row: as many as in training. Raises `RequestError` for weights that are not float32."""
+    def __init__(self, model: Decoder, num_rows: int = 16, max_positions: int = 1024, *, heads: bool = True, past: bool = True) -> None:
+        """`max_positions` of a row: as many as in training. `heads`, `past`: whence drafts are taken, where a request wants any.
+        Raises `RequestError` for weights that are not float32."""
         if model.head.weight.dtype != torch.float32:
             raise RequestError(f"the engine reads float32 weights and these are {model.head.weight.dtype}; load the model as it was saved")
         if num_rows < 1 or max_positions < 1:
             raise RequestError(f"{num_rows} rows of {max_positions} positions generate nothing; give at least 1 of each")
         self.num_rows = num_rows
         self.max_positions = max_positions
+        self._drafts_of_heads, self._drafts_of_past = heads and len(model.raw_heads) > 0, past
         self._model = model
         self._body = CachedBody(model)
         self._cache = self._body.new_cache(num_rows, max_positions)
@@ -271,9 +273,9 @@ class IdEngine:
             row.drafts_of_past = row.past_failed = False
             if not row.request.speculate:
                 continue
-            if not failed and (found := row.past.continuation(MOST_DRAFTS)):
+            if self._drafts_of_past and not failed and (found := row.past.continuation(MOST_DRAFTS)):
                 row.drafts, row.drafts_of_past = found, True
-            elif allows_bytes and self._drafter.num_heads:
+            elif allows_bytes and self._drafts_of_heads:
                 asked.append((row, last))
         if not asked:
             return
