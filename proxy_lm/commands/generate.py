@@ -109,7 +109,7 @@ def _prompt(args: argparse.Namespace) -> bytes:
     data = _bytes(args.prompt, args.prompt_file)
     if data is not None:
         return data
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise RequestError("there is no prompt; give --prompt TEXT, --prompt-file FILE, or pipe one in (--prompt '' begins a document)")
     return sys.stdin.buffer.read()
 
