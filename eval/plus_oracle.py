@@ -7,7 +7,7 @@ floats closeness, with the problem's tolerance and 1e-7 relative; and the few ta
 import math
 from typing import Any
 
-NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}  # any truthy or falsy spelling of found and not found
+NOT_NONE = {"check_str", "text_match_three", "text_starta_endb"}  # gold says found by anything, and not found by None
 AS_SETS = {
     "similar_elements",
     "find_char_long",
@@ -39,7 +39,8 @@ def _mbpp_rule(entry_point: str, arguments: Any, got: Any, expected: Any, tolera
     if entry_point in AS_SETS:
         return set(got) == set(expected)
     if entry_point in NOT_NONE:
-        return bool(got == expected) if isinstance(got, bool) else bool(expected == (got is not None))
+        found = expected is not None
+        return got == found if isinstance(got, bool) else (got is not None) == found
     also = False
     if entry_point == "sum_div":
         also = got == 0

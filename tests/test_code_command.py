@@ -97,6 +97,34 @@ def test_a_token_run_is_asked_plain_and_healed(tokens, capsys):
     assert len({each["path"] for each in made["samples"]}) == 2
 
 
+def test_infilling_asks_with_the_suffix_and_counts_exact_parts(run, saved_run, tmp_path, capsys):
+    problem = load_problems("graded")["17"]  # `clock`: one line
+    row = {
+        "task_id": "SingleLineInfilling/Graded/17/L0",
+        "prompt": problem.prompt,
+        "suffix": "\n# the end\n",
+        "canonical_solution": problem.canonical_solution.rstrip(),
+        "test": problem.test.removesuffix(f"\n\ncheck({problem.entry_point})\n"),
+        "entry_point": problem.entry_point,
+    }
+    path = tmp_path / "infill.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    told = saved_run(tmp_path / "code-fim", init_std=0.4, row_length=512, mix={"fim": {"rate": 0.5}})
+    result = ask(capsys, "run", told, "--problems", path, "--max-bytes", 16)
+    assert (result["settings"]["policy"], result["settings"]["stop_rule"]) == ("fim", "line")
+    assert result["exact_match"]["value"] == 0.0
+    assert result["gold_bits_per_byte"]["value"] is None
+    assert "does not just follow" in result["gold_bits_per_byte"]["reason"]
+    (line,) = samples_of(ask(capsys, "generate", told, "--problems", path, "--max-bytes", 16))
+    assert line["solution"] == problem.prompt + line["completion"] + "\n# the end\n"
+    # The original line is exact and passes; a run that was never told a suffix is refused, with what it can be asked instead.
+    gold = tmp_path / "gold.jsonl"
+    gold.write_text(json.dumps({"task_id": row["task_id"], "completion": row["canonical_solution"]}) + "\n")
+    assert ask(capsys, "judge", "--problems", path, "--samples", gold)["pass@1"] == 1.0
+    assert "--policy prefix" in ask(capsys, "run", run, "--problems", path, code=2)["error"]
+    assert ask(capsys, "generate", run, "--problems", path, "--policy", "prefix", "--max-bytes", 8)["settings"]["stop_rule"] == "line"
+
+
 def test_explain_shows_prompt_stops_and_program(capsys, tmp_path):
     problem = load_problems("graded")["3"]
     found = ask(capsys, "explain", "3")

@@ -143,9 +143,12 @@ def test_release_files_of_evalplus(tmp_path):
         ("are_equivalent", [1, 2], None, True, 0, True, True),
         ("sum_div", [7], 0, 1, 0, True, True),
         ("sum_div", [7], 2, 1, 0, True, False),
-        ("check_str", ["a"], "match", True, 0, True, True),
-        ("check_str", ["a"], None, False, 0, True, True),
-        ("check_str", ["a"], False, True, 0, True, False),
+        ("check_str", ["a"], "anything", "Valid", 0, True, True),  # found, however it is said
+        ("check_str", ["a"], True, "Valid", 0, True, True),
+        ("check_str", ["a"], None, None, 0, True, True),
+        ("check_str", ["a"], False, None, 0, True, True),
+        ("check_str", ["a"], False, "Valid", 0, True, False),
+        ("check_str", ["a"], None, "Valid", 0, True, False),
         ("Diff", [[1], [2]], [2, 1], [1, 2], 0, True, True),
         ("surface_Area", [3, 4], 35, 33, 0, True, True),  # the height may be the slant's or the pyramid's
         ("surface_Area", [3, 4], 34, 33, 0, True, False),
