@@ -177,6 +177,8 @@ def _write(two: TwoViews, stretches: Sequence[Stretch], settings: TranslateSetti
         for stretch in stretches
         if f"{side}:{stretch.key}" not in samples.done
     ]
+    if not todo:
+        return
     engine = IdEngine(two.model, settings.rows_per_pass, two.row_length)
     rows = [row for _, _, row in todo]
     with CountProgress(f"free-running, {two.opened.run.name}", len(todo)) as progress:
