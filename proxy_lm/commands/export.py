@@ -51,8 +51,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """What was written and how it was checked, in two lines."""
-    check, step = result["check"], result["checkpoint"]["step"]
+    """What was written, and how it was checked."""
+    step = result["checkpoint"]["step"]
     megabytes = sum(entry["num_bytes"] for entry in result["files"]) / 1e6
     print(f"{result['out']}: {result['num_parameters']:,} parameters of step {step:,} as {result['dtype']}, {megabytes:.1f} MB")
-    print(f"read back by {check['by']}: largest difference of a logit {check['largest_difference']:.1e} (limit {check['limit']:.1e})")
+    for check in (result["check"], result.get("transformers")):
+        if check is not None:
+            print(
+                f"read back by {check['by']}: largest difference of a logit {check['largest_difference']:.1e} (limit {check['limit']:.1e})"
+            )

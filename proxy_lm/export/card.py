@@ -111,13 +111,15 @@ def _measured(source: Source) -> str:
 
 
 def _checked(record: dict[str, Any]) -> str:
-    check, rounding = record["check"], record["largest_change_by_rounding"]
-    moved = f" Rounding the weights to {record['dtype']} moved a logit by up to {rounding:.2g}." if rounding else ""
-    where = f"{check['num_positions']:,} positions and logits up to {check['largest_logit']:.1f}"
-    return (
-        f"Read back by {check['by']} before this folder got its name: no logit differs from the run's own model by more than "
-        f"{check['largest_difference']:.1e}, over {where}.{moved}"
-    )
+    readers = [check for check in (record["check"], record["transformers"]) if check is not None]
+    lines = [
+        f"* {check['by']}: no logit differs from the run's own model by more than {check['largest_difference']:.1e}, over "
+        f"{check['num_positions']:,} positions and logits up to {check['largest_logit']:.1f}, computed in float64."
+        for check in readers
+    ]
+    if record["largest_change_by_rounding"]:
+        lines.append(f"* Rounding the weights to {record['dtype']} moved a logit by up to {record['largest_change_by_rounding']:.2g}.")
+    return "Read back before this folder got its name.\n\n" + "\n".join(lines)
 
 
 def _table(rows: dict[str, str]) -> str:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from compressors.files import atomic_writer, sha256_file
 from proxy_lm.errors import RequestError, WorkError
-from proxy_lm.export.check import expected_logits, logits_agree, probe_ids, round_weights
+from proxy_lm.export.check import ABSOLUTE_LIMIT, LONG_ROW, expected_logits, logits_agree, probe_ids, round_weights
 from proxy_lm.export.llama import LlamaReader, LlamaShape, llama_weights
 from proxy_lm.export.source import SCHEMA, Source, open_source
 from proxy_lm.export.tokenizer import byte_characters, names
@@ -69,7 +69,7 @@ def export_gguf(run: Path, out: Path, *, dtype: str = "fp32", replace: bool = Fa
     _check(out, replace)
     source = open_source(run)
     kind, _, _ = DTYPES[dtype]
-    ids = probe_ids(source.shape.row_length)
+    ids = probe_ids(min(source.shape.row_length, LONG_ROW))
     rounding = round_weights(source.loaded.model, kind, ids, norms=False)
     expected = expected_logits(source.loaded.model, ids)
     with atomic_writer(out) as file:
@@ -78,7 +78,8 @@ def export_gguf(run: Path, out: Path, *, dtype: str = "fp32", replace: bool = Fa
         write(path, source, dtype)
         note("reading it back")
         shape, weights = read(path)
-        check = logits_agree(expected, LlamaReader(weights, shape).logits(ids), "this program's reader")
+        weights = {name: tensor.double() for name, tensor in weights.items()}
+        check = logits_agree(expected, LlamaReader(weights, shape).logits(ids), "this program's reader", ABSOLUTE_LIMIT)
     return {
         "schema": SCHEMA,
         "format": "gguf",

@@ -3,7 +3,7 @@
     proxy-lm export hf runs/nano exported/nano
 
 The folder needs none of our code: `LlamaForCausalLM` and a fast tokenizer, for transformers 4 and 5 and whatever reads their files. It is
-written without `transformers`; where that is installed it does the reading back, else `LlamaReader` does.
+written without `transformers`. `LlamaReader` reads it back, and so does `transformers` where it is installed.
 
 Not promised: several weight files (one file holds the model); anything about the extra heads, which `LlamaForCausalLM` does not have.
 """
@@ -21,7 +21,18 @@ from torch import Tensor
 
 from compressors.files import disk_error, read_json, sha256_file, write_bytes, write_json
 from proxy_lm.export.card import model_card
-from proxy_lm.export.check import expected_logits, logits_agree, probe_ids, round_weights, tokenizer_agrees, tokenizer_is_ours
+from proxy_lm.export.check import (
+    ABSOLUTE_LIMIT,
+    LONG_ROW,
+    SHORT_ROW,
+    expected_logits,
+    logits_agree,
+    probe_ids,
+    relative_limit,
+    round_weights,
+    tokenizer_agrees,
+    tokenizer_is_ours,
+)
 from proxy_lm.export.folder import RECORD_NAME, check_free, new_folder
 from proxy_lm.export.llama import LlamaReader, LlamaShape, generation_configuration, llama_weights
 from proxy_lm.export.source import SCHEMA, Source, open_source
@@ -38,9 +49,9 @@ def export_hf(run: Path, out: Path, *, dtype: str = "fp32", replace: bool = Fals
     check_free(out, replace=replace)
     source = open_source(run)
     model, kind = source.loaded.model, DTYPES[dtype]
-    ids = probe_ids(source.shape.row_length)
-    rounding = round_weights(model, kind, ids)
-    expected = expected_logits(model, ids)
+    long_rows, short_rows = (probe_ids(min(source.shape.row_length, length)) for length in (LONG_ROW, SHORT_ROW))
+    rounding = round_weights(model, kind, long_rows)
+    expected, expected_short = expected_logits(model, long_rows), expected_logits(model, short_rows)
     with new_folder(out, replace=replace) as stage:
         note(f"writing {out}")
         _write(stage, source, kind)
@@ -51,7 +62,8 @@ def export_hf(run: Path, out: Path, *, dtype: str = "fp32", replace: bool = Fals
             "dtype": dtype,
             **source.identity(),
             "num_parameters": source.num_parameters,
-            "check": _logits_check(stage, ids, expected),
+            "check": _read_back(stage, long_rows, expected),
+            "transformers": _read_by_transformers(stage, short_rows, expected_short),
             "tokenizer_checked_by": _tokenizer_check(stage),
             "largest_change_by_rounding": rounding,
         }
@@ -77,20 +89,24 @@ def _write(stage: Path, source: Source, dtype: torch.dtype) -> None:
     (stage / WEIGHTS_FILE).chmod((stage / "config.json").stat().st_mode)
 
 
-def _logits_check(folder: Path, ids: Tensor, expected: Tensor) -> dict[str, Any]:
+def _read_back(folder: Path, ids: Tensor, expected: Tensor) -> dict[str, Any]:
+    shape = LlamaShape.read(read_json(folder / "config.json", "configuration"))
+    weights = {name: tensor.double() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
+    return logits_agree(expected, LlamaReader(weights, shape).logits(ids), "this program's reader", ABSOLUTE_LIMIT)
+
+
+def _read_by_transformers(folder: Path, ids: Tensor, expected: Tensor) -> dict[str, Any] | None:
+    """None where it is not installed."""
     if importlib.util.find_spec("transformers") is None:
-        shape = LlamaShape.read(read_json(folder / "config.json", "configuration"))
-        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS_FILE).items()}
-        return logits_agree(expected, LlamaReader(weights, shape).logits(ids), "this program's reader")
+        return None
     import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model: Any = transformers.LlamaForCausalLM.from_pretrained(folder, local_files_only=True)
-    model = model.float().eval()
     with torch.no_grad():
-        found = model(ids).logits
-    return logits_agree(expected, found, f"transformers {transformers.__version__}")
+        found = model.double().eval()(ids).logits
+    return logits_agree(expected, found, f"transformers {transformers.__version__}", relative_limit(expected))
 
 
 def _tokenizer_check(folder: Path) -> str:

@@ -159,11 +159,11 @@ class LlamaReader:
         return x_BTD * size.rsqrt() * self.weights[name + ".weight"]
 
     def _rotation(self, num_positions: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [T, E]; angles in float64."""
+        """Cosines and sines [T, E]. Angles are float32, as in training: other programs round them otherwise, by 6e-8 of the position."""
         wavelengths = self.shape.rope_theta ** (torch.arange(0, self.shape.head_width, 2, dtype=torch.float64) / self.shape.head_width)
-        angles = torch.arange(num_positions, dtype=torch.float64)[:, None] / wavelengths
+        angles = (torch.arange(num_positions, dtype=torch.float64)[:, None] / wavelengths).float().repeat(1, 2)
         dtype = self.weights["lm_head.weight"].dtype
-        return angles.cos().repeat(1, 2).to(dtype), angles.sin().repeat(1, 2).to(dtype)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def _half_turned(x: Tensor) -> Tensor:
