@@ -309,7 +309,7 @@ def conclude(run: Run, program: Program, frames: list[bytes], clock: Clock | Non
     if clock is None:
         poll = select.poll()
         poll.register(run.output, select.POLLIN)
-        if poll.poll(1000):
+        if poll.poll(200):
             keep_output(run, poll)
         said = judge.printable(run.kept.decode("utf-8", "replace").strip().replace("\n", " | "))
         raise MachineFaultError(f"the sandbox did not start: {said or 'it said nothing'}")
