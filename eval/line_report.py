@@ -17,7 +17,7 @@ _COLUMNS: Final = {
     "bits_per_byte": ("bits per byte", 4, 1),
     "stumbles": ("stumbles", 1, 100),
 }
-_OF_TASK: Final = {
+OF_TASK: Final = {
     "line": ("exact", "edit_similarity", "bytes_right", "first_byte", "bits_per_byte"),
     "identifier": ("exact", "share_right", "first_byte", "bits_per_byte"),
     "sweep": ("exact", "share_right", "first_byte", "bits_per_byte", "stumbles"),
@@ -29,7 +29,7 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Tabl
     for task, title in TITLES.items():
         rows = [[*names, *_cells(found[task], task)] for *names, found in _ways(results) if task in found]
         if rows:
-            heads = [_head(metric) for metric in _OF_TASK[task]]
+            heads = [_head(metric) for metric in OF_TASK[task]]
             yield f"lines: {title}", Table(["run", "prompts", "items", *heads], rows, frozenset({0, 1}))
     for key, title in (("groups", "by kind of place"), ("borders", "by border of the symbols")):
         rows = [
@@ -38,7 +38,7 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Tabl
             for group, measured in found.get("sweep", {}).get(key, {}).items()
         ]
         if rows:
-            heads = [_head(metric) for metric in _OF_TASK["sweep"]]
+            heads = [_head(metric) for metric in OF_TASK["sweep"]]
             yield f"lines: sweep {title}", Table(["run", "prompts", "cut", "items", *heads], rows, frozenset({0, 1, 2}))
 
 
@@ -54,7 +54,7 @@ def _head(metric: str) -> str:
 
 
 def _cells(measured: Mapping[str, Any], task: str) -> list[str]:
-    return [f"{measured['num_items']:,}", *(spelled(measured.get(metric), metric) for metric in _OF_TASK[task])]
+    return [f"{measured['num_items']:,}", *(spelled(measured.get(metric), metric) for metric in OF_TASK[task])]
 
 
 def spelled(estimate: Mapping[str, Any] | None, metric: str) -> str:

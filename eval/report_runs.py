@@ -197,6 +197,8 @@ def pair_table(subjects: Sequence[Subject], stem: str, baseline: Subject) -> Tab
     rows, marks = [], []
     for subject in subjects:
         for pair in _pairs(subject, baseline).get(stem, ()):
+            if pair.metric not in line_report.OF_TASK[pair.task]:
+                continue  # it is in report.json
             title, digits, scale = _METRICS[pair.metric]
             value = f"{pair.difference * scale:+.{digits}f}"
             if pair.interval is not None:
