@@ -1,7 +1,7 @@
 """Stop sequences: the one that is complete first, the longest of those, however the bytes arrive, in linear time."""
 
 import time
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 
 import pytest
 from hypothesis import given
@@ -38,6 +38,14 @@ def test_worked_example():
 def test_the_longest_of_those_that_are_complete_at_one_byte():
     assert StopMatcher([b"c", b"bc", b"abc"]).feed(b"xabcx") == Hit(b"abc", 4)
     assert StopMatcher([b"abcd", b"bc"]).feed(b"xabcd") == Hit(b"bc", 4)
+
+
+def test_every_pair_of_short_stops_in_every_short_text():
+    words = [bytes(word) for length in (1, 2, 3) for word in product(b"ab", repeat=length)]
+    texts = [bytes(text) for text in product(b"ab", repeat=6)]
+    for stops in combinations(words, 2):
+        for text in texts:
+            assert StopMatcher(stops).feed(text) == slow_hit(list(stops), text), (stops, text)
 
 
 @given(STOPS, TEXT)
