@@ -109,7 +109,7 @@ def align(
             untrained = compare_layers(vectors, stretches, spans)
     found = {
         "view": two.view.name,
-        "pairs_told": two.pairs_told(),
+        "pairs_told": two.pairs_told(sum(len(one.symbols) for one in stretches) / sum(len(one.data) for one in stretches)),
         "num_spans": len(spans),
         "num_documents": len({stretches[span.stretch].document for span in spans}),
         "num_projects": len({stretches[span.stretch].project for span in spans}),

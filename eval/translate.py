@@ -238,12 +238,13 @@ def merge(
     """The result from its samples."""
     free = stretches[: settings.num_free]
     forced = [done[f"forced:{stretch.key}"] for stretch in stretches]
+    num_bytes, num_symbols = (sum(map(len, parts)) for parts in zip(*((one.data, one.symbols) for one in stretches), strict=True))
     found: dict[str, Any] = {
         "view": two.view.name,
-        "pairs_told": two.pairs_told(),
+        "pairs_told": two.pairs_told(num_symbols / num_bytes),
         "num_stretches": len(stretches),
-        "num_bytes": sum(len(stretch.data) for stretch in stretches),
-        "num_symbols": sum(len(stretch.symbols) for stretch in stretches),
+        "num_bytes": num_bytes,
+        "num_symbols": num_symbols,
         "num_documents": len({stretch.document for stretch in stretches}),
         "num_documents_without": num_without,
         "num_projects": len({stretch.project for stretch in stretches}),

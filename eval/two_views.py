@@ -18,6 +18,7 @@ import compressors.registry as registry
 from compressors.base import Compressor
 from eval.opened import Opened, open_run
 from proxy_lm.data.corpus import Corpus
+from proxy_lm.data.pieces import OVERHEAD, Layout
 from proxy_lm.errors import RequestError
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.reading import compressor_of
@@ -70,11 +71,20 @@ class TwoViews:
             "split": self.split,
         }
 
-    def pairs_told(self) -> dict[str, float]:
-        """Share of the documents that the run was told twice, the second telling seeing the first: over the whole run, and at its end."""
+    def pairs_told(self, symbols_per_byte: float) -> dict[str, float]:
+        """What this run could learn of the two views together: the share of documents told twice, the second telling seeing the first, over
+        the run (`mean_share`) and at its end; and, at `symbols_per_byte`, the share of the train split's documents whose two tellings fit
+        one row at all. What is longer is split, and the second telling does not see what stands in another row."""
         progress = np.linspace(0.0, 1.0, 1025)
         share = np.broadcast_to(self.opened.loaded.settings.mix.shares(progress).pair, progress.shape)
-        return {"mean_share": float(share.mean()), "share_at_end": float(share[-1])}
+        train = self.corpus.splits["train"]
+        sizes = self.corpus.sizes[train.start : train.stop]
+        fitting = sizes * (1 + symbols_per_byte) + int(OVERHEAD[Layout.PAIR]) <= self.row_length
+        return {
+            "mean_share": float(share.mean()),
+            "share_at_end": float(share[-1]),
+            "share_that_fit_a_row": float(fitting.mean()) if len(sizes) else 0.0,
+        }
 
 
 def open_two_views(

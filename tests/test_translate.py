@@ -101,7 +101,7 @@ def test_a_model_that_translates_has_all_of_it_and_uses_its_own_context(place, c
         assert forced["accuracy_without"]["value"] < 0.2
         assert result[way]["free"] is None
     assert result["untrained"] is None
-    assert result["pairs_told"] == pytest.approx({"mean_share": 0.4, "share_at_end": 0.4})
+    assert result["pairs_told"] == pytest.approx({"mean_share": 0.4, "share_at_end": 0.4, "share_that_fit_a_row": 0.0})
 
 
 def test_the_result_is_complete_and_a_killed_evaluation_continues_to_it(place, capsys):

@@ -71,6 +71,7 @@ def show(result: dict[str, Any]) -> None:
         f"{result['num_documents']:,} documents, {result['num_projects']:,} projects; spans of {result['mean_span_bytes']:.1f} bytes, "
         f"{result['mean_span_symbols']:.1f} symbols\n"
         f"pairs told: {100 * told['mean_share']:.1f} % of the documents over the run, {100 * told['share_at_end']:.1f} % at its end; "
+        f"{100 * told['share_that_fit_a_row']:.1f} % of the documents fit a row twice\n"
         f"{result['seconds']:.1f} seconds",
         highlight=False,
     )
