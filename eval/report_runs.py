@@ -181,15 +181,17 @@ def _has_healed(subject: Subject) -> bool:
 
 
 def full_table(subjects: Sequence[Subject], stem: str) -> Table:
-    """Every number of one result with its interval: a row a number, a column a run and way."""
+    """Every number of one result with its interval: a row a number and a column a run and way, or the other way round for few numbers."""
     found: dict[str, dict[str, Number]] = {}
     for subject in subjects:
         for one in numbers_of(stem, subject.results[stem]) if stem in subject.results else ():
             column = f"{subject.name}, {one.way}" if one.way == HEALED else subject.name
             found.setdefault(column, {})[one.name] = one
     names = dict.fromkeys(name for numbers in found.values() for name in numbers)
-    rows = [[name, *(numbers[name].full_text if name in numbers else "-" for numbers in found.values())] for name in names]
-    return Table(["", *found], rows)
+    texts = {name: [numbers[name].full_text if name in numbers else "-" for numbers in found.values()] for name in names}
+    if len(names) < len(found):
+        return Table(["", *names], [[column, *(texts[name][i] for name in names)] for i, column in enumerate(found)])
+    return Table(["", *found], [[name, *texts[name]] for name in names])
 
 
 def pair_table(subjects: Sequence[Subject], stem: str, baseline: Subject) -> Table:

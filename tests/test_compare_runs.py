@@ -102,7 +102,8 @@ def test_killed_and_continued_it_ends_with_the_same_numbers(place):
     finish(start(place, plan, "--out", "whole"))
     expected = arms(place, "whole")["bytes"]
 
-    both = write_plan(place, "both.yaml", arms={"bytes": {}, "halves": {"views": ["halves"], "mix": {"rate": 1.0}}})
+    asked = {"lines": {"num_lines": 4, "num_identifiers": 2, "num_sweep_lines": 1, "borders": "halves", "device": "cpu"}}
+    both = write_plan(place, "both.yaml", arms={"bytes": {}, "halves": {"views": ["halves"], "mix": {"rate": 1.0}}}, evaluations=asked)
     process = start(place, both, "--out", "killed")
     checkpoint = place / "killed" / "arms" / "bytes" / "checkpoints" / "step-40"
     wait_for(checkpoint.exists, 90, "a checkpoint")
@@ -124,6 +125,10 @@ def test_killed_and_continued_it_ends_with_the_same_numbers(place):
     assert found["halves"]["bits_per_byte"] > 0
     assert found["halves"]["verdict"]["verdict"] in ("better", "worse", "tie")
     assert found["bytes"]["verdict"]["verdict"] == "baseline"
+    # Every arm was asked what the plan asks after bits per byte, on the same places.
+    lines = [found[name]["evaluations"]["lines-test"] for name in ("bytes", "halves")]
+    assert lines[0]["dataset"] == lines[1]["dataset"]
+    assert "Lines: lines-test: against bytes" in (place / "killed" / "report.md").read_text()
     assert (found["halves"]["world_size"], found["halves"]["symbols"]) == (2, found["bytes"]["symbols"])
     assert found["bytes"]["compressor_flops"] == 0
     assert found["halves"]["compressor_flops"] == pytest.approx(1e9 * found["halves"]["compressor_seconds"])
