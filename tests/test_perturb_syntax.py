@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
+import statistics
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -167,7 +169,7 @@ def test_programs_with_traps_give_what_they_gave(name, tmp_path):
         expected = loaded(tmp_path / f"{title}.py", source).RESULT
         border = source.index("\n\nRESULT") + 1
         snippet = Snippet(prompt=source[:border], rest=source[border:])
-        for seed in range(6):
+        for seed in range(4):
             changed = perturb(perturbation(name), snippet, seed=seed, task=title)
             if changed is not None:
                 num_changed += 1
@@ -260,3 +262,22 @@ def test_a_program_that_looks_at_its_own_variables_is_left_alone():
 
 def test_a_program_that_does_not_compile_is_left_alone():
     assert all(perturb(item, Snippet(prompt="def f(:\n", rest="x\n"), seed=0, task="t") is None for item in chosen(["syntax"]))
+
+
+def test_a_module_of_the_standard_library_keeps_its_examples(tmp_path):
+    """The documented examples of `statistics`, some eighty, before and after each perturbation of the whole module."""
+
+    def failed(name: str, text: str) -> tuple[int, int]:
+        found = doctest.testmod(loaded(tmp_path / f"{name}.py", text), verbose=False, report=False)
+        return found.failed, found.attempted
+
+    source = Path(statistics.__file__).read_text(encoding="utf-8")
+    expected = failed("nominal", source)
+    assert expected[1] > 50
+    kinds = 0
+    for item in chosen(["syntax"]):
+        changed = perturb(item, Snippet(prompt=source, rest=""), seed=0, task="statistics")
+        if changed is not None:
+            kinds += 1
+            assert failed(item.name, changed.prompt) == expected, item.name
+    assert kinds >= 7
