@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
-from compressors.files import digest_of
+from compressors.files import digest_of, sha256_file
+from eval.envelope import Dataset, envelope
 from eval.judging import JudgeSettings, Verdict, check_gold, count_verdicts, judge_gold, judge_programs, open_verdicts
 from eval.pass_at_k import check_ks, pass_at_k, possible_ks
 from eval.problems import Problem, ProblemSet
 from eval.prompts import Asked, ask, policy_of
-from eval.sample_files import Attempt, text_fields
+from eval.sample_files import Attempt, Missing, program_of, read_attempts, text_fields
 from eval.samples import Samples
 from eval.sandbox.pool import Sandbox
 from proxy_lm.config import Settings
@@ -177,6 +178,39 @@ def score(
     }
 
 
+def judge_file(
+    path: Path,
+    problems: ProblemSet,
+    judge: JudgeSettings,
+    *,
+    whole: ProblemSet | None = None,
+    work: Path | None = None,
+    missing: Missing = "refuse",
+    ks: Sequence[int] | None = None,
+    exclude_failing_gold: bool = False,
+    tier: str = "auto",
+    num_slots: int | None = None,
+) -> dict[str, Any]:
+    """Judge a file of samples alone, whoever made it; of a file for the `whole` set only those of `problems`. Verdicts are kept in `work`
+    or beside the file."""
+    started = time.monotonic()
+    attempts = read_attempts(path, problems, missing=missing, whole=whole)
+    scores = score(
+        attempts,
+        problems,
+        work or path.with_name(f"{path.name.split('.')[0]}-judged"),
+        judge,
+        ks=ks,
+        exclude_failing_gold=exclude_failing_gold,
+        skip_missing=missing == "skip",
+        tier=tier,
+        num_slots=num_slots,
+    )
+    about = {"samples": {"name": path.name, "digest": sha256_file(path)}, "missing": missing}
+    seconds = time.monotonic() - started
+    return envelope(SCHEMA, "code judge", {}, Dataset(**problems.to_json()), judge, seconds, {**scores, **about})
+
+
 def count_right(by_task: Mapping[str, Sequence[Verdict]], more: Iterable[str] = ()) -> dict[str, tuple[int, int]]:
     """(samples, of these right) by task; tasks of `more` that have no verdicts count as many wrong samples as the others have."""
     counts = {task: (len(found), sum(verdict.verdict == "pass" for verdict in found)) for task, found in by_task.items()}
@@ -210,8 +244,6 @@ def _reasons(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 def attempts_of(samples: Samples, problems: ProblemSet, num_samples: int) -> Iterator[Attempt]:
     """The first `num_samples` programs of each problem out of samples that were made here."""
-    from eval.sample_files import program_of
-
     for problem in problems:
         for index in range(num_samples):
             row = samples.done[f"{problem.task_id}#{index}"]

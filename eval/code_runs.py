@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compressors.files import sha256_file
 from eval.code import SCHEMA, CodeSettings, attempts_of, generate_samples, job_of, named, score
 from eval.continuations import Continuations
 from eval.envelope import Dataset, envelope, write_result
@@ -28,7 +27,7 @@ from eval.opened import Opened
 from eval.pass_at_k import check_ks, possible_ks
 from eval.problems import ProblemSet
 from eval.prompts import ask
-from eval.sample_files import Attempt, Missing, read_attempts
+from eval.sample_files import Attempt
 from eval.samples import Samples, work_folder
 from proxy_lm.errors import RequestError
 
@@ -159,39 +158,6 @@ def exact_match(attempts: Sequence[Attempt], problems: ProblemSet, settings: Cod
         part = attempt.program[len(asked.prompt) : len(attempt.program) - len(asked.tail)]
         same.append(part.rstrip() == problem.canonical_solution.encode().rstrip())
     return estimate([attempt.task_id for attempt in attempts], same).to_json()
-
-
-def judge_file(
-    path: Path,
-    problems: ProblemSet,
-    judge: JudgeSettings,
-    *,
-    whole: ProblemSet | None = None,
-    work: Path | None = None,
-    missing: Missing = "refuse",
-    ks: Sequence[int] | None = None,
-    exclude_failing_gold: bool = False,
-    tier: str = "auto",
-    num_slots: int | None = None,
-) -> dict[str, Any]:
-    """Judge a file of samples alone, whoever made it; of a file for the `whole` set only those of `problems`. Verdicts are kept in `work`
-    or beside the file."""
-    started = time.monotonic()
-    attempts = read_attempts(path, problems, missing=missing, whole=whole)
-    scores = score(
-        attempts,
-        problems,
-        work or path.with_name(f"{path.name.split('.')[0]}-judged"),
-        judge,
-        ks=ks,
-        exclude_failing_gold=exclude_failing_gold,
-        skip_missing=missing == "skip",
-        tier=tier,
-        num_slots=num_slots,
-    )
-    about = {"samples": {"name": path.name, "digest": sha256_file(path)}, "missing": missing}
-    seconds = time.monotonic() - started
-    return envelope(SCHEMA, "code judge", {}, Dataset(**problems.to_json()), judge, seconds, {**scores, **about})
 
 
 def file_name(problems: ProblemSet) -> str:

@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return {"action": "explain", **_explain(args, problems)}
     whole, problems = problems, problems.take(limit=args.limit, tasks=args.tasks)
     if args.action == "judge":
-        from eval.code_runs import judge_file
+        from eval.code import judge_file
 
         judge = _judge_settings(args)
         return {
