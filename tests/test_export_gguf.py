@@ -44,6 +44,9 @@ class Server:
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type(0)
         self.server = xllamacpp.Server(settings)
 
+    def close(self):
+        del self.server
+
     def complete(self, ids, **options):
         same = {"prompt": ids, "temperature": 0.0, "cache_prompt": False, "return_tokens": True, "n_probs": 0}
         return self.ask("/completion", {**same, **options})
@@ -95,6 +98,13 @@ class Bound:
             written.append(number)
         return written
 
+    def close(self):
+        from llama_cpp import _utils
+
+        self.model.close()
+        for file in (_utils.outnull_file, _utils.errnull_file):  # it leaves them open, and says so at the end of the tests
+            file.close()
+
     def log_probabilities(self, ids):
         self.model.reset()
         self.model.eval(ids)
@@ -125,7 +135,9 @@ def llama(request, exported):
     kind, package, remedy = BUILDS[request.param]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed: {remedy}")
-    return kind(exported[1])
+    opened = kind(exported[1])
+    yield opened
+    opened.close()
 
 
 def next_logits(model, ids):
