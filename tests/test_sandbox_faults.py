@@ -229,8 +229,8 @@ SCRIPT = """
 from eval.sandbox import Program, Sandbox
 sandbox = Sandbox.open(num_slots=2)
 print("open", flush=True)
-endless = (Program(key=str(k), solution="def f():\\n    while True: pass\\n", tests="f()", entry_points=("f",), limit_s=60) for k in range(200))
-print(next(sandbox.judge(endless)))
+loop = "def f():\\n    while True: pass\\n"
+print(next(sandbox.judge(Program(key=str(k), solution=loop, tests="f()", entry_points=("f",), limit_s=60) for k in range(200))))
 """
 
 
