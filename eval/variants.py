@@ -12,12 +12,15 @@ example as a docstring, and the rest of the gold solution as the reference. A va
 from __future__ import annotations
 
 import ast
+import hashlib
+import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
-from compressors.files import digest_of, sha256_file
+from compressors.files import canonical_json, digest_of, sha256_file
 from eval.perturb.base import Family, Perturbation, Snippet, perturb, tree_of
 from eval.perturb.cut import head, partial
 from eval.problems import Problem, ProblemSet
@@ -89,7 +92,10 @@ def suite_of(
     """With the digest of all that is asked, which is the origin too where none is given. Raises `RequestError` where nothing is asked."""
     if not any(variant.problem is not None for variant in variants):
         raise RequestError(f"no perturbation applies to any of the {len(nominals)} problems of {name}; choose others")
-    digest = digest_of([[asdict(problem) for problem in nominals.values()], [asdict(variant) for variant in variants]])
+    told = hashlib.sha256()  # one by one: a whole release is a large JSON
+    for described in itertools.chain(map(asdict, nominals.values()), map(asdict, variants)):
+        told.update(canonical_json(described) + b"\n")
+    digest = told.hexdigest()
     return Suite(name, digest, origin or digest, source, dict(nominals), tuple(variants), num_left_out)
 
 
@@ -178,6 +184,7 @@ def needs_proof(nominal: Problem, variant: Problem) -> bool:
     return before is None or before != after
 
 
+@lru_cache(maxsize=1024)
 def _trees(problem: Problem, name: str) -> tuple[str, str] | None:
     tree, tests = tree_of(problem.prompt + problem.canonical_solution), tree_of(problem.test)
     if tree is None or tests is None:
