@@ -28,7 +28,7 @@ from pydantic import Field
 from compressors.files import digest_of
 from eval.envelope import Dataset, envelope, write_result
 from eval.free_running import Written, write_rows
-from eval.intervals import estimate
+from eval.intervals import Clusters, estimate
 from eval.samples import Samples, work_folder
 from eval.stretches import Row, Side, Stretch, pair_fits, strangers, take_stretches, told_after, told_alone
 from eval.teacher import Answer, Model, ask
@@ -251,6 +251,7 @@ def merge(
         "num_free": len(free),
         "interval_means": "95 %, bootstrap over projects; null with fewer than two projects",
         "bits_per_byte": _bits(stretches, forced),
+        "by_project": _by_project(stretches, forced),
     }
     for side, name in zip(_SIDES, ("view_to_raw", "raw_to_view"), strict=True):
         found[name] = {
@@ -282,6 +283,22 @@ def _bits(stretches: Sequence[Stretch], records: Sequence[Mapping[str, Any]]) ->
         found[f"{side}_change"] = estimate(projects, after - bits[side], sizes).to_json()
         stranger = bits.get(f"{side}_after_stranger")
         found[f"{side}_change_beside_stranger"] = None if stranger is None else estimate(projects, after - stranger, sizes).to_json()
+    return found
+
+
+def _by_project(stretches: Sequence[Stretch], records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sums that two runs asked the same can be paired by: bits and bytes of each change, right symbols and symbols of each way."""
+    projects = [stretch.project for stretch in stretches]
+    sizes = np.array([len(stretch.data) for stretch in stretches], dtype=np.float64)
+    found: dict[str, Any] = {"projects": sorted(set(projects))}
+    for side, name in zip(_SIDES, ("view_to_raw", "raw_to_view"), strict=True):
+        after = f"{side}_after_{other_side(side)}"
+        counts = sizes if side == "raw" else np.array([len(stretch.symbols) for stretch in stretches], dtype=np.float64)
+        changes = np.array([record[after]["nll_nats"] - record[side]["nll_nats"] for record in records]) / math.log(2)
+        right = np.array([record[after]["num_right"] for record in records], dtype=np.float64)
+        for metric, top, bottom in ((f"{side}_change", changes, sizes), (f"{name}_accuracy", right, counts)):
+            sums = Clusters.of_documents(projects, top, bottom)
+            found[metric] = [sums.nll_nats.tolist(), sums.num_bytes.tolist()]
     return found
 
 

@@ -115,6 +115,13 @@ def test_the_result_is_complete_and_a_killed_evaluation_continues_to_it(place, c
     assert result["bits_per_byte"]["raw_change"]["value"] == pytest.approx(
         result["bits_per_byte"]["raw_after_view"]["value"] - result["bits_per_byte"]["raw"]["value"]
     )
+    for metric, value in (
+        ("raw_change", result["bits_per_byte"]["raw_change"]),
+        ("raw_to_view_accuracy", result["raw_to_view"]["teacher_forced"]["accuracy"]),
+    ):
+        tops, bottoms = result["by_project"][metric]
+        assert len(tops) == len(result["by_project"]["projects"]) == result["num_projects"]
+        assert sum(tops) / sum(bottoms) == pytest.approx(value["value"])
     free = result["raw_to_view"]["free"]
     assert {"exact_match", "exact_bytes", "byte_accuracy", "bytes_before_error", "edit_similarity", "num_not_decoded"} <= set(free)
     (samples,) = (place / "mixed" / "eval").glob("translate-test-nibble-*/samples.jsonl")

@@ -55,7 +55,7 @@ def show(result: dict[str, Any]) -> None:
     )
     ways = [way for way in ("plain", "centred", "whitened", "rotated") if result["layers"][0][way] is not None]
     for name in ("layer", "gap", *ways, "CKA"):
-        table.add_column(name, justify="left" if name == "layer" else "right")
+        table.add_column(name, justify="left" if name == "layer" else "right", no_wrap=name == "layer")
     for number, layer in enumerate(result["layers"]):
         base = result["untrained"][number] if result["untrained"] is not None else None
         cells = [_both(_gap(layer), None if base is None else _gap(base), 3)]
