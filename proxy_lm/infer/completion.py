@@ -110,7 +110,7 @@ class Progress:
         return IdRequest(
             prompt_ids=tuple(self._row),
             max_ids=min(self._most_ids - self._num_ids, self._row_length - len(self._row) + 1),
-            seed=_seed(sampling.seed, self._prompt.seed),
+            seed=key_of_draws(sampling.seed, self._prompt.seed),
             first_draw=self._num_ids,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -191,6 +191,6 @@ class Progress:
         self._reason = self._reason or reason
 
 
-def _seed(sampling_seed: int, prompt_seed: int) -> int:
+def key_of_draws(sampling_seed: int, prompt_seed: int) -> int:
     """64 bits for one prompt's draws."""
     return int.from_bytes(hashlib.sha256(f"proxy-lm draws {sampling_seed} {prompt_seed}".encode()).digest()[:8], "little")
