@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from proxy_lm.infer.cache import CachedBody
-from proxy_lm.infer.drafts import IDS_OF_A_MATCH, HeadDrafter, Past
+from proxy_lm.infer.drafts import IDS_OF_A_MATCH, HeadDrafter, Past, Trust
 from proxy_lm.infer.draws import Sampler
 from proxy_lm.infer.engine import Automaton, IdEngine, IdRequest
 from proxy_lm.model.decoder import Decoder
@@ -63,7 +63,7 @@ def requests_of(text: bytes, num: int, **changes) -> list[IdRequest]:
 def generated(model: Decoder, requests, num_rows: int = 16, **changes):
     engine = IdEngine(model, num_rows, ROW_LENGTH)
     if "heads" in changes:
-        engine._drafter.least_chance = changes["heads"]
+        engine._guesses.least_chance = changes["heads"]
     waiting, done = list(requests), {}
     while waiting or engine.num_busy:
         while waiting and engine.num_free:
@@ -74,7 +74,7 @@ def generated(model: Decoder, requests, num_rows: int = 16, **changes):
 
 def test_greedy_on_1000_prompts_is_plain_greedy(model, text):
     plain = generated(model, requests_of(text, 1000, speculate=False))
-    drafted = generated(model, requests_of(text, 1000))
+    drafted = generated(model, requests_of(text, 1000), heads=0.0)
     assert [result.ids for result in drafted] == [result.ids for result in plain]
     assert sum(result.num_passes for result in plain) == sum(len(result.ids) for result in plain)
     num_passes, num_ids = sum(result.num_passes for result in drafted), sum(len(result.ids) for result in drafted)
@@ -192,17 +192,29 @@ def test_the_past_is_found_by_its_last_ids():
     assert repeating.continuation(4) == [3, 3, 3, 3]
 
 
-def test_heads_draft_what_they_say_and_stop_where_they_doubt(model, text):
+def test_heads_draft_what_they_say(model, text):
     body = CachedBody(model)
     ids = np.array([BOS, RAW_START, *text[:40]])
     hidden = body.read(body.new_cache(1, 64), [ids], [0], range(1))[-1:]
     with torch.no_grad():
         *_, last = model.states(torch.from_numpy(ids)[None], torch.zeros((1, 42), dtype=torch.int32), torch.arange(42)[None])
         chances = [torch.softmax(last[0, -1] @ head.weight[:256].T, dim=0) for head in model.raw_heads]
-    everything, lengths = HeadDrafter(model, body, least_chance=0.0).draft(hidden, np.zeros((1, NUM_HEADS)), [Sampler()])
+    everything, together = HeadDrafter(model, body).draft(hidden, np.zeros((1, NUM_HEADS)), [Sampler()])
     assert everything.tolist() == [[int(chance.argmax()) for chance in chances]]
-    assert lengths.tolist() == [NUM_HEADS]
-    together = np.cumprod([float(chance.max()) for chance in chances])
-    for least in (0.05, 0.3, 0.9):
-        _, lengths = HeadDrafter(model, body, least_chance=least).draft(hidden, np.zeros((1, NUM_HEADS)), [Sampler()])
-        assert lengths.tolist() == [int((together >= least).sum())]
+    np.testing.assert_allclose(together[0], np.cumprod([float(chance.max()) for chance in chances]), rtol=1e-4)
+    bounds = [chance.cumsum(dim=0) for chance in chances]
+    for u in (0.1, 0.5, 0.9):
+        drawn, _ = HeadDrafter(model, body).draft(hidden, np.full((1, NUM_HEADS), u), [Sampler(1.0)])
+        assert drawn.tolist() == [[int((bound <= u).sum()) for bound in bounds]]
+
+
+def test_drafts_are_as_long_as_chains_of_their_kind_have_been_right():
+    trust = Trust([0.5, 0.5, 0.1])
+    assert [trust.worth([0, 1], 0.2), trust.worth([0, 2, 1], 0.2), trust.worth([2], 0.2), trust.worth([2], 0.0)] == [2, 1, 0, 1]
+    for _ in range(20):
+        trust.learn([0, 1], 1)
+    assert trust.chances == [pytest.approx(22 / 24), pytest.approx(2 / 24), 0.1]
+    assert trust.worth([0, 1], 0.2) == 1
+    for _ in range(20 * 64):
+        trust.learn([2], 0)
+    assert trust.chances[:2] == [pytest.approx(0.5, abs=0.01)] * 2, "long ago is forgotten"

@@ -110,6 +110,7 @@ class CachedBody:
             self._embedding[:, self.sizes.width] = math.sqrt(self.sizes.width * self.sizes.norm_eps)
             self._blocks = [self._pack(block) for block in model.blocks]  # type: ignore[arg-type]
         self._rotation = torch.empty((0, self.sizes.head_width // 2), dtype=torch.complex64)
+        self._visible = torch.empty(0)
 
     def new_cache(self, num_rows: int, num_slots: int) -> Cache:
         """An empty cache."""
@@ -118,6 +119,8 @@ class CachedBody:
             # The very angles of training, rounded to float32 there: at position 1,000 they differ from exact ones by 3e-5.
             angles = _angle_table(num_slots, self.sizes.head_width, self.sizes.rope_theta)[:, :half].to(self.dtype)
             self._rotation = torch.polar(torch.ones_like(angles), angles).to(self.device)
+            self._visible = torch.zeros(2 * num_slots, dtype=self.dtype, device=self.device)
+            self._visible[num_slots:] = float("-inf")
         return Cache(self.sizes.depth, num_rows, self.sizes.num_kv_heads, num_slots, self.sizes.head_width, self._embedding)
 
     def output_matrix(self, weight_VD: Tensor) -> Tensor:
@@ -137,22 +140,26 @@ class CachedBody:
 
     def _grid(self, cache: Cache, lengths: Sequence[int], first_positions: Sequence[int], rows: range | Sequence[int]) -> _Grid:
         num_rows, num_columns, num_ids = len(lengths), max(lengths), sum(lengths)
-        columns_T, lengths_B1 = np.arange(num_columns), np.array(lengths)[:, None]
-        real_BT = columns_T < lengths_B1
-        positions_BT = np.where(real_BT, np.array(first_positions)[:, None] + columns_T, 0)  # padding sees slot 0, and nobody sees it
-        longest = int(positions_BT.max()) + 1
+        positions_BT = np.array(first_positions)[:, None] + np.arange(num_columns)
+        rows_B = np.asarray(rows, dtype=np.int64)
+        spread, gather, positions_N = None, None, positions_BT.reshape(-1)
+        if num_ids < num_rows * num_columns:
+            real_BT = np.arange(num_columns) < np.array(lengths)[:, None]
+            positions_BT = np.where(real_BT, positions_BT, 0)  # padding sees slot 0, and nobody sees it
+            positions_N = positions_BT[real_BT]
+            spread, gather = self._to((np.cumsum(real_BT.reshape(-1)) - 1).clip(min=0)), self._to(np.flatnonzero(real_BT))
+        longest = int(positions_N.max()) + 1
         num_read = min(-(-longest // _SLOTS_STEP) * _SLOTS_STEP, cache.num_slots) if num_ids > 1 else longest
-        ragged = num_ids < num_rows * num_columns
-        positions_N, rows_B = positions_BT[real_BT], np.asarray(rows, dtype=np.int64)
+        rows_N = rows_B if num_ids == num_rows else np.repeat(rows_B, lengths)
         return _Grid(
             num_rows=num_rows,
             num_columns=num_columns,
             num_read=num_read,
             rotation_N1E=self._rotation.index_select(0, self._to(positions_N)).unsqueeze(1),
             bias=self._bias(positions_BT, num_read) if num_ids > 1 else None,
-            places=self._to(cache.places(np.repeat(rows_B, lengths), positions_N)),
-            spread=self._to((np.cumsum(real_BT.reshape(-1)) - 1).clip(min=0)) if ragged else None,
-            gather=self._to(np.flatnonzero(real_BT)) if ragged else None,
+            places=self._to(cache.places(rows_N, positions_N)),
+            spread=spread,
+            gather=gather,
             chosen=rows if isinstance(rows, range) else self._to(rows_B),
         )
 
@@ -191,9 +198,11 @@ class CachedBody:
     def _bias(self, positions_BT: I64, num_read: int) -> Tensor:
         """0 or -inf [B, 1, G * T, S]: which slots each query sees."""
         group = self.sizes.num_heads // self.sizes.num_kv_heads
-        seen = np.arange(num_read) <= np.tile(positions_BT, (1, group))[:, None, :, None]
-        minus_infinity = np.array(-np.inf, dtype=np.float64 if self.dtype == torch.float64 else np.float32)
-        return torch.from_numpy(np.where(seen, minus_infinity.dtype.type(0), minus_infinity)).to(self.device)
+        num_slots = self._visible.shape[0] // 2
+        # Row r of the windows sees num_slots - r slots: a query at position p takes row num_slots - 1 - p.
+        windows = self._visible.unfold(0, num_slots, 1)[:, :num_read]
+        wanted = (num_slots - 1) - (np.tile(positions_BT, (1, group)) if group > 1 else positions_BT)
+        return windows.index_select(0, self._to(wanted.reshape(-1))).view(len(positions_BT), 1, -1, num_read)
 
     def _pack(self, block: Block) -> _BlockWeights:
         attention, feed = block.attention, block.feed_forward

@@ -31,11 +31,12 @@ from torch import Tensor
 from proxy_lm.errors import RequestError
 from proxy_lm.infer.automata import Rules, Table
 from proxy_lm.infer.cache import CachedBody
-from proxy_lm.infer.drafts import HeadDrafter, Past
-from proxy_lm.infer.draws import F64, KeyedDraws, Sampler, choose, choose_exactly
+from proxy_lm.infer.draws import choose, choose_exactly
 from proxy_lm.infer.exact import Float64Rows
+from proxy_lm.infer.guesses import Guesses
 from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult, Watcher
 from proxy_lm.infer.prefix import HeldPrefixes, common_length
+from proxy_lm.infer.row import Row
 from proxy_lm.model.decoder import Decoder
 
 __all__ = ["Automaton", "IdEngine", "IdRequest", "IdResult", "Watcher"]
@@ -49,51 +50,6 @@ _IDS_PER_ROW = 256
 _WORTH_WAITING = 16
 # Rules and output matrices kept: requests of one kind share theirs.
 _KEPT_RULES = 4
-# Drafts of the past, and the least chance of a chain of the heads (measured, README.md).
-MOST_DRAFTS = 7
-LEAST_CHANCE = 0.1
-
-
-class _Row:
-    """One request at work. `ids[:length]` are its ids; all but the last have been read."""
-
-    def __init__(self, request: IdRequest) -> None:
-        self.request = request
-        self.result = IdResult(request)
-        self.ids: I64 = np.empty(len(request.prompt_ids) + request.max_ids, dtype=np.int64)
-        self.length = len(request.prompt_ids)
-        self.ids[: self.length] = request.prompt_ids
-        self.sampler = Sampler(request.temperature, request.top_p, request.top_k)
-        self.draws = KeyedDraws(request.seed)
-        self.state = request.automaton.start if request.automaton else 0
-        self.drafts: list[int] = []
-        self.drafts_of_past = self.past_failed = False
-        self._past: Past | None = None
-
-    @property
-    def table(self) -> Table | None:
-        """The rules of the request."""
-        return self.request.automaton.next_state if self.request.automaton else None
-
-    @property
-    def past(self) -> Past:
-        """What was said, for drafts; made when first asked for."""
-        if self._past is None:
-            self._past = Past(self.ids[: self.length].tolist())
-        return self._past
-
-    def draws_ahead(self, count: int) -> F64:
-        """Draws of the next `count` ids; zeros for a greedy row, which has none."""
-        if not self.sampler.temperature:
-            return np.zeros(count)
-        return self.draws.at(self.request.first_draw + len(self.result.ids), count)
-
-    def go_on(self, new: list[int]) -> None:
-        """The row has these ids now."""
-        self.ids[self.length : self.length + len(new)] = new
-        self.length += len(new)
-        if self._past is not None:
-            self._past.add(new)
 
 
 class IdEngine:
@@ -108,15 +64,14 @@ class IdEngine:
             raise RequestError(f"{num_rows} rows of {max_positions} positions generate nothing; give at least 1 of each")
         self.num_rows = num_rows
         self.max_positions = max_positions
-        self._drafts_of_heads, self._drafts_of_past = heads and len(model.raw_heads) > 0, past
         self._model = model
         self._body = CachedBody(model)
         self._cache = self._body.new_cache(num_rows, max_positions)
-        self._drafter = HeadDrafter(model, self._body, least_chance=LEAST_CHANCE)
+        self._guesses = Guesses(model, self._body, heads=heads, past=past)
         self._exact = Float64Rows(model, num_rows, max_positions)
         self._held = HeldPrefixes(num_rows)
-        self._rows: list[_Row | None] = [None] * num_rows
-        self._queue: list[_Row] = []
+        self._rows: list[Row | None] = [None] * num_rows
+        self._queue: list[Row] = []
         self._rules: OrderedDict[tuple[int, ...], tuple[Rules, Tensor]] = OrderedDict()
 
     @property
@@ -134,7 +89,7 @@ class IdEngine:
         assert self.num_free, "add() with no free row"
         assert 0 < len(request.prompt_ids) <= self.max_positions, f"{len(request.prompt_ids)} ids do not fit a row"
         assert request.max_ids > 0, "a request for no ids"
-        self._queue.append(_Row(request))
+        self._queue.append(Row(request))
 
     def clear(self) -> None:
         """Drop what is at work. Read prompts stay for others to share."""
@@ -153,8 +108,8 @@ class IdEngine:
 
     def _admit(self) -> None:
         while self._queue:
-            wave: list[tuple[int, _Row, int]] = []
-            later: list[_Row] = []
+            wave: list[tuple[int, Row, int]] = []
+            later: list[Row] = []
             for row in self._queue:
                 prompt = row.ids[: row.length - 1]
                 donor, shared = self._held.best(prompt)
@@ -177,7 +132,7 @@ class IdEngine:
             return donor
         return min((slot for slot, row in enumerate(self._rows) if row is None), key=self._held.length)
 
-    def _read_prompts(self, wave: list[tuple[int, _Row, int]]) -> None:
+    def _read_prompts(self, wave: list[tuple[int, Row, int]]) -> None:
         todo = wave
         while todo := [(slot, row, first) for slot, row, first in todo if first < row.length - 1]:
             width = min(_IDS_PER_ROW, max(1, _IDS_PER_CHUNK // len(todo)), max(row.length - 1 - first for _, row, first in todo))
@@ -202,7 +157,7 @@ class IdEngine:
 
     # One pass
 
-    def _pass(self, rows: list[_Row]) -> list[IdResult]:
+    def _pass(self, rows: list[Row]) -> list[IdResult]:
         rules, matrix, which = self._rules_of(rows)
         for row in rows:
             room = min(self.max_positions - row.length, row.request.max_ids - len(row.result.ids) - 1)
@@ -229,10 +184,14 @@ class IdEngine:
                 self._rows[b] = None
                 ended.append(row.result)
         going_on = [b for b, row in enumerate(rows) if self._rows[b] is row]
-        self._draft([rows[b] for b in going_on], hidden_ND, [last_B[b] for b in going_on], [rules.allows_bytes[which[b]] for b in going_on])
+        for b in going_on:
+            rows[b].drafts = []
+        asking = [b for b in going_on if rows[b].request.speculate]
+        last = [last_B[b] for b in asking]
+        self._guesses.draft([rows[b] for b in asking], hidden_ND, last, [rules.allows_bytes[which[b]] for b in asking])
         return ended
 
-    def _accepted(self, slot: int, row: _Row, chosen: list[int], unsure: list[bool], rules: Rules, which: int) -> int:
+    def _accepted(self, slot: int, row: Row, chosen: list[int], unsure: list[bool], rules: Rules, which: int) -> int:
         """How many drafts of a row were right. Unsure choices on the way are made again, in place."""
         for t in range(len(row.drafts) + 1):
             if unsure[t]:
@@ -242,10 +201,10 @@ class IdEngine:
         row.result.num_passes += 1
         row.result.num_drafted += len(row.drafts)
         row.result.num_accepted += t
-        row.past_failed = row.drafts_of_past and t == 0
+        self._guesses.learn(row, t)
         return t
 
-    def _settled(self, slot: int, row: _Row, num_drafts: int, rules: Rules, which: int) -> int:
+    def _settled(self, slot: int, row: Row, num_drafts: int, rules: Rules, which: int) -> int:
         """The choice behind the row's ids and so many of its drafts, from float64 logits."""
         drafts = row.drafts[:num_drafts]
         ids = np.concatenate([row.ids[: row.length], np.array(drafts, dtype=np.int64)])
@@ -256,7 +215,7 @@ class IdEngine:
         row.result.num_repeated += 1
         return int(rules.columns[choose_exactly(logits_C, float(row.draws_ahead(num_drafts + 1)[-1]), row.sampler)])
 
-    def _take(self, row: _Row, new: list[int], rules: Rules, which: int) -> bool:
+    def _take(self, row: Row, new: list[int], rules: Rules, which: int) -> bool:
         """Give a row its new ids; True when it ends."""
         request, result = row.request, row.result
         kept = request.watcher.take(new) if request.watcher else None
@@ -265,28 +224,7 @@ class IdEngine:
         result.ids += new if kept is None else new[:kept]
         return kept is not None or len(result.ids) == request.max_ids or row.length > self.max_positions
 
-    def _draft(self, rows: list[_Row], hidden_ND: Tensor, last_B: list[int], allow_bytes: list[bool]) -> None:
-        """Guess what follows each row's last id. What the row has said before is tried first, then the heads."""
-        asked: list[tuple[_Row, int]] = []
-        for row, last, allows_bytes in zip(rows, last_B, allow_bytes, strict=True):
-            row.drafts, failed = [], row.past_failed
-            row.drafts_of_past = row.past_failed = False
-            if not row.request.speculate:
-                continue
-            if self._drafts_of_past and not failed and (found := row.past.continuation(MOST_DRAFTS)):
-                row.drafts, row.drafts_of_past = found, True
-            elif allows_bytes and self._drafts_of_heads:
-                asked.append((row, last))
-        if not asked:
-            return
-        hidden_BD = hidden_ND.index_select(0, torch.tensor([last for _, last in asked], device=hidden_ND.device))
-        # The draws of the very ids that are drafted: those behind the id just chosen.
-        u_BJ = np.stack([row.draws_ahead(self._drafter.num_heads) for row, _ in asked])
-        drafts_BJ, lengths_B = self._drafter.draft(hidden_BD, u_BJ, [row.sampler for row, _ in asked])
-        for (row, _), drafts, length in zip(asked, drafts_BJ.tolist(), lengths_B.tolist(), strict=True):
-            row.drafts = drafts[:length]
-
-    def _rules_of(self, rows: list[_Row]) -> tuple[Rules, Tensor, list[int]]:
+    def _rules_of(self, rows: list[Row]) -> tuple[Rules, Tensor, list[int]]:
         """The rules of these rows together, their output matrix, and which table each row has."""
         places: dict[int, int] = {}
         tables: list[Table | None] = []
