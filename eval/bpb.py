@@ -27,6 +27,7 @@ from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError, WorkError
 
 SCHEMA = "proxy-lm bits per byte 1"
+MOST_PROJECTS = 10_000
 
 
 class EvaluationSettings(Settings):
@@ -153,12 +154,20 @@ def merge(job: Job, corpus: Corpus, blocks: list[Block]) -> Measured:
         "stride_bytes": job.settings.stride_bytes,
         "max_bytes": job.settings.max_bytes,
         "end_scored": job.settings.score_end,
+        "by_project": by_project(clusters),
         "by_language": by_language(corpus.column("language")[documents.start : documents.stop], nats, sizes),
         "checkpoint": {"step": job.checkpoint_step, "digest": job.checkpoint_digest},
         "corpus_digest": job.corpus_digest,
         "seconds": math.fsum(record["seconds"] for record in records),
     }
     return Measured(result, clusters)
+
+
+def by_project(clusters: Clusters) -> dict[str, Any] | None:
+    """Sums by project, from which two results are paired without their runs; None for more projects than a result should hold."""
+    if len(clusters.names) > MOST_PROJECTS:
+        return None
+    return {"projects": list(clusters.names), "nll_nats": clusters.nll_nats.tolist(), "num_bytes": clusters.num_bytes.tolist()}
 
 
 def by_language(

@@ -1,4 +1,4 @@
-"""Two runs on the same places: the difference of every `lines` number, its interval, and a verdict, as the comparison of bits per byte has.
+"""Two runs on the same bytes: the difference of bits per byte and of every `lines` number, its interval, and a verdict.
 
     pairs_of("lines-test", mine, baseline)
 
@@ -8,6 +8,7 @@ A pair is made only where both runs were asked the same places; a number that on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ class Pair:
     """A run against the baseline: `difference` is the run's value minus the baseline's."""
 
     task: str
+    """Of `lines`; '' for the bits per byte of whole documents."""
     metric: str
     way: str
     difference: float
@@ -37,9 +39,15 @@ class Pair:
 
 
 def pairs_of(stem: str, mine: Mapping[str, Any], baseline: Mapping[str, Any]) -> Iterator[Pair]:
-    """Each number of a `lines` result against the baseline's plain one; a baseline of symbols is itself asked healed too, and a healed run
-    is compared with it healed. Nothing for other kinds of result."""
-    if kind_of(stem, mine) != "lines" or not same_items(mine, baseline):
+    """Each number of a result against the baseline's. Healed prompts are set against healed ones where the baseline was asked so, else
+    against its plain ones. Nothing for kinds of results without sums by project."""
+    kind = kind_of(stem, mine)
+    if kind not in ("bpb", "lines") or not same_items(mine, baseline):
+        return
+    if kind == "bpb":
+        sums, other = (_of_documents(result.get("by_project")) for result in (mine, baseline))
+        if sums is not None and other is not None and other["projects"] == sums["projects"]:
+            yield _pair("", "bits_per_byte", "", sums, other)
         return
     for way, tasks in mine["by_project"].items():
         against = baseline["by_project"].get(way, baseline["by_project"].get(PLAIN, {}))
@@ -50,6 +58,13 @@ def pairs_of(stem: str, mine: Mapping[str, Any], baseline: Mapping[str, Any]) ->
             for metric in sums:
                 if metric not in _UNPAIRED and metric in other and other[metric][1] == sums[metric][1]:
                     yield _pair(task, metric, way, sums, other)
+
+
+def _of_documents(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The sums of bits per byte in the shape of those of `lines`."""
+    if found is None:
+        return None
+    return {"projects": found["projects"], "bits_per_byte": [[nats / math.log(2) for nats in found["nll_nats"]], found["num_bytes"]]}
 
 
 def _pair(task: str, metric: str, way: str, mine: Mapping[str, Any], baseline: Mapping[str, Any]) -> Pair:

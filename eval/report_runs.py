@@ -152,7 +152,7 @@ def sections(subjects: Sequence[Subject], baseline: Subject | None, kinds: Seque
 
 
 _PAIRED: Final = (
-    "Differences on the same places, projects drawn again, the same for both; the value is the run's minus the baseline's. Better and "
+    "Differences on the same bytes, projects drawn again, the same for both; the value is the run's minus the baseline's. Better and "
     "worse have their whole interval on one side of zero. A run of symbols is compared in both ways of telling its prompts."
 )
 
@@ -199,13 +199,14 @@ def pair_table(subjects: Sequence[Subject], stem: str, baseline: Subject) -> Tab
     rows, marks = [], []
     for subject in subjects:
         for pair in _pairs(subject, baseline).get(stem, ()):
-            if pair.metric not in line_report.OF_TASK[pair.task]:
+            if pair.metric not in line_report.OF_TASK.get(pair.task, (pair.metric,)):
                 continue  # it is in report.json
             title, digits, scale = _METRICS[pair.metric]
             value = f"{pair.difference * scale:+.{digits}f}"
             if pair.interval is not None:
                 value += f" ({pair.interval[0] * scale:+.{digits}f} to {pair.interval[1] * scale:+.{digits}f})"
-            rows.append([subject.name, pair.way, f"{line_report.TITLES[pair.task]}: {title}", value, pair.verdict])
+            title = f"{line_report.TITLES[pair.task]}: {title}" if pair.task else title
+            rows.append([subject.name, pair.way, title, value, pair.verdict])
             marks.append(pair.verdict)
     return Table(["run", "prompts", "number", "difference", "verdict"], rows, frozenset({0, 1, 2, 4}), marks)
 

@@ -102,6 +102,15 @@ def test_pairs_are_the_differences_of_the_numbers(runs):
         assert (pair.difference, pair.verdict) == (0, "tie" if pair.task != "sweep" else "not decided")  # one line: one project
 
 
+def test_bits_per_byte_of_whole_documents_are_paired_too(runs):
+    mine, baseline = (stored(runs / name)["bpb-test"] for name in ("tokens", "bytes"))
+    (pair,) = pairs_of("bpb-test", mine, baseline)
+    assert pair.difference == pytest.approx(mine["bits_per_byte"] - baseline["bits_per_byte"])
+    assert pair.interval[0] <= pair.difference <= pair.interval[1]
+    assert list(pairs_of("bpb-test", {**mine, "by_project": None}, baseline)) == []
+    assert list(pairs_of("bpb-test", {**mine, "stride_bytes": 1}, baseline)) == []
+
+
 def sums(tops, projects=("a", "b", "c", "d")):
     return {"projects": list(projects), "bits_per_byte": [tops, [10.0] * len(projects)], "exact": [tops, [10.0] * len(projects)]}
 
