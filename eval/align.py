@@ -21,7 +21,7 @@ layer with a low number holds no alignment; a rotation between the views hides i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,11 +101,11 @@ def align(
     job = {"schema": SCHEMA, **two.identity(), "settings": settings.model_dump(mode="json", exclude={"rows_per_pass", "untrained"})}
     folder = work_folder(run, COMMAND, two.set_name, job)
     with Samples.open(folder, job) as samples:
-        vectors = _vectors(two, stretches, spans, settings, samples, two.model, "trained")
+        vectors = _vectors(two, stretches, spans, settings, samples, lambda: two.model, "trained")
         layers = compare_layers(vectors, stretches, spans)
         untrained = None
         if settings.untrained:
-            vectors = _vectors(two, stretches, spans, settings, samples, two.untrained(), "untrained")
+            vectors = _vectors(two, stretches, spans, settings, samples, two.untrained, "untrained")
             untrained = compare_layers(vectors, stretches, spans)
     found = {
         "view": two.view.name,
@@ -169,10 +169,17 @@ def _places(stretches: Sequence[Stretch], spans: Sequence[Span]) -> list[tuple[i
 
 
 def _vectors(
-    two: TwoViews, stretches: Sequence[Stretch], spans: Sequence[Span], settings: AlignSettings, samples: Samples, model: Model, kind: str
+    two: TwoViews,
+    stretches: Sequence[Stretch],
+    spans: Sequence[Span],
+    settings: AlignSettings,
+    samples: Samples,
+    model_of: Callable[[], Model],
+    kind: str,
 ) -> list[npt.NDArray[np.float32]]:
     """Mean states of all spans, a memory map [num_spans of the block, 2 views, num_layers, D] a block of stretches; made where missing."""
     blocks = []
+    model: Model | None = None  # made where something is left to ask
     with CountProgress(f"{kind} states, {two.opened.run.name}", len(stretches)) as progress:
         for first in range(0, len(stretches), _BLOCK):
             some = range(first, min(first + _BLOCK, len(stretches)))
@@ -180,6 +187,7 @@ def _vectors(
             path = samples.folder / f"{kind}-{first}.npy"
             kept = samples.done.get(f"{kind}:{first}")
             if kept is None:
+                model = model or model_of()
                 made = np.stack([_of_side(two, model, stretches, some, mine, side, settings) for side in ("raw", "view")], axis=1)
                 with atomic_writer(path) as file:
                     np.save(file, made, allow_pickle=False)

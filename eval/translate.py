@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -96,9 +96,9 @@ def translate(
     }
     with Samples.open(work_folder(run, COMMAND, two.set_name, job), job) as samples:
         others = strangers(stretches)
-        _force(two, stretches, others, settings, samples, two.model, "forced", len(stretches))
+        _force(two, stretches, others, settings, samples, lambda: two.model, "forced", len(stretches))
         if settings.num_untrained:
-            _force(two, stretches, others, settings, samples, two.untrained(), "untrained", settings.num_untrained)
+            _force(two, stretches, others, settings, samples, two.untrained, "untrained", settings.num_untrained)
         _write(two, stretches[: settings.num_free], settings, samples)
         result = merge(two, stretches, settings, samples.done, num_without, time.monotonic() - started)
     write_result(run, COMMAND, two.set_name, result)
@@ -128,13 +128,17 @@ def _force(
     others: Sequence[int] | None,
     settings: TranslateSettings,
     samples: Samples,
-    model: Model,
+    model_of: Callable[[], Model],
     kind: str,
     count: int,
 ) -> None:
-    """One sample for each of the first `count` stretches: what `model` says of its forms; `others` are their strangers."""
+    """One sample for each of the first `count` stretches: what the model says of its forms; `others` are their strangers. The model is made
+    only where something is left to ask."""
     todo = [i for i, stretch in enumerate(stretches[:count]) if f"{kind}:{stretch.key}" not in samples.done]
     title = f"{'teacher-forced' if kind == 'forced' else 'untrained weights'}, {two.opened.run.name}"
+    if not todo:
+        return
+    model = model_of()
     with CountProgress(title, len(todo)) as progress:
         for at in range(0, len(todo), settings.rows_per_pass):
             some = todo[at : at + settings.rows_per_pass]
