@@ -60,7 +60,11 @@ def run(words):
         if len(words) < 6:
             words.append(value)  # a list that grows while it is read
     for a, b in pairs():
-        seen[a] = b
+        for letters in (words, ["xy", "z"]):
+            for word in letters:
+                for letter in word:
+                    seen[a] = seen.get(a, "") + letter
+        seen[-a] = b
     return seen, words
 
 
@@ -106,7 +110,7 @@ def run(a, b, c):
     else:
         text = ""
     kept = [w for w in (a, b, c) if w and w != b or not w]
-    return found, kept, text, (a or b, a and b), not (a and not b), not a or b
+    return found, kept, text, (a or b, a and b), not (a and not b), not a or b, c and not (a and b), not (a or b) == c
 
 
 RESULT = [run(a, b, c) for a in (0, 1, "s") for b in (0, 2) for c in (0, 3)]
