@@ -39,7 +39,7 @@ class Rules:
         self.bias: Tensor | None = None
         """Float32 [Q, C], 0 or -inf; None where every state allows all columns."""
         if not allowed_QC.all():
-            bias_QC = np.zeros(allowed_QC.shape, dtype=np.float32)  # healed rows bring tables of their own: np.where costs ten times as much
+            bias_QC = np.zeros(allowed_QC.shape, dtype=np.float32)  # np.where would cost ten times as much
             bias_QC[~allowed_QC] = -np.inf
             self.bias = torch.from_numpy(bias_QC).to(device)
         self.allows_bytes = [bool(part[:, :NUM_BYTES].any()) for part in allowed]
