@@ -1,4 +1,4 @@
-"""Two runs on the same bytes: the difference of bits per byte and of every `lines` number, its interval, and a verdict.
+"""Two runs on the same bytes: the differences of bits per byte, of `lines` and of `translate`, their intervals, and verdicts.
 
     pairs_of("lines-test", mine, baseline)
 
@@ -16,7 +16,7 @@ from typing import Any, Final
 from eval.intervals import estimate
 from eval.report_numbers import PLAIN, kind_of
 
-_LOWER_IS_BETTER: Final = ("bits_per_byte", "stumbles")
+_LOWER_IS_BETTER: Final = ("bits_per_byte", "raw_change", "view_change")
 _UNPAIRED: Final = ("projects", "stumbles")  # how many offsets can be stumbles is the run's own doing
 
 
@@ -25,7 +25,7 @@ class Pair:
     """A run against the baseline: `difference` is the run's value minus the baseline's."""
 
     task: str
-    """Of `lines`; '' for the bits per byte of whole documents."""
+    """Of `lines`; '' elsewhere."""
     metric: str
     way: str
     difference: float
@@ -42,22 +42,26 @@ def pairs_of(stem: str, mine: Mapping[str, Any], baseline: Mapping[str, Any]) ->
     """Each number of a result against the baseline's. Healed prompts are set against healed ones where the baseline was asked so, else
     against its plain ones. Nothing for kinds of results without sums by project."""
     kind = kind_of(stem, mine)
-    if kind not in ("bpb", "lines") or not same_items(mine, baseline):
+    if kind not in ("bpb", "lines", "translate") or not same_items(mine, baseline):
         return
     if kind == "bpb":
-        sums, other = (_of_documents(result.get("by_project")) for result in (mine, baseline))
-        if sums is not None and other is not None and other["projects"] == sums["projects"]:
-            yield _pair("", "bits_per_byte", "", sums, other)
+        yield from _all("", "", _of_documents(mine.get("by_project")), _of_documents(baseline.get("by_project")))
+    elif kind == "translate":
+        yield from _all("", "", mine.get("by_project"), baseline.get("by_project"))
+    else:
+        for way, tasks in mine["by_project"].items():
+            against = baseline["by_project"].get(way, baseline["by_project"].get(PLAIN, {}))
+            for task, sums in tasks.items():
+                yield from _all(task, way, sums, against.get(task))
+
+
+def _all(task: str, way: str, mine: Mapping[str, Any] | None, baseline: Mapping[str, Any] | None) -> Iterator[Pair]:
+    """Every metric that both have of the same projects and as many bytes or places in each."""
+    if mine is None or baseline is None or mine["projects"] != baseline["projects"]:
         return
-    for way, tasks in mine["by_project"].items():
-        against = baseline["by_project"].get(way, baseline["by_project"].get(PLAIN, {}))
-        for task, sums in tasks.items():
-            other = against.get(task)
-            if other is None or other["projects"] != sums["projects"]:
-                continue
-            for metric in sums:
-                if metric not in _UNPAIRED and metric in other and other[metric][1] == sums[metric][1]:
-                    yield _pair(task, metric, way, sums, other)
+    for metric in mine:
+        if metric not in _UNPAIRED and metric in baseline and baseline[metric][1] == mine[metric][1]:
+            yield _pair(task, metric, way, mine, baseline)
 
 
 def _of_documents(found: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -41,6 +41,10 @@ _METRICS: Final = {
     "share_right": ("bytes right, %", 1, 100),
     "first_byte": ("first byte, %", 1, 100),
     "bits_per_byte": ("bits per byte", 4, 1),
+    "raw_change": ("raw bytes: change in bits per byte after the view", 4, 1),
+    "view_change": ("view: change in bits per byte after raw bytes", 4, 1),
+    "view_to_raw_accuracy": ("view to raw: symbols right, %", 1, 100),
+    "raw_to_view_accuracy": ("raw to view: symbols right, %", 1, 100),
 }
 
 

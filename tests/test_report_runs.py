@@ -111,6 +111,18 @@ def test_bits_per_byte_of_whole_documents_are_paired_too(runs):
     assert list(pairs_of("bpb-test", {**mine, "stride_bytes": 1}, baseline)) == []
 
 
+def test_translations_are_paired(runs):
+    (stem,) = (stem for stem in stored(runs / "proxy") if stem.startswith("translate-"))
+    result = stored(runs / "proxy")[stem]
+    shifted = json.loads(json.dumps(result))
+    tops, bottoms = shifted["by_project"]["raw_change"]
+    shifted["by_project"]["raw_change"][0] = [top - 0.25 * size for top, size in zip(tops, bottoms, strict=True)]
+    pairs = {pair.metric: pair for pair in pairs_of(stem, shifted, result)}
+    assert set(pairs) == {"raw_change", "view_change", "view_to_raw_accuracy", "raw_to_view_accuracy"}
+    assert pairs["raw_change"].difference == pytest.approx(-0.25)
+    assert (pairs["raw_change"].verdict, pairs["view_change"].verdict) == ("better", "tie")
+
+
 def sums(tops, projects=("a", "b", "c", "d")):
     return {"projects": list(projects), "bits_per_byte": [tops, [10.0] * len(projects)], "exact": [tops, [10.0] * len(projects)]}
 
