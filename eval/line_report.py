@@ -22,24 +22,29 @@ OF_TASK: Final = {
     "identifier": ("exact", "share_right", "first_byte", "bits_per_byte"),
     "sweep": ("exact", "share_right", "first_byte", "bits_per_byte", "stumbles"),
 }
+_PARTS: Final = (
+    ("line", "groups", "next line, by language"),
+    ("identifier", "groups", "rest of an identifier, seen in the prompt or new"),
+    ("sweep", "groups", "sweep by kind of place"),
+    ("sweep", "borders", "sweep by border of the symbols"),
+)
 
 
 def tables(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Table]]:
-    """(title, table) of each task that any run was asked, then of the sweep by kind of place and by border."""
+    """(title, table) of each task that any run was asked, then of its parts where there are several: languages, places, borders."""
     for task, title in TITLES.items():
         rows = [[*names, *_cells(found[task], task)] for *names, found in _ways(results) if task in found]
         if rows:
             heads = [_head(metric) for metric in OF_TASK[task]]
             yield f"lines: {title}", Table(["run", "prompts", "items", *heads], rows, frozenset({0, 1}))
-    for key, title in (("groups", "by kind of place"), ("borders", "by border of the symbols")):
-        rows = [
-            [*names, group, *_cells(measured, "sweep")]
-            for *names, found in _ways(results)
-            for group, measured in found.get("sweep", {}).get(key, {}).items()
+    for task, key, title in _PARTS:
+        parts = [
+            ([*names, group], measured) for *names, found in _ways(results) for group, measured in found.get(task, {}).get(key, {}).items()
         ]
-        if rows:
-            heads = [_head(metric) for metric in OF_TASK["sweep"]]
-            yield f"lines: sweep {title}", Table(["run", "prompts", "cut", "items", *heads], rows, frozenset({0, 1, 2}))
+        if len({names[-1] for names, _ in parts}) > 1:
+            rows = [[*names, *_cells(measured, task)] for names, measured in parts]
+            heads = [_head(metric) for metric in OF_TASK[task]]
+            yield f"lines: {title}", Table(["run", "prompts", "", "items", *heads], rows, frozenset({0, 1, 2}))
 
 
 def _ways(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
