@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 DISTRIBUTION: Final = "proxy-lm"
 MIN_PYTHON: Final = (3, 11)
 TORCH_LIMIT_SECONDS: Final = 60
+SANDBOX_LIMIT_SECONDS: Final = 120
 # Advice for the quickstart, on the generous side; nothing is refused because of it.
 ADVISED_FREE_BYTES: Final = 5_000_000_000
 ADVISED_MEMORY_BYTES: Final = 4_000_000_000
@@ -45,7 +46,7 @@ TOOLS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     "sbatch": (("sbatch",), "jobs under Slurm (proxy-lm launch --slurm)"),
     "C++ compiler": (("c++", "g++", "clang++"), "DeepSpeed's compiled operations (with ninja)"),
     "ninja": (("ninja",), "DeepSpeed's compiled operations (with a C++ compiler)"),
-    "bubblewrap": (("bwrap",), "a sandbox for generated programs; nothing in this version runs any"),
+    "bubblewrap": (("bwrap",), "the stronger tiers of the sandbox for generated programs"),
 }
 
 _TORCH_PROBE = """
@@ -76,6 +77,7 @@ def examine(folder: Path) -> dict[str, Any]:
         "memory": memory(),
         "disk": {"path": str(folder.resolve()), "free_bytes": shutil.disk_usage(folder).free},
         "tools": [find_tool(name) for name in TOOLS],
+        "sandbox": probe_sandbox(),
         "libaio_header": libaio_header(),
         "environment": {
             name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "DS_ACCELERATOR", "OMP_NUM_THREADS", "TORCH_EXTENSIONS_DIR")
@@ -100,6 +102,20 @@ def probe_torch(command: Sequence[str] = (sys.executable, "-c", _TORCH_PROBE)) -
     answer = json.loads(done.stdout)
     assert isinstance(answer, dict)
     return answer | {"error": None}
+
+
+def probe_sandbox(command: Sequence[str] = (sys.executable, "-m", "eval.sandbox")) -> dict[str, Any]:
+    """Which tier of the sandbox works here, asked in a process of its own: this room does not import the one that measures."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SANDBOX_LIMIT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return {"tier": None, "why": f"trying the sandbox out took over {SANDBOX_LIMIT_SECONDS} seconds"}
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        return {"tier": None, "why": f"the sandbox could not be tried out: {lines[-1] if lines else f'exit code {done.returncode}'}"}
+    answer = json.loads(done.stdout)
+    assert isinstance(answer, dict)
+    return answer
 
 
 def check_package(requirement: Requirement) -> dict[str, Any]:
@@ -223,6 +239,7 @@ def features(found: Mapping[str, Any], flags: frozenset[str]) -> list[dict[str, 
         ("tasks of lm-evaluation-harness", by_extra("lm_eval")),
         ("corpora and views on many machines (--engine ray)", by_extra("ray")),
         ("tests and checks", by_extra("dev")),
+        ("generated programs judged (proxy-lm-eval code)", (found["sandbox"]["tier"] is not None, found["sandbox"]["why"])),
         (
             "corpora from the Hugging Face hub (hf:)",
             (not offline, "HF_HUB_OFFLINE is set: only local folders" if offline else "needs the network, which is not probed"),

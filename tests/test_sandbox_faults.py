@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.sandbox import Program, Sandbox
+from eval.sandbox import TIERS, Program, Sandbox
+from proxy_lm import machine
 from proxy_lm.errors import RequestError, WorkError
 
-ROOT = Path(__file__).resolve().parent.parent
+PATH = os.pathsep.join([str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 RIGHT = "import time\ndef f():\n    time.sleep(0.7)\n    return 1\n"
 
 
@@ -236,7 +237,7 @@ print(next(sandbox.judge(Program(key=str(k), solution=loop, tests="f()", entry_p
 
 @pytest.mark.parametrize("whom", ["command", "slots"])
 def test_everything_ends_with_the_command_or_its_slots(whom):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": PATH}
     command = subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=environment)
     assert command.stdout is not None
     assert command.stdout.readline() == "open\n"
@@ -275,7 +276,7 @@ except RequestError as error:
 
 
 def test_where_no_tier_works_nothing_is_run(tmp_path):
-    environment = {"PYTHONPATH": str(ROOT), "PATH": str(tmp_path)}
+    environment = {"PYTHONPATH": PATH, "PATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", NO_LANDLOCK], capture_output=True, text=True, env=environment, timeout=60, check=True)
     code, sentence = json.loads(done.stdout)
     assert code == 2
@@ -293,3 +294,17 @@ def test_where_no_tier_works_nothing_is_run(tmp_path):
 def test_there_is_no_tier_without_isolation(tier):
     with pytest.raises(RequestError, match="unknown sandbox tier"):
         Sandbox.open(tier)
+
+
+def test_doctor_tells_the_tier():
+    told = machine.probe_sandbox()
+    assert told["tier"] in TIERS
+    assert told["why"] == f"generated programs run in tier {told['tier']}"
+    broken = machine.probe_sandbox((sys.executable, "-c", "raise SystemExit('no such thing')"))
+    assert broken == {"tier": None, "why": "the sandbox could not be tried out: no such thing"}
+
+
+def test_a_tier_asked_for_by_name_is_that_or_an_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RequestError, match=r"the sandbox tier bwrap does not work here: .*or take auto"):
+        Sandbox.open("bwrap")

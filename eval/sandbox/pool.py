@@ -159,6 +159,10 @@ class Sandbox:
                 return sandbox
             sandbox.close()
             reasons.append(f"{name}: {reason}")
+        if tier != "auto":
+            raise RequestError(
+                f"the sandbox tier {tier} does not work here: {reasons[0].partition(': ')[2]}; or take auto, the strongest that works"
+            )
         raise RequestError(
             "no sandbox works here, and generated programs are never run without one. " + "; ".join(reasons) + ". "
             "Install bubblewrap, or use a kernel from 6.2 on with Landlock, or judge the samples file on another machine"

@@ -121,13 +121,27 @@ def build_tier(name: str) -> Tier:
         abi = confine.landlock_abi()
         if abi < confine.LANDLOCK_ABI_NEEDED:
             raise RequestError(f"Landlock has version {abi} in this kernel; version {confine.LANDLOCK_ABI_NEEDED} (Linux 6.2) is needed")
+        _check_reach(uid)
         return Tier(name=name, uid=uid)
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise RequestError("bubblewrap is not installed: `apt-get install bubblewrap` or your distribution's package")
     if name == "bwrap-uid" and uid is None:
         raise RequestError("tier bwrap-uid gives each slot a user of its own, which needs root; use tier bwrap")
+    if name == "bwrap":
+        _check_reach(uid)
     return Tier(name=name, uid=uid, bwrap=bwrap, flags=_bwrap_flags(bwrap, user_namespace=name == "bwrap"))
+
+
+def _check_reach(uid: int | None) -> None:
+    """Refuse an interpreter that only root can start, where the user of a slot starts it."""
+    path = Interpreter.here().path
+    closed = next((str(folder) for folder in reversed(Path(path).parents) if not folder.stat().st_mode & 0o001), None)
+    if uid is not None and closed is not None:
+        raise RequestError(
+            f"only root may enter {closed}, where the interpreter {path} lies; use tier bwrap-uid, which mounts it for its programs, or a "
+            "Python that every user can start"
+        )
 
 
 def _bwrap_flags(bwrap: str, *, user_namespace: bool) -> tuple[str, ...]:
