@@ -123,22 +123,20 @@ def gold_bits(opened: Opened, problems: ProblemSet, settings: CodeSettings) -> d
     Prompts are cut from their front so that prompt and solution fit the context in bytes, equal for every arm. `value` is null, with the
     `reason`, where the policy shows the model more than what stands before the solution, or the view cannot be asked.
     """
-    if settings.policy in ("fim", "signature"):
-        return {
-            "value": None,
-            "interval": None,
-            "reason": f"by policy '{settings.policy}' the gold solution does not just follow the prompt",
-        }
     room = opened.context_bytes - _OPENING_BYTES
-    asked = [(problem, ask(problem, settings.policy).prompt, problem.canonical_solution.encode()[: room // 2]) for problem in problems]
-    asked = [(problem, prompt[-(room - len(gold)) :], gold) for problem, prompt, gold in asked if gold]
+    asked: list[tuple[str, bytes, bytes]] = []
+    for problem in problems:
+        one = ask(problem, settings.policy)
+        if one.reference is not None:
+            gold = one.reference[: room // 2]
+            asked.append((problem.task_id, one.prompt[-(room - len(gold)) :], gold))
+    if not asked:
+        return {"value": None, "interval": None, "reason": f"by policy '{settings.policy}' no gold solution just follows its prompt"}
     try:
         nats = Continuations(opened).nats([(prompt, gold) for _, prompt, gold in asked])
     except RequestError as error:
         return {"value": None, "interval": None, "reason": str(error)}
-    told = [
-        (problem.task_id, cost / math.log(2), len(gold)) for (problem, _, gold), cost in zip(asked, nats, strict=True) if cost is not None
-    ]
+    told = [(task, cost / math.log(2), len(gold)) for (task, _, gold), cost in zip(asked, nats, strict=True) if cost is not None]
     found = estimate([task for task, _, _ in told], [bits for _, bits, _ in told], [size for _, _, size in told])
     return {
         **found.to_json(),

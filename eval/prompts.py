@@ -49,6 +49,8 @@ class Asked:
     """What follows the completion in the program, shown or not."""
     stops: tuple[bytes, ...]
     stop_rule: str
+    reference: bytes | None
+    """The gold solution as it would follow the prompt. None: there is none, or the model knows more of it than what stands before it."""
 
     def program(self, completion: bytes) -> bytes:
         """The whole program."""
@@ -82,6 +84,7 @@ def ask(problem: Problem, policy: str | None = None, stop_rule: str | None = Non
         tail=newline + suffix,
         stops=tuple(stop.encode() for stop in STOP_RULES[rule]),
         stop_rule=rule,
+        reference=_reference(problem, chosen),
     )
 
 
@@ -99,6 +102,13 @@ def _policy(problem: Problem, name: str | None) -> Policy:
             f"no prompt policy '{name}' for {problem.task_id}, a problem of style {problem.style}; known: {', '.join(fitting)}"
         )
     return fitting[name]
+
+
+def _reference(problem: Problem, policy: Policy) -> bytes | None:
+    if not problem.canonical_solution or policy.shows_suffix or policy.prompt is _signature:
+        return None
+    stripped = "" if problem.style == "mbpp" else problem.prompt[len(policy.prompt(problem)) :]
+    return (stripped + problem.canonical_solution).encode()
 
 
 def _docstring(problem: Problem, num_examples: int | None) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from compressors import registry
 from eval.cli import main
+from eval.code import CodeSettings
+from eval.code_runs import gold_bits
+from eval.opened import open_run
 from eval.problems import load_problems
 
 FEW = ("--limit", "4", "--max-bytes", "24")
@@ -86,6 +90,21 @@ def samples_path(run: Path) -> Path:
     return next(path.with_name("samples.jsonl") for path, job in jobs.items() if job["settings"]["temperature"] == 0)
 
 
+@pytest.mark.parametrize("policy", ["verbatim", "strip"])
+def test_bits_of_gold_solutions_equal_the_scorer_s(saved_run, tmp_path, policy):
+    """The twin: each problem by itself through the scorer of bits per byte."""
+    opened = open_run(saved_run(tmp_path / "code-bits", init_std=0.4, row_length=512))
+    problems = load_problems("graded").take(limit=3)
+    found = gold_bits(opened, problems, CodeSettings(policy=policy))
+    nats, size = 0.0, 0
+    for problem in problems:
+        prompt = problem.prompt.rstrip() if policy == "strip" else problem.prompt
+        gold = problem.gold.removeprefix(prompt).encode()
+        nats, size = nats - opened.scorer.loglikelihood(prompt.encode(), gold), size + len(gold)
+    assert found["value"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
+    assert (found["num_bytes"], found["num_problems"], found["reason"]) == (size, 3, None)
+
+
 def test_a_token_run_is_asked_plain_and_healed(tokens, capsys):
     result = ask(capsys, "run", tokens, "--limit", 2, "--max-bytes", 8)
     assert (result["run"]["view"], result["healing"], result["healed"]["healing"]) == ("spm", False, True)
@@ -114,7 +133,7 @@ def test_infilling_asks_with_the_suffix_and_counts_exact_parts(run, saved_run, t
     assert (result["settings"]["policy"], result["settings"]["stop_rule"]) == ("fim", "line")
     assert result["exact_match"]["value"] == 0.0
     assert result["gold_bits_per_byte"]["value"] is None
-    assert "does not just follow" in result["gold_bits_per_byte"]["reason"]
+    assert "no gold solution just follows" in result["gold_bits_per_byte"]["reason"]
     (line,) = samples_of(ask(capsys, "generate", told, "--problems", path, "--max-bytes", 16))
     assert line["solution"] == problem.prompt + line["completion"] + "\n# the end\n"
     # The original line is exact and passes; a run that was never told a suffix is refused, with what it can be asked instead.

@@ -78,6 +78,19 @@ def test_a_missing_line_ends_with_its_newline_however_the_suffix_begins(suffix):
     assert asked.program(b"    y = x") == b"def f(x):\n    y = x\n    return y\n"
 
 
+def test_the_reference_is_the_gold_solution_as_it_follows_the_prompt():
+    for policy in ("verbatim", "strip"):
+        asked = ask(HUMAN, policy)
+        assert asked.reference is not None
+        assert asked.prompt + asked.reference == HUMAN.gold.encode()
+    assert ask(HUMAN, "strip").reference == b"\n    return x\n"
+    assert ask(MBPP).reference == MBPP.canonical_solution.encode()
+    assert ask(FILL, "prefix").reference == b"u"
+    # Where the model reads more than what stands before the solution, it is no continuation.
+    assert ask(FILL).reference is None
+    assert ask(MBPP, "signature").reference is None
+
+
 def test_names_are_checked():
     assert [policy_of(problem) for problem in (HUMAN, MBPP, FILL)] == ["verbatim", "docstring", "fim"]
     with pytest.raises(RequestError, match="no prompt policy 'fim' for H/0, a problem of style humaneval; known: verbatim, strip"):
