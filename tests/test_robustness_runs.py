@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -245,9 +246,16 @@ def test_a_context_that_holds_nothing_counts_the_prompts_that_were_cut():
     assert not any(pair.cut for pair in pairs_of_problems(suite, suite.variants, context_bytes=4096, reference_bytes=25))
 
 
-def test_help_imports_neither_torch_nor_numba(root_of):
-    import subprocess
+def test_a_missing_library_is_named_with_its_remedy(raw_run):
+    code = "import sys; sys.modules['libcst'] = None; from eval.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", code, "robustness", str(raw_run), "--explain", "20"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'proxy-lm[eval]'" in done.stderr
+    assert "Traceback" not in done.stderr
 
+
+def test_help_imports_neither_torch_nor_numba(root_of):
     code = (
         "import sys\nfrom eval.cli import main\nmain(['robustness', '--help'])\nsys.exit('torch' in sys.modules or 'numba' in sys.modules)"
     )

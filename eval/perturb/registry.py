@@ -9,11 +9,17 @@ from collections.abc import Sequence
 
 from eval.perturb.base import FAMILIES, Perturbation
 from eval.perturb.docstring import DOCSTRING
-from eval.perturb.expressions import EXPRESSIONS
 from eval.perturb.layout import FORMAT
-from eval.perturb.loops import LOOPS
 from eval.perturb.names import FUNCTION_NAME
 from proxy_lm.errors import RequestError
+
+try:
+    from eval.perturb.expressions import EXPRESSIONS
+    from eval.perturb.loops import LOOPS
+except ImportError as error:
+    if error.name != "libcst":
+        raise
+    raise RequestError("perturbing syntax needs libcst, which is not installed; run: pip install 'proxy-lm[eval]'") from error
 
 PERTURBATIONS: tuple[Perturbation, ...] = (*DOCSTRING, *FUNCTION_NAME, *LOOPS, *EXPRESSIONS, *FORMAT)
 _BY_NAME = {perturbation.name: perturbation for perturbation in PERTURBATIONS}

@@ -15,15 +15,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeVar
 
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+
 from eval.perturb.base import Snippet, has_plain_lines, line_starts, parses
 from eval.perturb.tokens import Token, tokens_of
-from proxy_lm.errors import RequestError
-
-try:
-    import libcst as cst
-    from libcst.metadata import MetadataWrapper, PositionProvider
-except ImportError as error:
-    raise RequestError("the perturbations of syntax need libcst, which is not installed: pip install 'proxy-lm[eval]'") from error
 
 N = TypeVar("N", bound=cst.CSTNode)
 
