@@ -1,7 +1,7 @@
 """Our runs as a model of lm-evaluation-harness, so that its tasks run on them: `proxy-lm`, in bytes.
 
-    python -m eval.lm_eval_adapter run --model proxy-lm --model_args run=runs/nano --tasks lambada_openai --limit 100
     python -m eval.lm_eval_adapter run --model proxy-lm --model_args run=runs/nano --tasks mine --include_path my_tasks
+    python -m eval.lm_eval_adapter run --model proxy-lm --model_args run=runs/nano --tasks lambada_openai --limit 100   # needs the hub
 
 What follows the module's name goes to the harness as it is. Its texts are told as UTF-8 and its three requests are answered by
 `eval.scorer` and `proxy_lm.infer.generator`: a token run is charged for its own segmentation and its prompts can be healed. `model_args`:
@@ -29,7 +29,7 @@ from eval.scorer import Score, Scorer
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.infer.generator import Prompt, Sampling
 from proxy_lm.model.decoder import Decoder
-from proxy_lm.progress import ProgressBar
+from proxy_lm.progress import ProgressBar, note
 
 try:
     from lm_eval.api.model import LM
@@ -71,7 +71,7 @@ class ProxyLM(LM):  # type: ignore[misc]
         if max_batch_size is not None:
             num_rows = min(num_rows, max_batch_size)
         self.opened: Opened = open_run(
-            Path(str(run)), view=view, healing=healing, device=device or "auto", context_bytes=context_bytes, num_rows=num_rows
+            Path(str(run)), view=view, healing=healing, device=_device(device), context_bytes=context_bytes, num_rows=num_rows
         )
         self.bytes_per_token = bytes_per_token
         self.valid_utf8 = valid_utf8
@@ -159,6 +159,14 @@ class ProxyLM(LM):  # type: ignore[misc]
             valid_utf8=self.valid_utf8,
         )
         return Prompt(data=context.encode(), stop=stops, max_bytes=tokens * self.bytes_per_token, seed=seed), sampling
+
+
+def _device(asked: str | None) -> str:
+    """The harness asks for 'cuda:0' where its user said nothing, so without CUDA that means any device."""
+    if asked is None or (asked.startswith("cuda") and not torch.cuda.is_available()):
+        note(f"device: {'not given' if asked is None else f'the harness asks for {asked}, which is not here'}; taking what there is")
+        return "auto"
+    return asked
 
 
 class Misses:

@@ -165,7 +165,7 @@ def test_the_harness_runs_local_tasks(model, tasks):
 @pytest.mark.slow
 def test_the_command_runs_a_local_task(run, tasks):
     command = [sys.executable, "-m", "eval.lm_eval_adapter", "run", "--model", "proxy-lm", "--model_args", f"run={run}"]
-    words = ["--tasks", "choose", "--include_path", str(tasks), "--device", "cpu", "--output_path", str(tasks / "out")]
+    words = ["--tasks", "choose", "--include_path", str(tasks), "--output_path", str(tasks / "out")]
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     result = json.loads(next((tasks / "out").rglob("results*.json")).read_text())
