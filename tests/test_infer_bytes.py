@@ -183,6 +183,7 @@ def test_stops_and_limits_cut_at_any_byte(opens, name):
         stop = whole[begin : begin + 3]
         stopped = one(generator, prompt, max_bytes=48, stop=(stop, b"never there"))
         assert (stopped.data, stopped.reason, stopped.stop) == (whole[: whole.index(stop)], "stop", stop)
+        assert b"".join(generator.stream(Prompt(data=prompt, max_bytes=48, stop=(stop, b"never there")))) == stopped.data
     for limit, reason in ((10, "length"), (11, "stop")):  # one byte too late, and just in time
         assert one(generator, prompt, max_bytes=limit, stop=(whole[:11],)).reason == reason
 
