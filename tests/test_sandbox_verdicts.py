@@ -187,6 +187,57 @@ def test_helpers_of_the_problem_are_not_the_programs(sandbox):
     assert verdict(sandbox, solution, "assert close(f(), 3.5)", helpers=helpers).verdict == "pass"
 
 
+def test_tests_with_arrays(sandbox):
+    tests = """
+import numpy as np
+assert np.allclose(f(3), [0.0, 1.0, 2.0], atol=1e-6)
+assert f(np.float64(2)) == [0.0, 1.0]
+try:
+    np.asarray(g())
+    np.allclose(g(), 1.0)
+except TypeError:
+    pass
+else:
+    assert False
+"""
+    solution = """
+def f(n): return [float(k) for k in range(int(n))]
+class Hook:
+    __array_interface__ = {"shape": (1,), "typestr": "<f8", "data": (4096, False), "version": 3}
+    def __array__(self, *a, **k): return [1.0]
+def g(): return Hook()
+"""
+    outcome = verdict(sandbox, solution, tests, entry_points=("f", "g"))
+    assert (outcome.verdict, outcome.reason) == ("pass", "")
+
+
+def test_objects_of_the_program_are_not_copied_out(sandbox):
+    tests = """
+import copy
+for make in (copy.copy, copy.deepcopy):
+    try:
+        make(f())
+    except TypeError as error:
+        assert str(error) == "a Match in the sandbox cannot be copied"
+    else:
+        assert False
+"""
+    outcome = verdict(sandbox, "import re\ndef f(): return re.match('a', 'a')", tests)
+    assert (outcome.verdict, outcome.reason) == ("pass", "")
+
+
+def test_an_answer_that_cannot_be_told_is_no_exception_of_the_program(sandbox):
+    solution = "def f():\n    own = []\n    own.append(own)\n    return own\n"
+    outcome = verdict(sandbox, solution, "try:\n    f()\nexcept Exception:\n    pass\nelse:\n    assert False")
+    assert (outcome.verdict, outcome.reason) == ("fail", "the answer cannot be told: a value nested deeper than 150 levels")
+
+
+def test_a_process_that_ends_is_not_caught_by_the_tests(sandbox):
+    for ending in ("os._exit(0)", "sys.exit(0)", "os.abort()"):
+        outcome = verdict(sandbox, f"import os, sys\ndef f(): {ending}", "try:\n    f()\nexcept:\n    pass")
+        assert outcome.verdict == "fail"
+
+
 def test_arguments_are_copies(sandbox):
     tests = "xs = [3, 1]\nassert f(xs) == [1, 3]\nassert xs == [3, 1]"
     assert verdict(sandbox, "def f(xs):\n    xs.sort()\n    return xs\n", tests).verdict == "pass"

@@ -16,7 +16,7 @@ import secrets
 import time
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn, SupportsIndex
 
 from eval.sandbox import values
 from eval.sandbox.driver import read_exactly, write_frame
@@ -148,6 +148,10 @@ class RemoteObject:
 
     def __repr__(self) -> str:
         return f"<{object.__getattribute__(self, '_kind')} in the sandbox>"
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # A copy would have a channel of its own, whose faults nobody would see.
+        raise TypeError(f"a {object.__getattribute__(self, '_kind')} in the sandbox cannot be copied")
 
 
 class RemoteIterator(RemoteObject):

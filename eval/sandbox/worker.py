@@ -82,9 +82,12 @@ def main(tier_name: str) -> None:
     lines, outcomes = sys.stdin.buffer, sys.stdout.buffer
     for line in lines:
         try:
-            told = answer(line, tier_name)
-        finally:
-            reap_all()
+            try:
+                told = answer(line, tier_name)
+            finally:
+                reap_all()
+        except MachineFaultError as error:  # a process that cannot be ended: this slot is given up, and another takes its place
+            raise SystemExit(f"a slot of the sandbox ends: {error}") from error
         outcomes.write(json.dumps(told).encode() + b"\n")
         outcomes.flush()
 
