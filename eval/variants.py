@@ -194,7 +194,10 @@ def _trees(problem: Problem, name: str) -> tuple[str, str] | None:
             node.body = node.body[1:]
     # The new name of a function is a word that was nowhere before, so putting the old one back is exact.
     own, former = repr(problem.entry_point), repr(name)
-    return ast.dump(tree).replace(own, former), ast.dump(tests).replace(own, former)
+    told = ast.dump(tree), ast.dump(tests)
+    if own != former and any(former in text for text in told):
+        return None  # the old name is still somewhere: as a word, or as a call that was missed
+    return told[0].replace(own, former), told[1].replace(own, former)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,6 +115,19 @@ def test_names_go_both_ways_and_stay_new():
         for seed in range(10):
             result = perturb(item, plain, seed=seed, task="t")
             assert result is None or (result.entry_point or "").isidentifier()
+
+
+def test_a_call_that_is_missed_would_be_run_and_not_believed():
+    """A name inside an f-string is one token before Python 3.12; from 3.12 on it is renamed."""
+    snippet = Snippet(prompt="def to_text(x):\n", rest='    return f"{to_text(x[1:])}" if x else ""\n', entry_point="to_text")
+    found = perturb(perturbation("name_case_style"), snippet, seed=0, task="t")
+    assert found is None or "toText(x[1:])" in found.rest
+    nominal = Problem(
+        task_id="a", prompt=snippet.prompt, canonical_solution=snippet.rest, entry_point="to_text", test="x = 1\n", style="humaneval"
+    )
+    missed = replace(nominal, prompt="def toText(x):\n", entry_point="toText")
+    assert needs_proof(nominal, missed)
+    assert not needs_proof(nominal, replace(missed, canonical_solution=snippet.rest.replace("to_text", "toText")))
 
 
 def test_in_a_file_a_function_that_the_rest_does_not_name_is_renamed():

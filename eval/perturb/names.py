@@ -10,11 +10,12 @@ import ast
 import builtins
 import keyword
 import re
+import tokenize
 from collections.abc import Callable
 from dataclasses import replace
 
 from eval.perturb.base import Draws, Edit, Perturbation, Snippet, apply_edits, pick, tree_of
-from eval.perturb.tokens import docstrings, names_in
+from eval.perturb.tokens import docstrings, names_in, tokens_of
 from eval.perturb.words import NEIGHBOUR_KEYS, SYNONYMS
 
 _PARTS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -24,6 +25,8 @@ Renaming = Callable[[str, Draws], str | None]
 def _renaming(rename: Renaming) -> Callable[[Snippet, Draws], Snippet | None]:
     def apply(snippet: Snippet, draws: Draws) -> Snippet | None:
         for name in _choices(snippet):
+            if _in_formatted_string(snippet.program + snippet.tests, name):
+                continue
             new = rename(name, draws)
             if new is None or new == name or not new.isidentifier() or keyword.iskeyword(new) or hasattr(builtins, new):
                 continue
@@ -33,6 +36,12 @@ def _renaming(rename: Renaming) -> Callable[[Snippet, Draws], Snippet | None]:
         return None
 
     return apply
+
+
+def _in_formatted_string(source: str, name: str) -> bool:
+    """Before Python 3.12 an f-string is one token, whose names are not seen."""
+    strings = [token.text for token in tokens_of(source) if token.kind == tokenize.STRING]
+    return any("f" in text[: text.index(text[-1])].lower() and re.search(rf"\b{name}\b", text) for text in strings)
 
 
 def _choices(snippet: Snippet) -> list[str]:
