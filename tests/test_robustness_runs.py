@@ -246,6 +246,29 @@ def test_a_context_that_holds_nothing_counts_the_prompts_that_were_cut():
     assert not any(pair.cut for pair in pairs_of_problems(suite, suite.variants, context_bytes=4096, reference_bytes=25))
 
 
+def test_a_release_of_recode_is_measured(raw_run, tmp_path, capsys):
+    """Our problems written as the release writes them: the very file names, a half that passes and one whose solution no longer fits."""
+    rows = [
+        {"task_id": f"HumanEval/{index}", "prompt": p.prompt, "entry_point": p.entry_point, "canonical_solution": p.canonical_solution}
+        | {"test": p.test.replace(f"check({p.entry_point})", "")}
+        for index, p in enumerate(load_problems("graded").take(limit=2))
+    ]
+    tabs = [{**row, "prompt": row["prompt"].replace("    ", "\t"), "partial": None} for row in rows]
+    for name, some in (("nominal/HumanEval", rows), ("full/format/humaneval_tab_indent_s0", tabs)):
+        path = tmp_path / "release" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in some))
+    words = ["robustness", str(raw_run), "--recode", str(tmp_path / "release"), "--files", "0", "--max-bytes", "4", "--json"]
+    assert main(words) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["source"], result["dataset"]["name"], result["num_tasks"]) == ("recode", "recode-humaneval", 2)
+    row = result["prompts"]["plain"]["perturbations"]["tab_indent"]
+    assert (row["family"], row["num_changed_tasks"], row["bits"]["num_prompts"]) == ("format", 2, 2)
+    proof = result["reference_programs"]  # tabs in the prompt, spaces in the solution
+    assert (len(proof["failing"]), proof["left_out"]) == (2, False)
+    assert (raw_run / "eval" / "robustness-recode-humaneval.json").is_file()
+
+
 def test_a_missing_library_is_named_with_its_remedy(raw_run):
     code = "import sys; sys.modules['libcst'] = None; from eval.cli import main; sys.exit(main(sys.argv[1:]))"
     words = [sys.executable, "-c", code, "robustness", str(raw_run), "--explain", "20"]
