@@ -107,6 +107,14 @@ def test_each_document_gives_one_place_before_any_gives_two_and_more_items_begin
     assert len(ask(many, num_lines=1000)) == 4 * 5  # all there are
 
 
+def test_places_are_drawn_for_each_document_and_task_anew():
+    same = documents(*[b"".join(b"value_%d = %d\n" % (i, i) for i in range(10, 40))] * 12)
+    cuts = [item.key.rpartition("-")[2] for item in ask(same, num_lines=12)]
+    assert len(set(cuts)) > 4
+    swept = {item.key.split("-")[2] for item in ask(same, num_sweep_lines=12)}
+    assert swept != set(cuts)
+
+
 @settings(max_examples=50)
 @given(st.lists(st.binary(max_size=120), min_size=1, max_size=4), st.integers(17, 60), st.integers(4, 30))
 def test_any_documents_are_asked_within_the_limits(texts, prompt_bytes, max_bytes):
