@@ -158,10 +158,10 @@ def test_logits_through_the_cache_are_those_of_the_decoder(heads, dtype):
         torch.testing.assert_close(torch.cat(found[row]).float(), expected, atol=1e-5, rtol=0)
 
 
-def test_a_slice_of_rows_reads_as_a_list_of_rows_does(model):
+def test_it_does_not_matter_where_rows_lie(model):
     body = CachedBody(model)
     ids = [np.array([BOS, 65, 66, 67]), np.array([BOS, 70])]
-    hidden = [body.read(body.new_cache(4, 8), ids, [0, 0], rows) for rows in (range(0, 2), [0, 1], range(2, 4), [3, 1])]
+    hidden = [body.read(body.new_cache(4, 8), ids, [0, 0], rows) for rows in ([0, 1], [2, 3], [3, 1])]
     for other in hidden[1:]:
         torch.testing.assert_close(other, hidden[0], atol=1e-6, rtol=0)
 

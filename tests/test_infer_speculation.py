@@ -60,10 +60,9 @@ def requests_of(text: bytes, num: int, **changes) -> list[IdRequest]:
     return [IdRequest(**{"prompt_ids": prompt, "seed": k, **common, **changes}) for k, prompt in enumerate(prompts)]
 
 
-def generated(model: Decoder, requests, num_rows: int = 16, **changes):
+def generated(model: Decoder, requests, num_rows: int = 16, *, tries_all: bool = False):
     engine = IdEngine(model, num_rows, ROW_LENGTH)
-    if "heads" in changes:
-        engine._guesses.least_chance = changes["heads"]
+    engine._guesses.tries_all = tries_all
     waiting, done = list(requests), {}
     while waiting or engine.num_busy:
         while waiting and engine.num_free:
@@ -74,7 +73,7 @@ def generated(model: Decoder, requests, num_rows: int = 16, **changes):
 
 def test_greedy_on_1000_prompts_is_plain_greedy(model, text):
     plain = generated(model, requests_of(text, 1000, speculate=False))
-    drafted = generated(model, requests_of(text, 1000), heads=0.0)
+    drafted = generated(model, requests_of(text, 1000), tries_all=True)
     assert [result.ids for result in drafted] == [result.ids for result in plain]
     assert sum(result.num_passes for result in plain) == sum(len(result.ids) for result in plain)
     num_passes, num_ids = sum(result.num_passes for result in drafted), sum(len(result.ids) for result in drafted)
@@ -86,7 +85,7 @@ def test_greedy_on_1000_prompts_is_plain_greedy(model, text):
 def test_sampled_with_drafts_is_plain_sampling_of_the_same_seeds(model, text, sampler):
     changes = {"temperature": sampler.temperature, "top_p": sampler.top_p, "top_k": sampler.top_k}
     plain = generated(model, requests_of(text, 100, speculate=False, **changes))
-    drafted = generated(model, requests_of(text, 100, **changes), heads=0.0)
+    drafted = generated(model, requests_of(text, 100, **changes), tries_all=True)
     assert [result.ids for result in drafted] == [result.ids for result in plain]
     assert sum(result.num_accepted for result in drafted) > 100
 
@@ -95,7 +94,7 @@ def test_sampled_with_drafts_has_the_probabilities_of_the_model(model, text):
     """Three bytes after a prompt by chi-square: against what the uncached model says of every triple, and against plain sampling."""
     prompt = [BOS, RAW_START, *text[400:430]]
     drawn, plain = (
-        [tuple(result.ids) for result in generated(model, samples_of(prompt, seeds, speculate), heads=0.0)]
+        [tuple(result.ids) for result in generated(model, samples_of(prompt, seeds, speculate), tries_all=True)]
         for speculate, seeds in ((True, range(NUM_SAMPLES)), (False, range(NUM_SAMPLES, 2 * NUM_SAMPLES)))
     )
     assert len({ids[0] for ids in drawn}) == 3, "the prompt leaves no choice"
@@ -149,7 +148,7 @@ def test_drafts_that_are_always_wrong_cost_passes_only(model, text):
     """Heads with their signs turned are least sure of what they should be surest of."""
     turned = Decoder(ModelSettings(preset=None, width=32, depth=2, num_heads=2, num_kv_heads=1, hidden=64, num_raw_heads=NUM_HEADS), 320)
     turned.load_state_dict({name: -value if "raw_heads" in name else value for name, value in model.state_dict().items()})
-    right, wrong = (generated(which, requests_of(text, 40), heads=0.0) for which in (model, turned.eval()))
+    right, wrong = (generated(which, requests_of(text, 40), tries_all=True) for which in (model, turned.eval()))
     assert [result.ids for result in wrong] == [result.ids for result in right]
     assert sum(result.num_accepted for result in wrong) < sum(result.num_accepted for result in right)
 
@@ -162,7 +161,7 @@ def test_alone_and_in_a_batch_the_same_with_drafts(model, text, temperature):
 
 
 def test_a_pass_gives_its_right_drafts_and_one_more(model, text):
-    for result in generated(model, requests_of(text, 50), heads=0.0):
+    for result in generated(model, requests_of(text, 50), tries_all=True):
         assert result.num_passes + result.num_accepted == len(result.ids) == 24
         assert result.num_accepted <= result.num_drafted
 
@@ -170,7 +169,7 @@ def test_a_pass_gives_its_right_drafts_and_one_more(model, text):
 def test_drafts_stay_inside_the_row_and_what_was_asked(model, text):
     prompt = [BOS, RAW_START, *text[: ROW_LENGTH - 12]]
     requests = [IdRequest(prompt_ids=prompt, max_ids=n, automaton=Automaton(TABLE)) for n in (1, 2, 3, 11, 40)]
-    results = generated(model, requests, heads=0.0)
+    results = generated(model, requests, tries_all=True)
     assert [len(result.ids) for result in results] == [1, 2, 3, 11, 11]
     assert results[0].num_drafted == 0
     for result in results:

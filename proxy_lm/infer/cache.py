@@ -2,7 +2,7 @@
 
     body = CachedBody(model)
     cache = body.new_cache(num_rows=16, num_slots=512)
-    hidden = body.read(cache, [prompt, other], first_positions=[0, 0], rows=range(2))      # [N, D]: all of prompt, then all of other
+    hidden = body.read(cache, [prompt, other], first_positions=[0, 0], rows=[0, 1])        # [N, D]: all of prompt, then all of other
     logits = hidden @ body.output_matrix(model.head.weight)
 
 The same function as `Decoder.logits` on one segment a row, arranged for few positions at a time, where a step's time is the number of
@@ -10,7 +10,8 @@ operations and the bytes of weights, not arithmetic: queries, keys and values ar
 into the matrix behind them; the pair (i, i + E/2) of a head is made neighbours, so that a rotation is one complex product; the stream
 carries a column that holds the norm's epsilon, so that a norm is a vector norm and a quotient.
 
-Rows of a pass may bring different numbers of ids: only attention sees a rectangle, everything else sees the ids one after another.
+Rows of a pass may bring different numbers of ids: attention is called for each run of equal neighbours, everything else sees the ids one
+after another.
 
 Not promised: bits. Another number of rows or ids in a pass changes the last bits of a float32; `engine.py` says how results stay the same
 all the same. Rows of a cache are one document each, from position 0.
@@ -50,18 +51,22 @@ class _BlockWeights(NamedTuple):
     down: Tensor
 
 
+class _Run(NamedTuple):
+    """Neighbours among the rows that bring equally many ids: one call of attention."""
+
+    rows: slice
+    ids: slice
+    num_columns: int
+    num_read: int
+    bias: Tensor | None  # 0 or -inf [B, 1, G * T, S]
+
+
 class _Grid(NamedTuple):
     """What all blocks of one pass share."""
 
-    num_rows: int
-    num_columns: int
-    num_read: int
     rotation_N1E: Tensor
-    bias: Tensor | None
     places: Tensor
-    spread: Tensor | None  # int64 [B * T], for each place of the rectangle an id of the pass; None where there is no padding
-    gather: Tensor | None  # int64 [N], for each id its place
-    chosen: range | Tensor
+    runs: list[_Run]
 
 
 class Cache:
@@ -128,9 +133,9 @@ class CachedBody:
         return self._folded(weight_VD, self._final_gain)
 
     @torch.inference_mode()
-    def read(self, cache: Cache, ids: Sequence[I64], first_positions: Sequence[int], rows: range | Sequence[int]) -> Tensor:
+    def read(self, cache: Cache, ids: Sequence[I64], first_positions: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Read ids (int64, at least one a row) into these rows of the cache, from these positions on: [N, D] behind the last norm, without
-        its gain, the rows one after another. The positions before must have been read. A range of rows spares a copy of their cache."""
+        its gain, the rows one after another. The positions before must have been read."""
         grid = self._grid(cache, [len(part) for part in ids], first_positions, rows)
         x_ND = self._embedding.index_select(0, self._to(np.concatenate(ids)))
         for block, kept in zip(self._blocks, cache.blocks, strict=True):
@@ -138,30 +143,34 @@ class CachedBody:
             self._feed(x_ND, block)
         return self._normed(x_ND)
 
-    def _grid(self, cache: Cache, lengths: Sequence[int], first_positions: Sequence[int], rows: range | Sequence[int]) -> _Grid:
-        num_rows, num_columns, num_ids = len(lengths), max(lengths), sum(lengths)
-        positions_BT = np.array(first_positions)[:, None] + np.arange(num_columns)
-        rows_B = np.asarray(rows, dtype=np.int64)
-        spread, gather, positions_N = None, None, positions_BT.reshape(-1)
-        if num_ids < num_rows * num_columns:
-            real_BT = np.arange(num_columns) < np.array(lengths)[:, None]
-            positions_BT = np.where(real_BT, positions_BT, 0)  # padding sees slot 0, and nobody sees it
-            positions_N = positions_BT[real_BT]
-            spread, gather = self._to((np.cumsum(real_BT.reshape(-1)) - 1).clip(min=0)), self._to(np.flatnonzero(real_BT))
-        longest = int(positions_N.max()) + 1
-        num_read = min(-(-longest // _SLOTS_STEP) * _SLOTS_STEP, cache.num_slots) if num_ids > 1 else longest
-        rows_N = rows_B if num_ids == num_rows else np.repeat(rows_B, lengths)
+    def _grid(self, cache: Cache, lengths: Sequence[int], first_positions: Sequence[int], rows: Sequence[int]) -> _Grid:
+        num_ids, num_rows = sum(lengths), len(rows)
+        rows_N, positions_N = np.array(rows), np.array(first_positions)
+        if num_ids > num_rows:
+            starts = np.cumsum([0, *lengths[:-1]])
+            positions_N = np.repeat(positions_N - starts, lengths) + np.arange(num_ids)
+            rows_N = np.repeat(rows_N, lengths)
+        runs, first, first_id = [], 0, 0
+        while first < num_rows:
+            stop = first + 1
+            while stop < num_rows and lengths[stop] == lengths[first] and rows[stop] == rows[stop - 1] + 1:
+                stop += 1
+            stop_id = first_id + (stop - first) * lengths[first]
+            runs.append(self._run(cache, slice(rows[first], rows[stop - 1] + 1), slice(first_id, stop_id), lengths[first], positions_N))
+            first, first_id = stop, stop_id
         return _Grid(
-            num_rows=num_rows,
-            num_columns=num_columns,
-            num_read=num_read,
             rotation_N1E=self._rotation.index_select(0, self._to(positions_N)).unsqueeze(1),
-            bias=self._bias(positions_BT, num_read) if num_ids > 1 else None,
             places=self._to(cache.places(rows_N, positions_N)),
-            spread=spread,
-            gather=gather,
-            chosen=rows if isinstance(rows, range) else self._to(rows_B),
+            runs=runs,
         )
+
+    def _run(self, cache: Cache, rows: slice, ids: slice, num_columns: int, positions_N: I64) -> _Run:
+        positions_BT = positions_N[ids].reshape(-1, num_columns)
+        longest = int(positions_BT.max()) + 1
+        if positions_BT.size == 1:
+            return _Run(rows, ids, 1, longest, None)
+        num_read = min(-(-longest // _SLOTS_STEP) * _SLOTS_STEP, cache.num_slots)
+        return _Run(rows, ids, num_columns, num_read, self._bias(positions_BT, num_read))
 
     def _attend(self, x_ND: Tensor, block: _BlockWeights, kept: Tensor, grid: _Grid) -> None:
         sizes = self.sizes
@@ -171,18 +180,16 @@ class CachedBody:
         pairs = torch.view_as_complex(heads_NHE.view(-1, num_queries + 2 * num_kv, width // 2, 2))
         pairs[:, : num_queries + num_kv].mul_(grid.rotation_N1E)
         kept.view(-1, width).index_copy_(0, grid.places, heads_NHE[:, num_queries:].reshape(-1, width))
-        if isinstance(grid.chosen, range):
-            k_BKSE, v_BKSE = kept[:, grid.chosen.start : grid.chosen.stop, :, : grid.num_read]
-        else:
-            k_BKSE, v_BKSE = kept[:, :, :, : grid.num_read].index_select(1, grid.chosen)
-        q = heads_NHE[:, :num_queries] if grid.spread is None else heads_NHE[:, :num_queries].index_select(0, grid.spread)
-        # The queries of one key head stand together, so that no key is read twice: [B, K, G * T, E].
-        q = q.view(grid.num_rows, grid.num_columns, num_kv, group, width).permute(0, 2, 3, 1, 4)
-        q = q.reshape(grid.num_rows, num_kv, group * grid.num_columns, width)
-        out = F.scaled_dot_product_attention(q, k_BKSE, v_BKSE, attn_mask=grid.bias)
-        out = out.view(grid.num_rows, num_kv, group, grid.num_columns, width).permute(0, 3, 1, 2, 4).reshape(-1, sizes.width)
-        if grid.gather is not None:
-            out = out.index_select(0, grid.gather)
+        parts = []
+        for run in grid.runs:
+            k_BKSE, v_BKSE = kept[:, run.rows, :, : run.num_read]
+            # The queries of one key head stand together, so that no key is read twice: [B, K, G * T, E].
+            q = heads_NHE[run.ids, :num_queries].view(-1, run.num_columns, num_kv, group, width).permute(0, 2, 3, 1, 4)
+            q = q.reshape(-1, num_kv, group * run.num_columns, width)
+            out = F.scaled_dot_product_attention(q, k_BKSE, v_BKSE, attn_mask=run.bias)
+            out = out.view(-1, num_kv, group, run.num_columns, width).permute(0, 3, 1, 2, 4)
+            parts.append(out.reshape(-1, sizes.width))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
         x_ND[:, : sizes.width].addmm_(out, block.output)
 
     def _feed(self, x_ND: Tensor, block: _BlockWeights) -> None:
