@@ -273,6 +273,13 @@ def test_a_timeout_is_no_fail(sandbox):
     assert verdict(sandbox, "def f(): return 1\n", "while True: f()", limit_s=0.5).verdict == "timeout"
 
 
+def test_seconds_are_those_of_the_program(sandbox):
+    compute = "import time\ndef f():\n    end = time.thread_time() + 0.3\n    while time.thread_time() < end: pass\n"
+    (computing, sleeping) = sandbox.judge([program("1", compute, "f()"), program("2", "import time\ndef f(): time.sleep(0.3)", "f()")])
+    assert 0.25 <= computing.seconds <= 1
+    assert 0.25 <= sleeping.seconds <= 1
+
+
 def test_outcomes_come_in_the_order_of_the_programs(sandbox):
     programs = [
         program(str(k), f"import time\ndef f():\n    time.sleep({0.3 if k == 0 else 0})\n    return {k % 2}\n", "assert f()")

@@ -195,24 +195,27 @@ class Clock:
     def __init__(self, began_ns: int, pids: tuple[int | None, ...]) -> None:
         self._paths = [Path(f"/proc/{pid}/schedstat") for pid in pids if pid is not None]
         self._began_ns = began_ns
-        self._waited_first = self._waited()
-        self._waited_last = self._waited_first
+        self._first = [self._times(path) for path in self._paths]
+        self._last = self._first
 
-    def _waited(self) -> list[float]:
-        waited = []
-        for path in self._paths:
-            try:
-                waited.append(int(path.read_bytes().split()[1]) / 1e9)
-            except (OSError, IndexError, ValueError):  # gone, or a kernel that does not count
-                waited.append(0.0)
-        return waited
+    @staticmethod
+    def _times(path: Path) -> tuple[int, int]:
+        """Nanoseconds that a process has run and has waited for a core; 0 where it is gone or the kernel does not count."""
+        try:
+            ran, waited, _ = path.read_bytes().split()
+            return int(ran), int(waited)
+        except (OSError, ValueError):
+            return 0, 0
 
     def read(self, now_ns: int | None = None) -> tuple[float, float]:
-        """(seconds of its own, seconds on the wall) from the start to now, or to a moment that the judge told."""
-        self._waited_last = [max(pair) for pair in zip(self._waited_last, self._waited(), strict=True)]
-        wall = ((now_ns or time.monotonic_ns()) - self._began_ns) / 1e9
-        waited = sum(self._waited_last) - sum(self._waited_first)
-        return max(0.0, wall - max(0.0, waited)), wall
+        """(seconds of its own, seconds on the wall) from the start to now, or to a moment that the judge told.
+
+        Never less than what both have run: they may wait for a core at once, which would be taken off twice.
+        """
+        self._last = [max(last, self._times(path)) for last, path in zip(self._last, self._paths, strict=True)]
+        ran, waited = (sum(last[k] - first[k] for first, last in zip(self._first, self._last, strict=True)) for k in (0, 1))
+        wall = (now_ns or time.monotonic_ns()) - self._began_ns
+        return max(wall - waited, min(ran, wall), 0) / 1e9, wall / 1e9
 
 
 def supervise(program: Program, tier: Tier, abandoned: Callable[[], bool]) -> Mapping[str, Any]:
