@@ -10,7 +10,8 @@
 * stumbles (sweep): of the offsets behind one from which the rest of the same line was right, the share from which it was wrong. A model
   that reads bytes never stumbles: what it said from the earlier offset is what it is given at the later one.
 
-Every number has the 95 % interval of a bootstrap over projects (`eval.intervals`).
+Every number has the 95 % interval of a bootstrap over projects (`eval.intervals`). A share of none or of all items has no interval: drawing
+projects again cannot tell how rare the other outcome is.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any, Final
 
 from compressors.base import Compressor
 from eval.identifiers import PLACES, is_word_byte
-from eval.intervals import estimate
+from eval.intervals import Estimate, estimate
 from eval.line_items import NEWLINE, TASKS, Item
 from proxy_lm.errors import NotRepresentableError, RequestError
 
 METRICS: Final = ("exact", "edit_similarity", "bytes_right", "share_right", "first_byte", "bits_per_byte", "stumbles")
+_SHARES_OF_ITEMS: Final = ("exact", "first_byte", "stumbles")
 AT_BORDER: Final = "at a border"
 INSIDE: Final = "inside a symbol"
 
@@ -118,7 +120,9 @@ def _measured(scored: Sequence[Scored]) -> dict[str, Any]:
         some = [one for one in scored if metric in one.parts]
         if some:
             tops, bottoms = zip(*(one.parts[metric] for one in some), strict=True)
-            measured[metric] = estimate([one.item.project for one in some], tops, bottoms).to_json()
+            found = estimate([one.item.project for one in some], tops, bottoms)
+            certain = metric in _SHARES_OF_ITEMS and found.value in (0, 1)
+            measured[metric] = (Estimate(found.value, None) if certain else found).to_json()
     return measured
 
 

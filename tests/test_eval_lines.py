@@ -204,6 +204,14 @@ def test_stumbles_are_wrong_offsets_behind_a_right_one():
     assert found["stumbles"]["interval"] is None  # one project
 
 
+def test_none_right_has_no_interval_that_claims_certainty():
+    items = [item(target=b"ab", key=f"line-{i}-9", project=f"p{i}") for i in range(6)]
+    for said, spread in ((["x"] * 6, False), (["ab"] * 6, False), (["ab", "x"] * 3, True)):
+        records = {f"plain/{one.key}": record(text) for one, text in zip(items, said, strict=True)}
+        exact = summarise(items, records, ["plain"], None)["prompts"]["plain"]["line"]["exact"]
+        assert (exact["interval"] is not None) == spread
+
+
 class Fours:
     """A view of four bytes a symbol."""
 
