@@ -25,7 +25,7 @@ from torch import Tensor
 
 from eval.opened import Opened
 from eval.teacher import padded, passes
-from proxy_lm.errors import NotRepresentableError, RequestError, WorkError
+from proxy_lm.errors import DecodeError, NotRepresentableError, RequestError, WorkError
 from proxy_lm.infer.prompts import Prompt, PromptTeller
 
 _TARGETS_PER_CHUNK = 256  # of logits held at once
@@ -87,7 +87,7 @@ class Continuations:
             whole = np.concatenate([np.array(told.symbols, dtype=np.uint32), symbols])
             if self.compressor.decode(whole) != prompt + rest:
                 return None
-        except NotRepresentableError:
+        except (NotRepresentableError, DecodeError):
             return None
         view = self.teller.view
         assert view is not None

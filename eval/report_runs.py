@@ -246,7 +246,8 @@ def explained(subjects: Sequence[Subject]) -> list[str]:
     """How to read the headlines, and what to mind."""
     lines = [
         "Every number with its 95 % interval stands in the sections below. Bits per byte: lower is better, and a change after another "
-        "telling is a gain where it is negative. A dash: not measured, or without a value.",
+        "telling is a gain where it is negative. A dash: not measured, or without a value. Shares of none or of all have "
+        "no interval where one could not be told from certainty.",
     ]
     if any(_has_healed(subject) for subject in subjects):
         lines.append(

@@ -35,6 +35,10 @@ def place(tmp_path_factory, saved_run):
     saved_run(folder / "raw", corpus=corpus)
     saved_run(folder / "tokens", views["spm"], corpus, mix={"rate": 1.0})
     saved_run(folder / "zip", views["gzip"], corpus, mix={"rate": 1.0})
+    for kind in ("nibble", "doublebyte"):
+        view = registry.train(kind, [])
+        registry.save(view, folder / kind)
+        saved_run(folder / f"{kind}s", {kind: (folder / kind, view.alphabet_size)}, corpus, mix={"rate": 1.0})
     saved_run(folder / "mixed", views["spm"], corpus, mix={"rate": 0.9})
     return folder
 
@@ -75,6 +79,18 @@ def test_every_kind_of_arm_is_asked_and_the_result_is_complete(place, capsys):
     assert tokens["borders"] == mixed["borders"]
     assert set(mixed["prompts"]["plain"]["sweep"]["borders"]) == {"at a border", "inside a symbol"}
     assert json.loads((place / "raw" / "eval" / "lines-test.json").read_text()) == raw
+
+
+def test_what_a_view_cannot_tell_apart_is_counted_and_costs_nothing(place, capsys):
+    """Two bytes a symbol: after an odd prompt no symbols of the rest continue those of the prompt, so that its cost has no meaning."""
+    halves, pairs = (lines(capsys, place / name, *SMALL) for name in ("nibbles", "doublebytes"))
+    for result in (halves, pairs):
+        assert list(result["prompts"]) == ["plain"]
+        assert "prompts are asked as they are" in result["healing"]
+    for task in ("line", "identifier", "sweep"):
+        assert halves["prompts"]["plain"][task]["num_scored"] == halves["prompts"]["plain"][task]["num_items"]
+    sweep = pairs["prompts"]["plain"]["sweep"]
+    assert 0 < sweep["num_scored"] < sweep["num_items"]
 
 
 def test_bytes_never_stumble(place, capsys):
