@@ -13,6 +13,7 @@ import torch
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'proxy-lm[lm_eval]'")
 
+from compressors import registry
 from eval import lm_eval_adapter
 from eval.lm_eval_adapter import ProxyLM
 from proxy_lm.errors import RequestError
@@ -128,6 +129,26 @@ def test_what_is_not_known_is_refused(model, run):
         model.generate_until(requests(("x", {"num_beams": 4})))
     with pytest.raises(RequestError, match="bytes_per_token=0 leaves nothing to write"):
         ProxyLM(str(run), bytes_per_token=0)
+
+
+def test_a_token_run_is_asked_in_its_own_symbols(tmp_path, saved_run):
+    """A symbol that straddles context and continuation is charged whole, and the probability of a text is that of its one segmentation."""
+    registry.save(registry.train("spm", [b"x = [1, 2]\n" * 40, b"def f(x):\n    return x\n" * 40], alphabet_size=300), tmp_path / "spm")
+    run = saved_run(tmp_path / "tokens", views={"spm": (tmp_path / "spm", 300)}, mix={"rate": 1.0})
+    plain, healed = (ProxyLM(str(run), device="cpu", healing=healing) for healing in (False, True))
+    text = "x = [1, 2]\ndef f(x):\n"
+    score = plain.opened.scorer.rolling(text.encode())
+    assert len(score.nll_nats) < len(text)
+    at = int(score.borders[3])
+    for cut, first in ((at, 3), (at - 1, 2)):
+        found = plain.loglikelihood(requests((text[:cut], text[cut:])))[0][0]
+        assert found == pytest.approx(-math.fsum(score.nll_nats[first:]))
+    assert healed.loglikelihood(requests((text[:at], text[at:]))) == plain.loglikelihood(requests((text[:at], text[at:])))
+    for model in (plain, healed):
+        generator = Generator.open(run, healing=model is healed, device="cpu")
+        (wanted,) = generator.generate([Prompt(data=b"def f(x", max_bytes=16)])
+        assert model.generate_until(requests(("def f(x", {"max_gen_toks": 4}))) == [wanted.data.decode(errors="replace")]
+        assert model.get_model_info()["proxy_lm"]["healing"] == (model is healed)
 
 
 @pytest.fixture
