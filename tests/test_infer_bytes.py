@@ -219,6 +219,7 @@ def test_two_at_once_and_one_left_alone(opens):
     mixed = [next(first), next(second), next(first)]
     assert mixed == [expected[0], expected[0], expected[1]]
     first.close()
+    assert [engine.num_busy for engine in generator._idle] == [0]  # what was left alone costs nothing any more
     assert list(second) == expected[1:]
     assert list(generator.generate(prompts)) == expected
     assert list(generator.generate([])) == []
@@ -279,10 +280,18 @@ def test_symbols_that_no_document_has_are_counted(opens):
     generator = opens("as-bytes-spm-gray")
     view, compressor = generator.loaded.vocabulary.view("as-bytes-spm-gray"), generator.teller.compressor
     assert compressor is not None
-    symbols = compressor.encode(b"def f(x):\n    return x\n").tolist()
-    ids = [view.first_id + symbol for symbol in [*symbols, 0]] + [view.end_id]  # half a symbol of the view inside
-    completion = told(generator, b"", ids)
-    assert (completion.data, completion.num_unspelled) == (b"def f(x):\n    return x\n", 1)
+    for length in range(24):
+        document = b"def f(x):\n    return x\n"[:length]
+        ids = [view.first_id + symbol for symbol in [*compressor.encode(document).tolist(), 0]]  # half a symbol of the view inside
+        completion = told(generator, b"", [*ids, view.end_id])
+        assert (completion.data, completion.num_unspelled) == (document, 1)
+
+
+def test_no_end_inside_a_character(opens):
+    for data, can_end in ((b"a", True), (b"\xc3", False), (b"\xe5\x8c", False), (b"\xe5\x8c\x97", True)):
+        rules = opens().progress(Prompt(data=data), Sampling(valid_utf8=True)).request().automaton
+        assert rules is not None
+        assert [rules.next_state[rules.start, one] >= 0 for one in (RAW_END, EOS)] == [can_end, can_end]
 
 
 def test_a_view_without_spans_tells_whole_documents_only(opens):
