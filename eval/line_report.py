@@ -59,7 +59,11 @@ def _head(metric: str) -> str:
 
 
 def _cells(measured: Mapping[str, Any], task: str) -> list[str]:
-    return [f"{measured['num_items']:,}", *(spelled(measured.get(metric), metric) for metric in OF_TASK[task])]
+    """Items, then the metrics; bits per byte of fewer items than were asked say of how many."""
+    texts = {metric: spelled(measured.get(metric), metric) for metric in OF_TASK[task]}
+    if 0 < measured["num_scored"] < measured["num_items"]:
+        texts["bits_per_byte"] += f" of {measured['num_scored']:,}"
+    return [f"{measured['num_items']:,}", *texts.values()]
 
 
 def spelled(estimate: Mapping[str, Any] | None, metric: str) -> str:

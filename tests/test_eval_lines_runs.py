@@ -204,3 +204,12 @@ def test_bits_are_nats_over_ln_2_and_the_bytes_told(place, capsys):
     tops, bottoms = result["by_project"]["plain"]["line"]["bits_per_byte"]
     assert sum(bottoms) == line["num_bytes"] + line["num_items"]  # a newline each
     assert line["bits_per_byte"]["value"] == pytest.approx(math.fsum(tops) / math.fsum(bottoms))
+
+
+def test_a_table_says_of_how_many_items_its_bits_are(place, capsys):
+    assert cli.main(["lines", str(place / "doublebytes"), *SMALL]) == 0
+    told = capsys.readouterr().out
+    sweep = lines(capsys, place / "doublebytes", *SMALL)["prompts"]["plain"]["sweep"]
+    assert f" of {sweep['num_scored']}" in told
+    assert "lines: next line" in told
+    assert "read as doublebyte" in told
