@@ -20,6 +20,7 @@ import yaml
 
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.infer.cache import CachedBody
+from proxy_lm.infer.draws import LOGIT_TOLERANCE
 from proxy_lm.infer.engine import Automaton, IdEngine, IdRequest
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.model.settings import ModelSettings
@@ -169,6 +170,22 @@ def test_several_bytes_a_step(loaded, prompts, num_rows, temperature):
     print("; ".join(f"{name} {ratios[name]:.2f} x with {lengths[name]:.2f} bytes a pass" for name in ("heads", "past", "both")))
     if num_rows == 1 and temperature == 0:
         assert ratios["both"] >= 2
+
+
+def test_rounding_is_far_below_what_is_called_unsure(loaded, prompts):
+    """Logits in float32 against float64, per unit of the largest logit of each position; a trained model, and a deep one at its start."""
+    deep = Decoder(ModelSettings(preset=None, width=256, depth=28, num_heads=4, hidden=512), RAW_VOCABULARY_SIZE, ROW_LENGTH).eval()
+    for name, model in {"trained": loaded.model, "deep": deep}.items():
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            body = CachedBody(model, dtype)
+            ids = [np.array(prompt) for prompt in prompts]
+            hidden = body.read(body.new_cache(len(ids), ROW_LENGTH), ids, [0] * len(ids), range(len(ids)))
+            found.append((hidden @ body.output_matrix(model.head.weight)).double())
+        single, double = found
+        worst = float(((single - double).abs().amax(dim=1) / double.abs().amax(dim=1).clamp(min=1)).max())
+        print(f"\n{name}: largest error {worst:.1e} of the largest logit; {LOGIT_TOLERANCE:.0e} is called unsure")
+        assert worst <= LOGIT_TOLERANCE / 5
 
 
 @pytest.mark.parametrize("preset", ["nano", "40m"])

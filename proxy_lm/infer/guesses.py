@@ -28,7 +28,7 @@ from proxy_lm.model.decoder import Decoder
 # Drafts of the past: at first, and once a chain was right to its end.
 _MOST_OF_PAST = (7, 15)
 # Right drafts per question that make it worth to ask the heads, its running mean, and how often they are asked all the same.
-_LEAST_GAIN = 0.2
+_LEAST_GAIN = 0.5
 _GAIN_SHARE = 0.05
 _ASKED_ANYWAY_EVERY = 16
 # Kinds of chains. Of the heads: the chance that they give it, in halves. Of the past: how many chains in a row were right to their end,
