@@ -219,6 +219,9 @@ def test_two_at_once_and_one_left_alone(opens):
     mixed = [next(first), next(second), next(first)]
     assert mixed == [expected[0], expected[0], expected[1]]
     first.close()
+    third = generator.generate([Prompt(data=b"a", max_bytes=1), Prompt(data=b"a", max_bytes=30)])
+    assert next(third).data == expected[1].data[:1]
+    third.close()
     assert [engine.num_busy for engine in generator._idle] == [0]  # what was left alone costs nothing any more
     assert list(second) == expected[1:]
     assert list(generator.generate(prompts)) == expected
@@ -280,8 +283,8 @@ def test_symbols_that_no_document_has_are_counted(opens):
     generator = opens("as-bytes-spm-gray")
     view, compressor = generator.loaded.vocabulary.view("as-bytes-spm-gray"), generator.teller.compressor
     assert compressor is not None
-    for length in range(24):
-        document = b"def f(x):\n    return x\n"[:length]
+    for length in range(0, 90, 7):
+        document = (b"def f(x):\n    return x\n" * 4)[:length]
         ids = [view.first_id + symbol for symbol in [*compressor.encode(document).tolist(), 0]]  # half a symbol of the view inside
         completion = told(generator, b"", [*ids, view.end_id])
         assert (completion.data, completion.num_unspelled) == (document, 1)
