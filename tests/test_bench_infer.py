@@ -163,11 +163,9 @@ def test_several_bytes_a_step(loaded, prompts, num_rows, temperature):
             seconds[name].append(spent)
     assert all(text == texts["plain"] for text in texts.values())
     ratios = {name: statistics.median(a / b for a, b in zip(seconds["plain"], spent, strict=True)) for name, spent in seconds.items()}
-    print(
-        f"\n{num_rows} rows, temperature {temperature}: {len(asked) * NEW_BYTES / statistics.median(seconds['plain']):,.0f} bytes/s plain; ",
-        end="",
-    )
-    print("; ".join(f"{name} {ratios[name]:.2f} x with {lengths[name]:.2f} bytes a pass" for name in ("heads", "past", "both")))
+    rate = len(asked) * NEW_BYTES / statistics.median(seconds["plain"])
+    found = "; ".join(f"{name} {ratios[name]:.2f} x with {lengths[name]:.2f} bytes a pass" for name in ("heads", "past", "both"))
+    print(f"\n{num_rows} rows, temperature {temperature}: {rate:,.0f} bytes/s plain; {found}")
     if num_rows == 1 and temperature == 0:
         assert ratios["both"] >= 2
 
