@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,9 +177,12 @@ def test_a_wrong_matrix_is_found_and_nothing_is_left(exported, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_stands_in_the_place_is_safe(exported, tmp_path):
+def test_what_stands_in_the_place_is_safe(exported, tmp_path, monkeypatch):
     run, mine = exported[0], tmp_path / "mine"
     mine.mkdir()
+    monkeypatch.chdir(mine)
+    with pytest.raises(RequestError, match="give it a name"):
+        export_hf(run, Path())
     (mine / "thesis.tex").write_text("years")
     for replace in (False, True):
         with pytest.raises(RequestError, match="is no earlier export"):

@@ -43,6 +43,8 @@ def new_folder(out: Path, *, replace: bool) -> Iterator[Path]:
 
 def check_free(out: Path, *, replace: bool) -> None:
     """Refuse an output folder that holds anything, but for an earlier export that is to be replaced."""
+    if not out.name:
+        raise RequestError(f"'{out}' is where this command runs or the root, and an export makes its folder; give it a name")
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / RECORD_NAME).is_file():
