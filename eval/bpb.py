@@ -22,6 +22,7 @@ from pydantic import Field
 from compressors.files import digest_of, write_json
 from eval.blocks import Block, read_done, take_prefix
 from eval.intervals import Clusters, bits_per_byte, interval
+from eval.samples import eval_folder
 from proxy_lm.config import Settings
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError, WorkError
@@ -80,7 +81,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where finished blocks are kept."""
-        return self.run / "eval" / f"bpb-{self.settings.split}-{self.key[:16]}"
+        return eval_folder(self.run) / f"bpb-{self.settings.split}-{self.key[:16]}"
 
     def documents(self, corpus: Corpus) -> range:
         """The documents that are measured. Raises `RequestError` for an unknown or an empty split."""
@@ -111,7 +112,7 @@ def evaluate(run: Path, settings: EvaluationSettings, *, num_workers: int = 1, c
 
     job, opened, blocks = run_workers(run, settings, num_workers=num_workers, corpus=corpus)
     measured = merge(job, opened, blocks)
-    write_json(job.run / "eval" / f"bpb-{settings.split}.json", measured.result)
+    write_json(eval_folder(job.run) / f"bpb-{settings.split}.json", measured.result)
     return measured
 
 

@@ -28,7 +28,7 @@ from eval.pass_at_k import check_ks, possible_ks
 from eval.problems import ProblemSet
 from eval.prompts import ask
 from eval.sample_files import Attempt
-from eval.samples import Samples, work_folder
+from eval.samples import Samples, eval_folder, work_folder
 from proxy_lm.errors import RequestError
 
 Healing = Literal["both", "no", "yes"]
@@ -94,7 +94,7 @@ def evaluate(
         scores = score(
             made.attempts,
             problems,
-            opened.run / "eval",  # verdicts on gold serve both readings
+            eval_folder(opened.run),  # verdicts on gold serve both readings
             judge,
             ks=ks,
             exclude_failing_gold=exclude_failing_gold,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from compressors.files import read_json, write_json
-from eval.samples import result_path
+from eval.samples import eval_folder, result_path
 from proxy_lm.config import Settings
 
 LIBRARIES = ("proxy-lm", "torch", "numpy")
@@ -82,4 +82,4 @@ def write_result(run: Path, command: str, set_name: str, result: Mapping[str, An
 
 def read_results(run: Path) -> dict[str, dict[str, Any]]:
     """Every result under RUN/eval by file name without `.json`, sorted. Raises `RequestError` for one that is damaged."""
-    return {path.stem: read_json(path, "result of an evaluation") for path in sorted((run / "eval").glob("*.json"))}
+    return {path.stem: read_json(path, "result of an evaluation") for path in sorted(eval_folder(run).glob("*.json"))}

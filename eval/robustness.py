@@ -34,6 +34,7 @@ from eval.problems import ProblemSet
 from eval.robust_costs import costs, pairs_of_files, pairs_of_problems
 from eval.robust_programs import judge, make_programs
 from eval.robust_report import of_files, of_problems
+from eval.samples import eval_folder
 from eval.variants import FileVariant, Suite, file_variants
 from proxy_lm.config import Settings
 from proxy_lm.errors import RequestError
@@ -92,7 +93,7 @@ def evaluate(
     started = time.monotonic()
     opened = open_run(run, view=settings.view, device=settings.device, context_bytes=settings.context_bytes, num_rows=settings.num_rows)
     settings = _resolved(opened, settings, suite)
-    folder = run / "eval" / f"robustness-{suite.name}-verdicts"
+    folder = eval_folder(run) / f"robustness-{suite.name}-verdicts"
     judged = None
     if settings.generate:
         made = make_programs(opened, suite, settings.code)

@@ -28,18 +28,28 @@ from typing import IO, Any, Self
 from compressors.files import atomic_writer, canonical_json, digest_of, disk_error, read_json, write_json
 from proxy_lm.errors import RequestError
 from proxy_lm.progress import note
+from proxy_lm.train.checkpoint_files import MANIFEST_NAME, parse_step
 
 NAME = "samples.jsonl"
 
 
+def eval_folder(run: Path) -> Path:
+    """Where everything measured of `run` is kept: RUN/eval. Of one checkpoint it is RUN/eval/step-N, since a checkpoint that held anything
+    that its manifest does not list would count as damaged."""
+    if parse_step(run.name) is None or not (run / MANIFEST_NAME).exists():
+        return run / "eval"
+    place = run.absolute().parent
+    return (place.parent if place.name == "checkpoints" else place) / "eval" / run.name
+
+
 def work_folder(run: Path, command: str, set_name: str, job: Mapping[str, Any]) -> Path:
     """Where the samples of a job are kept: RUN/eval/<command>-<set>-<16 digits of the job's digest>."""
-    return run / "eval" / f"{command}-{set_name}-{digest_of(job)[:16]}"
+    return eval_folder(run) / f"{command}-{set_name}-{digest_of(job)[:16]}"
 
 
 def result_path(run: Path, command: str, set_name: str) -> Path:
     """Where the result stands: RUN/eval/<command>-<set>.json."""
-    return run / "eval" / f"{command}-{set_name}.json"
+    return eval_folder(run) / f"{command}-{set_name}.json"
 
 
 class Samples:

@@ -12,6 +12,7 @@ import torch
 import compressors.registry as registry
 from eval import cli
 from eval.continuations import Continuations
+from eval.envelope import read_results
 from eval.line_scores import METRICS
 from eval.lines import LinesSettings, evaluate
 from eval.opened import open_run
@@ -213,3 +214,15 @@ def test_a_table_says_of_how_many_items_its_bits_are(place, capsys):
     assert f" of {sweep['num_scored']}" in told
     assert "lines: next line" in told
     assert "read as doublebyte" in told
+
+
+def test_measuring_one_checkpoint_leaves_it_whole(place, capsys):
+    """Whatever stood in its folder beside what its manifest lists would make it count as damaged."""
+    step = place / "raw" / "checkpoints" / "step-1"
+    first = lines(capsys, step, *SMALL)
+    assert cli.main(["bpb", str(step), "--context-bytes", "64", "--stride-bytes", "32", "--device", "cpu"]) == 0
+    assert not (step / "eval").exists()
+    assert json.loads((place / "raw" / "eval" / "step-1" / "lines-test.json").read_text()) == first
+    assert set(read_results(step)) == {"bpb-test", "lines-test"}
+    capsys.readouterr()
+    assert lines(capsys, step, *SMALL) == first
