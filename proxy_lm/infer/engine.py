@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from proxy_lm.errors import RequestError
-from proxy_lm.infer.automata import Rules, Table
+from proxy_lm.infer.automata import Rules
 from proxy_lm.infer.cache import CachedBody
 from proxy_lm.infer.draws import choose, choose_exactly
 from proxy_lm.infer.exact import Float64Rows
@@ -226,15 +226,10 @@ class IdEngine:
 
     def _rules_of(self, rows: list[Row]) -> tuple[Rules, Tensor, list[int]]:
         """The rules of these rows together, their output matrix, and which table each row has."""
-        places: dict[int, int] = {}
-        tables: list[Table | None] = []
-        which = []
-        for row in rows:
-            if id(row.table) not in places:
-                places[id(row.table)] = len(tables)
-                tables.append(row.table)
-            which.append(places[id(row.table)])
-        key = tuple(places)
+        distinct = {id(row.table): row.table for row in rows}
+        key = tuple(sorted(distinct))  # the same tables in whatever order of rows
+        tables = [distinct[one] for one in key]
+        which = [key.index(id(row.table)) for row in rows]
         if key not in self._rules:
             rules = Rules(tables, self._model.vocabulary_size, self._body.device)
             same = (matrix for other, matrix in self._rules.values() if np.array_equal(other.columns, rules.columns))
