@@ -58,11 +58,18 @@ def measure(
             numbers_of(stem, result)
         except ProxyError as error:
             note(f"{title}: {name} gives no number: {error}")
-            failures[name] = str(error)
+            failures[name] = _without_folders(str(error), run, *views.values())
             continue
         found[stem] = result
         note(f"{title}: {name} done")
     return found, failures
+
+
+def _without_folders(sentence: str, *paths: Path) -> str:
+    """Reports are for other machines too: folders are told by their last part."""
+    for path in paths:
+        sentence = sentence.replace(str(path), path.name)
+    return sentence
 
 
 def _parse(name: str, run: Path, options: Options) -> tuple[ModuleType, argparse.Namespace]:

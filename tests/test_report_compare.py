@@ -59,7 +59,7 @@ def test_an_arm_that_cannot_be_asked_says_why_and_keeps_its_other_numbers(arms):
     for found, failures in arms.values():
         assert list(found) == ["lines-test"]
         assert list(failures) == ["translate"]
-    assert "was told raw bytes only" in arms["bytes"][1]["translate"]
+    assert arms["bytes"][1]["translate"].startswith("bytes was told raw bytes only")  # no folder of this machine
     borders = [found["lines-test"]["borders"] for found, _ in arms.values()]
     assert borders[0] == borders[1]  # the plan's view tells the offsets apart for every arm
     assert borders[0]["view"] == "spm"
