@@ -4,6 +4,7 @@
 #   make run     set-up, then the main job on the installed Python's sources, offline (about 17 minutes on 2 cores)
 #   make test    set-up, then format, lint, types and all tests
 #   make bench   set-up, then the speed and memory measurements (ratios and medians)
+#   make llama   llama-cpp-python from source (needs cmake and a compiler, minutes): then make test loads exported files with it too
 #   make gpu-check   the `gpu` tests and the speed of training steps beside a matrix product; without a GPU its processor part
 #   make gpu-wheels  wheels for a GPU machine without network, in .cache/gpu-wheels; bring them along and `make gpu-check` takes them
 #   make campaign    kills, corruptions and signals by the hundred; resumable (hours)
@@ -26,10 +27,10 @@ export TOKENIZERS_PARALLELISM = false
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up-complete
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types tools bench gpu-check gpu-wheels campaign clean
+.PHONY: help setup run test check lint types tools bench llama gpu-check gpu-wheels campaign clean
 
 help:
-	@sed -n '4,10s/^# *//p' Makefile
+	@sed -n '4,11s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -70,6 +71,10 @@ tools:
 	  command -v bwrap >/dev/null 2>&1 || echo "set-up: no bubblewrap here; the sandbox is tested without namespaces (Debian: apt-get install bubblewrap)"; }
 
 check: test
+
+# make test reads exported GGUF files through another build of llama.cpp, which is a wheel; this one is what most users have.
+llama: $(STAMP)
+	@CMAKE_BUILD_PARALLEL_LEVEL=2 $(PY) -m pip install -q 'llama-cpp-python>=0.3.16,<0.4'
 
 bench: $(STAMP)
 	@$(PY) -m pytest -m bench -s
