@@ -33,6 +33,7 @@ def test_without_a_tokenizer_words_are_taken_wherever_they_stand():
     assert names(b"\xff\xfe x = 1\n") == [b"\xff\xfe", b"x"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_identifiers_of_any_bytes_are_stretches_in_order(document):
     spans = identifiers(document, "python")
@@ -115,7 +116,7 @@ def test_places_are_drawn_for_each_document_and_task_anew():
     assert swept != set(cuts)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.binary(max_size=120), min_size=1, max_size=4), st.integers(17, 60), st.integers(4, 30))
 def test_any_documents_are_asked_within_the_limits(texts, prompt_bytes, max_bytes):
     try:

@@ -35,7 +35,7 @@ def test_what_is_done_is_not_made_again(tmp_path):
     assert json.loads((tmp_path / "work" / "job.json").read_text()) == JOB
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)  # each example waits for the disk
 @given(cut=st.integers(0, 400))
 def test_a_file_torn_anywhere_loses_its_last_sample_only(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("torn")
