@@ -42,7 +42,8 @@ Point = collections.namedtuple("Point", "x y")
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, 0, -1, 2**63, -(2**64), 10**5000, 1.5, -0.0, math.inf, "", "é\x00\ud800", b"\x00\xff", bytearray(b"a"), [], [[1], "2"],
+        None, True, 0, -1, 2**63, -(2**64), 10**5000, 1.5, -0.0, math.inf, "", "é\x00\ud800", "\ud83d\ude00", "\U0001f600",
+        b"\x00\xff", bytearray(b"a"), [], [[1], "2"],
         (), (1, (2,)), set(), {1, 2}, frozenset({"a"}), {}, {(1, 2): [3]}, {1: None, "1": 0}, 1 + 2j, range(3, 10**30, 7), int,
         type(None), ...,
         collections.deque([1, 2], 5), collections.Counter("aab"), collections.OrderedDict(b=1, a=2), decimal.Decimal("1.10"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import json
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -23,6 +24,8 @@ MAX_DEPTH: Final = 150
 MAX_STRUCT_FIELDS: Final = 255
 
 _SMALL: Final = 1 << 63
+# Two characters of a Python text, which JSON's reader would make one of.
+_SURROGATE_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _KEYS: Final[type] = type({}.keys())
 _VALUES: Final[type] = type({}.values())
 _ITEMS: Final[type] = type({}.items())
@@ -84,7 +87,8 @@ def _tell(value: Any, handle: Callable[[Any], dict[str, Any]], depth: int) -> An
     if issubclass(kind, float):
         return float.__float__(value)
     if issubclass(kind, str):
-        return str.__str__(value)
+        text = str.__str__(value)
+        return {"str": text.encode("utf-8", "surrogatepass").hex()} if not text.isascii() and _SURROGATE_PAIR.search(text) else text
     told = _tell_scalar(value, kind)
     return told if told is not None else _tell_container(value, kind, handle, depth)
 
@@ -199,6 +203,7 @@ def _read_fraction(text: Any) -> Any:
 
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "int": lambda text: int(text, 16),
+    "str": lambda text: bytes.fromhex(text).decode("utf-8", "surrogatepass"),
     "complex": lambda parts: complex(float(parts[0]), float(parts[1])),
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
