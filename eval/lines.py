@@ -19,7 +19,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import Field
 
@@ -35,6 +35,9 @@ from proxy_lm.config import Settings
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
 from proxy_lm.progress import ProgressBar, note
+
+if TYPE_CHECKING:
+    from proxy_lm.infer.generator import Prompt
 
 SCHEMA: Final = "proxy-lm lines 1"
 PLAIN: Final = "plain"
@@ -178,6 +181,9 @@ def _job(opened: Opened, settings: LinesSettings, documents: Documents) -> dict[
     """What a sample depends on. How many are asked is not in it: more of them continue the same samples."""
     identity = {key: value for key, value in opened.identity.items() if key not in ("name", "healing")}
     asked = settings.model_dump(mode="json", include={"seed", "max_bytes", "context_bytes"})
+    assert settings.max_bytes is not None
+    # Completions of another greatest length are other samples.
+    asked["longest_completion"] = settings.max_bytes + 1
     return {"schema": SCHEMA, "run": identity, "documents": documents.digest, "settings": asked}
 
 
@@ -226,14 +232,20 @@ def _chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
+def prompt_of(item: Item, max_bytes: int) -> Prompt:
+    """What the generator is asked. There is room for one byte more than the truth, which tells right from wrong: of a line it is the
+    newline. A whole line is generated, since its similarity is measured too."""
+    from proxy_lm.infer.generator import Prompt
+
+    longest = max_bytes if item.task == "line" else len(item.target)
+    return Prompt(data=item.prompt, stop=() if item.task == "identifier" else (NEWLINE,), max_bytes=longest + 1)
+
+
 def _asked(opened: Opened, continuations: Continuations, items: Sequence[Item], max_bytes: int) -> Iterator[dict[str, Any]]:
     """What the run completes and what the truth costs it."""
-    from proxy_lm.infer.generator import Prompt, Sampling
+    from proxy_lm.infer.generator import Sampling
 
-    # One byte more than the truth tells right from wrong; a whole line is generated, since its similarity is measured too.
-    most = [max_bytes if item.task == "line" else len(item.target) + 1 for item in items]
-    stops = [() if item.task == "identifier" else (NEWLINE,) for item in items]
-    asked = [Prompt(data=item.prompt, stop=stop, max_bytes=n) for item, stop, n in zip(items, stops, most, strict=True)]
+    asked = [prompt_of(item, max_bytes) for item in items]
     nats = continuations.nats([(item.prompt, item.told) for item in items])
     for cost, done in zip(nats, opened.generator.generate(asked, Sampling()), strict=True):
         # Bytes that are no text are kept as lone surrogates, so that the file can be read by people and nothing is lost.

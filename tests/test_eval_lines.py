@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from eval.identifiers import PLACES, identifiers, place
 from eval.line_items import Documents, Item, choose, of_files
 from eval.line_scores import score, summarise
+from eval.lines import prompt_of
 from proxy_lm.errors import RequestError
 
 CODE = b"import os\n\n\ndef total(count, price):\n    # a comment\n    return count * price\n\n\nprint(total(2, 3))\n"
@@ -77,6 +78,15 @@ def test_lines_are_cut_at_their_start_and_prompts_begin_with_a_line():
         assert len(item.prompt) <= 40
         assert CODE.startswith(item.prompt) or b"\n" + item.prompt in CODE
         assert item.told == item.target + b"\n"
+
+
+@pytest.mark.parametrize("task", ["line", "identifier", "sweep"])
+def test_the_longest_truth_leaves_room_for_the_byte_that_ends_it(task):
+    """A line of just the greatest length is right when its newline comes, so the newline must be able to come."""
+    some = documents(b"# 16 bytes or so\nabcdefgh\n")
+    items = ask(some, max_bytes=8, **{f"num_{task}s" if task != "sweep" else "num_sweep_lines": 1})
+    assert task == "identifier" or max(len(item.target) for item in items) == 8
+    assert all(prompt_of(item, 8).max_bytes > len(item.target) for item in items)
 
 
 def test_identifiers_are_cut_inside_and_told_apart_by_whether_they_were_seen():
