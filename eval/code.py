@@ -31,6 +31,7 @@ from eval.samples import Samples
 from eval.sandbox.pool import Sandbox
 from proxy_lm.config import Settings
 from proxy_lm.errors import RequestError
+from proxy_lm.infer.id_request import Temperature
 from proxy_lm.progress import CountProgress
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class CodeSettings(Settings):
     """Programs for each problem."""
     max_bytes: int = Field(default=512, ge=1)
     """A completion has at most so many bytes."""
-    temperature: float = Field(default=0.0, ge=0.0)
+    temperature: Temperature = 0.0
     """0: greedy."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)

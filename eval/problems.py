@@ -132,8 +132,10 @@ def load_problems(source: str | Path) -> ProblemSet:
     problems = []
     for number, row in enumerate(rows, start=1):
         try:
-            problems.append(problem_of(row))
-        except (KeyError, TypeError, ValueError) as error:
+            problem = problem_of(row)
+            "".join([problem.prompt, problem.suffix, problem.canonical_solution, problem.test, problem.setup]).encode()  # no half surrogate
+            problems.append(problem)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             said = f"it has no field {error}" if isinstance(error, KeyError) else str(error)
             raise RequestError(f"problem {number} of {source} is in no format known here: {said}") from error
     return ProblemSet.of(name, problems)

@@ -172,8 +172,9 @@ def test_explain_shows_prompt_stops_and_program(capsys, tmp_path):
         (("judge", "--samples", "nowhere.jsonl"), "nowhere.jsonl is not a file"),
         (("explain", "Graded/99"), "0 tasks of graded are called 'Graded/99'"),
         (("explain", "1", "--problems", "none.jsonl"), "neither a file nor a packaged problem set; packaged: graded"),
+        (("generate", "RUN", "--limit", "1", "--temperature", "101"), "less than or equal to 100"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_bad_requests_are_one_sentence_and_exit_2(run, capsys, words, said):
     assert said in ask(capsys, *[run if word == "RUN" else word for word in words], code=2)["error"]

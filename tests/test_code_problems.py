@@ -203,8 +203,11 @@ def test_a_part_of_a_set(tmp_path):
         ("a.jsonl", json.dumps(HUMANEVAL) + "\n" + json.dumps(HUMANEVAL) + "\n", "HumanEval/900 twice"),
         ("a.jsonl", json.dumps(MBPP | {"test_list": ["assert 1 == 1"]}) + "\n", "tests no function"),
         ("a.jsonl", json.dumps(MBPP | {"test_list": ["assert ("]}) + "\n", "tests are not Python"),
+        ("a.jsonl", json.dumps(PLUS | {"task_id": "Mbpp/722", "base_input": [[]]}) + "\n", "problem 1 .* no format known"),
+        ("a.jsonl", json.dumps(PLUS | {"task_id": "Mbpp/722", "base_input": [[3]]}) + "\n", "problem 1 .* no format known"),
+        ("a.jsonl", json.dumps(HUMANEVAL | {"prompt": "\ud800"}) + "\n", "problem 1 .* surrogates not allowed"),
     ],
-    ids=range(11),
+    ids=range(14),
 )
 def test_what_is_no_problem_file_is_refused(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)

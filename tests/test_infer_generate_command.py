@@ -131,6 +131,7 @@ def test_a_pipe_and_help_without_torch(run):
     [
         (["--num-samples", "0"], "give at least 1"),
         (["--num-samples", "2"], "give --temperature, or --num-samples 1"),
+        (["--temperature", "1e-310"], "give 0 for the most probable"),
         (["--num-samples", "2", "--temperature", "1", "--stream"], "use --json"),
         (["--stream", "--json"], "leave out --stream and --bytes"),
         (["--stop", ""], "at least one byte"),

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from proxy_lm.config import Settings
 from proxy_lm.infer import utf8
-from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult
+from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult, Temperature
 from proxy_lm.infer.prompts import Prompt, Told, continued
 from proxy_lm.infer.spelling import DecodingSpeller, Speller
 from proxy_lm.infer.stops import StopMatcher
@@ -29,7 +29,7 @@ _SPARE_SYMBOLS = 64
 class Sampling(Settings):
     """How the next id is chosen."""
 
-    temperature: float = Field(default=0.0, ge=0.0, le=100.0)
+    temperature: Temperature = 0.0
     """0: always the most probable."""
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Only the most probable ids that together reach this share."""

@@ -6,10 +6,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Annotated, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import AfterValidator, Field
+
+_LEAST_TEMPERATURE: Final = 1e-6
+
+
+def _not_all_but_greedy(temperature: float) -> float:
+    if 0 < temperature < _LEAST_TEMPERATURE:
+        raise ValueError(f"nothing is drawn below {_LEAST_TEMPERATURE:g}, and quotients overflow; give 0 for the most probable")
+    return temperature
+
+
+Temperature = Annotated[float, Field(ge=0.0, le=100.0), AfterValidator(_not_all_but_greedy)]
+"""Of a sampling: 0 (greedy), or 1e-6 to 100."""
 
 
 @dataclass(frozen=True)
