@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import runpy
 from pathlib import Path
 
@@ -174,6 +175,17 @@ def test_a_wrong_matrix_is_found_and_nothing_is_left(exported, tmp_path, monkeyp
     monkeypatch.setattr(hf.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WorkError, match="gives other logits than the run"):
         export_hf(exported[0], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_no_more_is_told_in_a_sentence(exported, tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        assert cli.main(["export", "hf", str(exported[0]), str(tmp_path / "out")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "could not write" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

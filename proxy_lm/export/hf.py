@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -79,8 +80,8 @@ def _write(stage: Path, source: Source, dtype: torch.dtype) -> None:
     weights = {name: tensor.to(dtype) for name, tensor in llama_weights(source.loaded.model).items()}
     try:
         save_file(weights, stage / WEIGHTS_FILE, metadata={"format": "pt"})
-    except OSError as error:
-        raise disk_error(error, stage / WEIGHTS_FILE) from error
+    except (OSError, SafetensorError) as error:  # the library has a class of its own for what a disk refuses
+        raise disk_error(OSError(str(error)), stage / WEIGHTS_FILE) from error
     write_json(stage / "config.json", source.shape.configuration(str(dtype).removeprefix("torch.")))
     write_json(stage / "generation_config.json", generation_configuration())
     for name, contents in tokenizer_files(source.shape.row_length).items():
