@@ -32,7 +32,7 @@ from pydantic import Field
 from compressors.files import atomic_writer, digest_of, sha256_file, write_bytes
 from eval import align_plot
 from eval.envelope import Dataset, envelope, write_result
-from eval.intervals import estimate
+from eval.intervals import estimate, share
 from eval.samples import Samples, result_path, work_folder
 from eval.similarity import F64, SHRINKAGE, WAYS, cka, cosines, reciprocal_ranks, retrieved, rotated
 from eval.spans import Span, draw_spans, mean_states
@@ -117,7 +117,7 @@ def align(
         "mean_span_symbols": float(np.mean([span.end_symbol - span.first_symbol for span in spans])),
         "chance": 1 / len(spans),
         "shrinkage": SHRINKAGE,
-        "interval_means": "95 %, bootstrap over projects; null with fewer than two projects",
+        "interval_means": "95 %, bootstrap over projects; null with fewer than two projects, and for a share of none or all",
         "best_layer": {way: _best(layers, way) for way in (*WAYS, "rotated")},
         "best_layer_means": "highest mean retrieval of both ways, chosen on these very spans; rotated: null below 5 projects",
         "layers": layers,
@@ -266,8 +266,8 @@ def _compare(
             "gap_same_place": estimate(some, (own - nearby)[kept]).to_json(),
         },
         "retrieval": {
-            "raw_to_view": estimate(projects, retrieved(cosine_NN)).to_json(),
-            "view_to_raw": estimate(projects, retrieved(backward_NN)).to_json(),
+            "raw_to_view": share(projects, retrieved(cosine_NN)).to_json(),
+            "view_to_raw": share(projects, retrieved(backward_NN)).to_json(),
             "mean_reciprocal_rank": {
                 "raw_to_view": float(reciprocal_ranks(cosine_NN).mean()),
                 "view_to_raw": float(reciprocal_ranks(backward_NN).mean()),

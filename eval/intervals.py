@@ -102,6 +102,13 @@ def estimate(
     return Estimate(value, None if bounds is None else (bounds[0] * math.log(2), bounds[1] * math.log(2)))
 
 
+def share(projects: Sequence[str], right: npt.ArrayLike) -> Estimate:
+    """The share of items that are right, as `estimate`. Of none and of all items it has no interval: drawing projects again cannot tell how
+    rare the other outcome is."""
+    found = estimate(projects, right)
+    return Estimate(found.value, None) if found.value in (0, 1) else found
+
+
 def compare(arm: Sequence[Clusters], baseline: Sequence[Clusters], *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Comparison:
     """Paired comparison; entry s of both lists is seed s. All clusters must hold the same projects and bytes."""
     first = baseline[0]

@@ -69,7 +69,7 @@ class LinesSettings(Settings):
     max_bytes: int | None = Field(default=None, ge=4)
     """Longest line asked, and longest completion; None: 128, or a quarter of the context if that is less."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
     """Which places are drawn."""
 
     view: str | None = None

@@ -43,16 +43,22 @@ def robust_pass(nominal: Outcomes, perturbed: Mapping[str, Mapping[str, Sequence
     means = {t: _mean([estimated(count[t], sum(right), k) for right in prompts[t]]) for t in tasks}
     changed = [estimated(count[t], lost[t], k) + estimated(count[t], gained[t], k) for t in tasks]
     nominals = [before.by_task[t] for t in tasks]
-    return {
-        "k": k,
-        "nominal": _scored(before.value, before.interval),
-        "robust": _scored(after.value, after.interval),
+    ratios = {
         "mean": ratio(tasks, [means[t] for t in tasks], [1.0] * len(tasks), ""),
         "drop": ratio(tasks, [a - after.by_task[t] for a, t in zip(nominals, tasks, strict=True)], nominals, NO_NOMINAL.format(k=k)),
         "mean_drop": ratio(tasks, [a - means[t] for a, t in zip(nominals, tasks, strict=True)], nominals, NO_NOMINAL.format(k=k)),
         "relative": ratio(tasks, changed, [1.0] * len(tasks), ""),
         "lost": ratio(tasks, [lost[t] for t in tasks], [sum(nominal[t]) for t in tasks], "no nominal sample is right, so none is lost"),
     }
+    scores = {"nominal": _scored(before.value, before.interval), "robust": _scored(after.value, after.interval)}
+    return {"k": k, **scores, **{name: _uncertain(found) for name, found in ratios.items()}}
+
+
+def _uncertain(found: dict[str, Any]) -> dict[str, Any]:
+    """Without an interval where it would claim that what every task did is certain: tasks drawn again cannot tell how rare the rest is."""
+    if found["interval"] is None or found["value"] not in (0, 1) or found["interval"] != [found["value"]] * 2:
+        return found
+    return {**found, "interval": None, "reason": "no interval: every task does the same, which does not tell how rare others are"}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -28,7 +28,7 @@ from pydantic import Field
 from compressors.files import digest_of
 from eval.envelope import Dataset, envelope, write_result
 from eval.free_running import Written, write_rows
-from eval.intervals import Clusters, estimate
+from eval.intervals import Clusters, estimate, share
 from eval.samples import Samples, work_folder
 from eval.stretches import Row, Side, Stretch, pair_fits, strangers, take_stretches, told_after, told_alone
 from eval.teacher import Answer, Model, ask
@@ -92,7 +92,7 @@ def translate(
     job = {
         "schema": SCHEMA,
         **two.identity(),
-        "settings": settings.model_dump(mode="json", exclude={"rows_per_pass", "num_free", "untrained"}),
+        "settings": settings.model_dump(mode="json", exclude={"rows_per_pass", "num_free", "num_untrained"}),
     }
     with Samples.open(work_folder(run, COMMAND, two.set_name, job), job) as samples:
         others = strangers(stretches)
@@ -253,7 +253,7 @@ def merge(
         "num_documents_without": num_without,
         "num_projects": len({stretch.project for stretch in stretches}),
         "num_free": len(free),
-        "interval_means": "95 %, bootstrap over projects; null with fewer than two projects",
+        "interval_means": "95 %, bootstrap over projects; null with fewer than two projects, and for a share of none or all",
         "bits_per_byte": _bits(stretches, forced),
         "by_project": _by_project(stretches, forced),
     }
@@ -317,7 +317,7 @@ def _accuracy(stretches: Sequence[Stretch], records: Sequence[Mapping[str, Any]]
         "accuracy_without": estimate(projects, [record[side]["num_right"] for record in records], counts).to_json(),
         "byte_accuracy": estimate(projects, [record["right_bytes"] for record in after], sizes).to_json() if whole else None,
         "byte_accuracy_reason": None if whole else "the symbols of this view stand for no stretch of bytes",
-        "exact_match": estimate(projects, [record["exact"] for record in after]).to_json(),
+        "exact_match": share(projects, [record["exact"] for record in after]).to_json(),
     }
 
 
@@ -329,8 +329,8 @@ def _freedom(stretches: Sequence[Stretch], records: Sequence[Mapping[str, Any]])
         return estimate(projects, [record[name] for record in records], of).to_json()
 
     return {
-        "exact_match": mean("exact"),
-        "exact_bytes": mean("exact_bytes"),
+        "exact_match": share(projects, [record["exact"] for record in records]).to_json(),
+        "exact_bytes": share(projects, [record["exact_bytes"] for record in records]).to_json(),
         "byte_accuracy": mean("right_bytes", [record["longest"] for record in records]),
         "bytes_before_error": mean("before_error", sizes),
         "edit_similarity": mean("similarity"),

@@ -132,6 +132,7 @@ def test_what_cannot_be_asked_is_one_sentence(place, capsys):
         ([place / "raw", "--files", place / "nothing/*.py"], "gives 0 files"),
         ([place / "raw", "--files", place / "corpus" / "raw.bin", "--max-bytes", 4], "is at most 4 bytes"),
         ([place / "raw", "--num-lines", -1], "num_lines"),
+        ([place / "raw", "--seed", 2**63], "seed"),
     ]:
         sentence = lines(capsys, *words, code=2)
         assert expected in sentence, sentence

@@ -102,6 +102,18 @@ def test_equals_a_twin_that_counts_every_draw_of_k_samples(tasks, data):
         assert found["drop"] is None
 
 
+def test_what_every_task_does_is_not_called_certain():
+    tasks = [str(i) for i in range(10)]
+    found = robust_pass({t: [True] for t in tasks}, {t: {"p": [False]} for t in tasks}, k=1)
+    for name, value in (("drop", 1), ("lost", 1), ("relative", 1), ("mean", 0)):
+        assert found[name]["value"] == value
+        assert found[name]["interval"] is None
+        assert "how rare others are" in found[name]["reason"]
+    mixed = robust_pass({t: [True] for t in tasks}, {t: {"p": [t > "4"]} for t in tasks}, k=1)
+    assert mixed["drop"]["value"] == 0.5
+    assert mixed["drop"]["interval"][0] < 0.5 < mixed["drop"]["interval"][1]
+
+
 def test_intervals_hold_tasks_together():
     """Every task loses a tenth: however tasks are drawn, the drop is a tenth."""
     found = ratio(["a", "b", "c", "d"], [0.1, 0.05, 0.2, 0.02], [1.0, 0.5, 2.0, 0.2], "none")
