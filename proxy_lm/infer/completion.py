@@ -40,7 +40,7 @@ class Sampling(Settings):
     valid_utf8: bool = False
     """Only bytes that continue the prompt as valid UTF-8; the completion never ends inside a character."""
     speculate: bool = True
-    """Draft several bytes a step with the extra heads, where the model has any. Changes the time, never the bytes."""
+    """Draft several ids a step, from what was said before and the extra heads. Changes the time, never the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Completion:
     num_passes: int
     """Forward passes that gave ids: each one, and the drafts that were right. Those over the prompt are apart."""
     num_drafted: int
-    """Ids proposed by the extra heads."""
+    """Ids guessed ahead, from what was said before or by the extra heads."""
     num_accepted: int
     """Of these, the ones that were right."""
     num_rereads: int
