@@ -71,6 +71,8 @@ COERCIONS = {
     "a match asked": ("__import__('re').match('(a)', 'ab')", "f().group(1) == 'a'", True),
     "an object of its own is false": ("type('Z', (), {'__bool__': lambda self: False})()", "not f()", True),
     "a list of objects": ("[__import__('re').compile('a')]", "f()[0].pattern == 'a'", True),
+    "one object is itself": ("__import__('re')", "f() == f() and f() is f()", True),
+    "a member is itself": ("__import__('uuid').SafeUUID", "f().safe == f().safe and f().safe != f().unsafe", True),
     "nested": ("{1: [(2, {3})], 'x': None}", "f() == {1: [(2, {3})], 'x': None}", True),
     "keys of two kinds": ("{1: 'a', '1': 'b', None: 'c', (1,): 'd'}", "f() == {1: 'a', '1': 'b', None: 'c', (1,): 'd'}", True),
     "Ellipsis": ("...", "f() is ...", True),

@@ -32,6 +32,7 @@ class Driver:
     def __init__(self) -> None:
         self.module = types.ModuleType(MODULE)
         self.held: list[Any] = []
+        self.numbers: dict[int, int] = {}  # by identity: what is held is never freed
         self.operations: Mapping[str, Callable[..., Any]] = {
             "load": self.load,
             "name": self.name,
@@ -59,10 +60,13 @@ class Driver:
 
     def handle(self, value: Any) -> dict[str, Any]:
         """The tag of an object that stays here."""
-        if len(self.held) >= MAX_HANDLES:
-            raise values.ValueRefusedError(f"over {MAX_HANDLES} objects that have no plain value")
-        self.held.append(value)
-        return {"ref": len(self.held) - 1, "kind": type(value).__name__[:100], "iterator": hasattr(type(value), "__next__")}
+        number = self.numbers.get(id(value))
+        if number is None:
+            if len(self.held) >= MAX_HANDLES:
+                raise values.ValueRefusedError(f"over {MAX_HANDLES} objects that have no plain value")
+            number = self.numbers[id(value)] = len(self.held)
+            self.held.append(value)
+        return {"ref": number, "kind": type(value).__name__[:100], "iterator": hasattr(type(value), "__next__")}
 
     def answer(self, text: bytes) -> bytes:
         """The reply to a request. What the program raises is told, even SystemExit; only the end of the process is not an answer."""

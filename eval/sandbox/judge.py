@@ -35,6 +35,7 @@ class Channel:
 
     def __init__(self, requests: int, replies: int) -> None:
         self._requests, self._replies = requests, replies
+        self._objects: dict[int, RemoteObject] = {}
         self.fault: str | None = None
         self.ended = False
 
@@ -91,7 +92,9 @@ class Channel:
     def _stand_in(self, tag: Mapping[str, Any]) -> Any:
         match tag:
             case {"ref": int(number), "kind": str(kind), "iterator": bool(iterator)} if number >= 0:
-                return (RemoteIterator if iterator else RemoteObject)(self, number, kind)
+                if number not in self._objects:  # one object has one stand-in, so that it is equal to itself
+                    self._objects[number] = (RemoteIterator if iterator else RemoteObject)(self, number, kind)
+                return self._objects[number]
         raise values.ValueRefusedError("a handle that no object has")
 
 
