@@ -5,7 +5,10 @@
 
 A command module has `HELP` (one line), `EXAMPLE`, `add_arguments(parser)`, `run(args) -> result` and `show(result)`. `run` reports progress
 on standard error and returns plain JSON; with `--json` that object is all there is on standard output, else `show` prints it for people.
+`INTERRUPTED`, where a module has it, says what a Ctrl-C leaves; without it, finished work is kept.
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted, 143 ended by SIGTERM.
+
+Only the standard library is imported before `main`: what takes its time is imported where an interrupt ends with a line.
 """
 
 from __future__ import annotations
@@ -19,10 +22,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from types import FrameType, ModuleType
+from typing import Final
 
 import proxy_lm
-from compressors.files import disk_error
-from proxy_lm.errors import ProxyError
 
 COMMANDS: Mapping[str, str] = {
     "doctor": "proxy_lm.commands.doctor",
@@ -36,6 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "verify": "proxy_lm.commands.verify",
     "generate": "proxy_lm.commands.generate",
 }
+KEPT: Final = "what is finished is kept and the same command continues"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +48,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
     """Parse, run one command, print its result, and turn errors into exit codes. Only the named command's module is imported."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    before = signal.getsignal(signal.SIGTERM)
+    takes_signal = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
+    if takes_signal:
+        signal.signal(signal.SIGTERM, _terminate)
+    module = None
+    try:
+        parsed = _parse(program, commands, list(sys.argv[1:] if argv is None else argv))
+        if isinstance(parsed, int):
+            return parsed
+        module, args = parsed
+        return _run_command(program, module, args)
+    except KeyboardInterrupt as stop:
+        how, number = ("ended by SIGTERM", signal.SIGTERM) if isinstance(stop, _Terminated) else ("interrupted", signal.SIGINT)
+        left = "nothing was begun" if module is None else getattr(module, "INTERRUPTED", KEPT)
+        print(f"{program}: {how}; {left}", file=sys.stderr)
+        return 128 + number
+    finally:
+        if takes_signal:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _parse(program: str, commands: Mapping[str, str], words: list[str]) -> tuple[ModuleType, argparse.Namespace] | int:
+    """The command's module and its arguments; or the exit code, where the words are wrong or ask for help."""
     chosen = next((word for word in words if not word.startswith("-")), None)
     parser = argparse.ArgumentParser(prog=program, description=f"{program}: see the README for the way through.")
     parser.add_argument("--version", action="version", version=f"{program} {proxy_lm.__version__}")
@@ -75,7 +100,7 @@ def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] |
             args.overrides = [*args.overrides, *late]
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
-    return _run_command(program, modules[args.command], args)
+    return modules[args.command], args
 
 
 class _Terminated(KeyboardInterrupt):
@@ -88,10 +113,8 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _run_command(program: str, module: ModuleType, args: argparse.Namespace) -> int:
-    before = signal.getsignal(signal.SIGTERM)
-    takes_signal = before is signal.SIG_DFL and threading.current_thread() is threading.main_thread()
-    if takes_signal:
-        signal.signal(signal.SIGTERM, _terminate)
+    from proxy_lm.errors import ProxyError
+
     try:
         result = module.run(args)
         if args.json:
@@ -102,21 +125,16 @@ def _run_command(program: str, module: ModuleType, args: argparse.Namespace) -> 
     except ProxyError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as stop:
-        how, number = ("ended by SIGTERM", signal.SIGTERM) if isinstance(stop, _Terminated) else ("interrupted", signal.SIGINT)
-        print(f"{program}: {how}; what is finished is kept and the same command continues", file=sys.stderr)
-        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         from pathlib import Path
 
+        from compressors.files import disk_error
+
         print(f"{program}: {disk_error(error, Path(str(error.filename or '.')))}", file=sys.stderr)
         return 1
-    finally:
-        if takes_signal:
-            signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import types
@@ -91,6 +92,34 @@ def test_interrupt_says_how_to_go_on(program, capsys):
 
     assert program(run)("do") == 130
     assert "continues" in capsys.readouterr().err
+
+
+def test_a_command_may_say_that_an_interrupt_leaves_nothing(program, capsys, monkeypatch):
+    def run(args):
+        raise KeyboardInterrupt
+
+    call = program(run)
+    monkeypatch.setattr(sys.modules["fake_command"], "INTERRUPTED", "nothing was written", raising=False)
+    assert call("do") == 130
+    assert capsys.readouterr().err == "prog: interrupted; nothing was written\n"
+
+
+def test_an_interrupt_while_a_command_is_imported_is_one_line(tmp_path):
+    """In a process of its own, as a console script starts it: only the standard library is there before `main`."""
+    (tmp_path / "slow_command.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    code = (
+        "import sys; from proxy_lm.cli import run_program; import eval.cli\n"
+        "assert not {'numpy', 'torch', 'pydantic', 'yaml', 'rich', 'compressors'} & set(sys.modules)\n"
+        "sys.exit(run_program('prog', {'do': 'slow_command'}, ['do']))"
+    )
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=place) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "importing\n"
+        child.send_signal(signal.SIGINT)
+        _, error = child.communicate(timeout=60)
+    assert (child.returncode, error) == (130, "prog: interrupted; nothing was begun\n")
 
 
 def test_sigterm_cleans_up_and_says_how_to_go_on(program, capsys):
