@@ -135,7 +135,8 @@ def _draws(nats: Floats, num_bytes: Floats, seed: int, num_draws: int) -> Floats
     parts = []
     for first in range(0, num_draws, chunk):
         weights = generator.multinomial(num_clusters, even, size=min(chunk, num_draws - first)).astype(np.float64)
-        total_bytes = np.maximum(weights @ num_bytes, 1.0)  # a draw of empty documents only has no bytes and no nats
+        total_bytes = weights @ num_bytes
+        total_bytes[total_bytes <= 0] = np.nan  # a draw with nothing to divide by says nothing
         parts.append((weights @ nats.T) / total_bytes[:, None] / math.log(2))
     return np.concatenate(parts)
 
@@ -150,5 +151,5 @@ def _seed_means(draws: Floats, seed: int) -> Floats:
 
 
 def _middle(draws: Floats) -> tuple[float, float]:
-    low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    low, high = np.nanquantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return float(low), float(high)

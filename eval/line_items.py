@@ -100,6 +100,8 @@ def of_files(patterns: Sequence[str], held_out_from: Corpus | None = None) -> tu
 
 
 def _matching(pattern: str) -> Iterator[Path]:
+    if not pattern:
+        raise RequestError("an empty name is no file to ask about; give a file, a folder ('.' is this one) or a pattern")
     path = Path(pattern)
     if path.is_file():
         yield path

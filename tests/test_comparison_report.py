@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from eval import report, results
 from eval.budget import MatchSettings, Rates, solve
-from eval.intervals import Clusters, compare, interval
+from eval.intervals import Clusters, compare, estimate, interval
 from eval.plan import ComparePlan, arm_runs, check_arms, differences
 from proxy_lm.config import validate
 from proxy_lm.errors import RequestError
@@ -28,6 +28,13 @@ def test_equal_flops_by_eye():
     # A step of 'bytes' is 4096 * 1e6 FLOPs, one of 'tokens' twice that: 1000 steps against 500.
     steps = solve({"bytes": rates(), "tokens": rates(flops=2_000_000)}, MatchSettings(flops=4.096e12))
     assert steps == {"bytes": 1000, "tokens": 500}
+
+
+def test_a_draw_with_nothing_to_divide_by_says_nothing():
+    # Project b has none of what is counted: every draw that has a number has 5 of 5, and none is taken for 0 of 0.
+    assert estimate(["a", "b"], [5, 0], [5, 0]).interval == pytest.approx((1.0, 1.0))
+    # Small denominators are divided by as they are.
+    assert estimate(["a", "b"], [0.25, 0.25], [0.5, 0.5]).interval == pytest.approx((0.5, 0.5))
 
 
 def test_each_kind_of_match():

@@ -243,6 +243,13 @@ def test_comparisons_turn_only_where_order_cannot_show():
     assert all("y = a() == b" in text for text in results)
 
 
+def test_a_turned_comparison_does_not_grow_into_a_word_beside_it():
+    prompt = "def f(x, y):\n    a = not(x)<y\n    b = x<(y)and x\n    return a, b\n"
+    results = {perturb(perturbation("turned_comparisons"), Snippet(prompt=prompt, rest=""), seed=s, task="t").prompt for s in range(20)}
+    assert any("a = not y > (x)\n" in text for text in results)
+    assert any("b = (y) > x and x\n" in text for text in results)
+
+
 @pytest.mark.parametrize(
     "prompt",
     [

@@ -41,8 +41,16 @@ def _turned_comparisons(snippet: Snippet, draws: Draws) -> Snippet | None:
         sign = _TURNED.get(type(operator))
         if sign and _is_still(node.left) and _is_still(right):
             start, end = source.span(node)
-            sites.append(Edit(start, end, f"{source.code(right)} {sign} {source.code(node.left)}"))
+            turned = f"{source.code(right)} {sign} {source.code(node.left)}"
+            sites.append(Edit(start, end, _apart(source.text[:start], turned, source.text[end:])))
     return edit_prompt(snippet, [sites[index] for index in pick(draws, range(len(sites)), 0.5)]) if sites else None
+
+
+def _apart(before: str, text: str, behind: str) -> str:
+    """The text, with a blank where it would grow together with a word beside it: `not(x) < y` has none."""
+    left = " " if re.search(r"\w$", before) and re.match(r"\w", text) else ""
+    right = " " if re.search(r"\w$", text) and re.match(r"\w", behind) else ""
+    return left + text + right
 
 
 def _is_still(node: cst.BaseExpression) -> bool:
