@@ -26,7 +26,8 @@ from torch import Tensor
 from eval.opened import Opened
 from eval.teacher import padded, passes
 from proxy_lm.errors import DecodeError, NotRepresentableError, RequestError, WorkError
-from proxy_lm.infer.prompts import Prompt, PromptTeller
+from proxy_lm.infer.asked import Prompt
+from proxy_lm.infer.prompts import PromptTeller
 
 _TARGETS_PER_CHUNK = 256  # of logits held at once
 

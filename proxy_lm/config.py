@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,6 +24,8 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+OPTIONS: Final = "the options"
+"""Source of values that were typed as options, `--top-p` for `top_p`: a mistake is told of the option."""
 
 
 def load(kind: type[S], path: Path | None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None) -> S:
@@ -86,6 +88,8 @@ def validate(kind: type[S], values: dict[str, Any], source: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
+        if source == OPTIONS:
+            raise RequestError("; ".join(_of_option(kind, problem) for problem in error.errors())) from error
         lines = [_sentence(kind, problem) for problem in error.errors()]
         raise RequestError(f"{source}: " + "; ".join(lines)) from error
 
@@ -106,6 +110,13 @@ def _sentence(kind: type[Settings], problem: Any) -> str:
         return f"setting '{where}' is required and has no default"
     message = problem["msg"].removeprefix("Value error, ")
     return f"setting '{where}' = {problem['input']!r}: {message}" if where else message
+
+
+def _of_option(kind: type[Settings], problem: Any) -> str:
+    names = [part for part in problem["loc"] if isinstance(part, str)]  # groups, then the setting; places in a list are numbers
+    if not names or problem["type"] in ("extra_forbidden", "missing"):
+        return _sentence(kind, problem)
+    return f"--{names[-1].replace('_', '-')} {problem['input']}: {problem['msg'].removeprefix('Value error, ')}"
 
 
 def _known_names(kind: type[Settings], location: Sequence[int | str]) -> list[str]:

@@ -33,6 +33,7 @@ class ProgressBar:
         self.title = title
         self.total_bytes = total_bytes
         self.done_bytes = 0
+        self._told_bytes = 0
         self._started = self._last_line = time.monotonic()
         self._live = live_bar(TaskProgressColumn())
 
@@ -45,7 +46,8 @@ class ProgressBar:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
-        if kind is None and self.total_bytes != 0:  # nothing was left to do
+        # Not where nothing was left to do, or the last line has told of all.
+        if kind is None and self.total_bytes != 0 and (self.done_bytes != self._told_bytes or not self.done_bytes):
             note(f"{self.title}: {self._state()}")
 
     def advance(self, num_bytes: int, detail: str = "") -> None:
@@ -57,7 +59,7 @@ class ProgressBar:
             return
         now = time.monotonic()
         if now - self._last_line >= PLAIN_INTERVAL_SECONDS:
-            self._last_line = now
+            self._last_line, self._told_bytes = now, self.done_bytes
             share = f"{100 * self.done_bytes / self.total_bytes:.0f} % " if self.total_bytes else ""
             note(f"{self.title}: {share}{state}")
 
@@ -74,6 +76,7 @@ class StepProgress:
         self.num_steps = num_steps
         self._first: tuple[int, float] | None = None
         self._last_line = 0.0
+        self._step_told: int | None = None
         self._live = live_bar(MofNCompleteColumn())
 
     def __enter__(self) -> Self:
@@ -96,8 +99,8 @@ class StepProgress:
         state = "" if loss is None else f" loss {loss:.3f}"
         if self._live:
             self._live.update(self._task, completed=step, state=state.strip())
-        elif now - self._last_line >= PLAIN_INTERVAL_SECONDS or step >= self.num_steps:
-            self._last_line = now
+        elif now - self._last_line >= PLAIN_INTERVAL_SECONDS or (step >= self.num_steps and step != self._step_told):
+            self._last_line, self._step_told = now, step
             note(f"{self.title}: step {step} of {self.num_steps}{state}{self._left(step, now)}")
 
     def _left(self, step: int, now: float) -> str:
@@ -112,7 +115,7 @@ class CountProgress:
     def __init__(self, title: str, num_things: int) -> None:
         self.title = title
         self.num_things = num_things
-        self.num_done = 0
+        self.num_done = self._num_told = 0
         self._started = self._last_line = time.monotonic()
         self._live = live_bar(MofNCompleteColumn())
 
@@ -125,7 +128,7 @@ class CountProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
-        if kind is None and self.num_things:
+        if kind is None and self.num_things and (self.num_done != self._num_told or not self.num_done):
             note(f"{self.title}: {self._state()}")
 
     def advance(self, num_things: int = 1) -> None:
@@ -136,7 +139,7 @@ class CountProgress:
             return
         now = time.monotonic()
         if now - self._last_line >= PLAIN_INTERVAL_SECONDS:
-            self._last_line = now
+            self._last_line, self._num_told = now, self.num_done
             note(f"{self.title}: {self._state()}")
 
     def _state(self) -> str:
@@ -145,4 +148,6 @@ class CountProgress:
 
 
 def _amount(num_bytes: float) -> str:
+    if num_bytes < 1e3:
+        return f"{num_bytes:.0f} bytes"
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.1f} kB"

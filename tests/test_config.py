@@ -50,6 +50,12 @@ def test_bad_value_names_the_key_and_the_value():
         config.load(Outer, None, ["inner.learning_rate=fast"])
 
 
+def test_a_bad_option_is_told_as_it_is_typed():
+    with pytest.raises(RequestError) as told:
+        config.validate(Outer, {"inner": {"learning_rate": "fast"}}, source=config.OPTIONS)
+    assert str(told.value) == "--learning-rate fast: Input should be a valid number, unable to parse string as a number"
+
+
 @pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
 def test_a_number_is_finite(value):
     with pytest.raises(RequestError, match=r"inner\.learning_rate.*finite number"):

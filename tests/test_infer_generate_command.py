@@ -136,8 +136,11 @@ def test_a_pipe_and_help_without_torch(run):
         (["--stream", "--json"], "leave out --stream and --bytes"),
         (["--stop", ""], "at least one byte"),
         (["--stop", r"\q"], "is no escape"),
-        (["--top-p", "0"], "top_p"),
-        (["--seed", "-1"], "seed"),
+        (["--temperature", "-1"], "--temperature -1.0: Input should be greater than or equal to 0"),
+        (["--top-p", "0"], "--top-p 0.0: Input"),
+        (["--seed", "-1"], "--seed -1: Input"),
+        (["--max-bytes", "0"], "--max-bytes 0 leaves nothing to generate"),
+        (["--healing"], "there is nothing to heal; ask without healing"),
         (["--view", "spm"], "it can be read as: raw"),
         (["--device", "tpu"], "this machine has: cpu"),
         (["--suffix-file", "nowhere"], "name a file that can be read"),
@@ -153,3 +156,36 @@ def test_refused_with_one_sentence(run, generate, words, sentence):
 def test_a_folder_that_is_no_run(generate, tmp_path):
     code, _, error = generate(tmp_path / "nowhere", "--prompt", "a")
     assert (code, "give a run folder" in error) == (2, True)
+
+
+def test_what_can_be_refused_by_looking_is_refused_without_torch(run, tmp_path):
+    """In one process, which has imported no torch when the last is refused."""
+    (tmp_path / "empty").mkdir()
+    requests = [
+        ([tmp_path / "nowhere", "--prompt", "x"], "is not a folder; give a run folder"),
+        ([tmp_path / "empty", "--prompt", "x"], "has no checkpoint: it is no run"),
+        ([run / "checkpoints", "--prompt", "x"], f"give the run folder {run}, or one checkpoint of it: {run / 'checkpoints' / 'step-1'}"),
+        ([run.parent, "--prompt", "x"], f"is no run, it holds 1; give one of them: {run}"),
+        ([run, "--prompt", "x", "--temperature", "-1"], "--temperature -1.0: "),
+        ([run, "--prompt", "x", "--max-bytes", "0"], "--max-bytes 0 "),
+        ([run, "--prompt", "x", "--stop", r"\q"], "is no escape"),
+        ([run, "--prompt-file", tmp_path / "nowhere"], "name a file that can be read"),
+    ]
+    code = (
+        "import json, sys; from proxy_lm.cli import main\n"
+        "assert [main(['generate', *words]) for words in json.load(sys.stdin)] == [2] * 8; assert 'torch' not in sys.modules"
+    )
+    asked = json.dumps([list(map(str, words)) for words, _ in requests])
+    done = subprocess.run([sys.executable, "-c", code], input=asked, capture_output=True, text=True, check=False)
+    sentences = done.stderr.splitlines()
+    assert (done.returncode, len(sentences)) == (0, len(requests)), done.stderr
+    for sentence, (_, expected_part) in zip(sentences, requests, strict=True):
+        assert expected_part in sentence
+
+
+def test_raw_bytes_of_a_run_that_learned_none_come_with_a_warning(run, tokens, generate):
+    code, out, error = generate(tokens, "--prompt", "x", "--view", "raw", "--bytes")
+    assert (code, len(out) > 0) == (0, True)
+    assert "warning: training told this run no document in raw bytes" in error
+    assert "ask with --view spm" in error
+    assert all("warning" not in generate(*words, "--prompt", "x")[2] for words in ([run], [tokens]))

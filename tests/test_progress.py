@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy_lm.progress import ProgressBar, StepProgress
+from proxy_lm.progress import CountProgress, ProgressBar, StepProgress
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def test_bytes(often, capsys):
     assert lines[0].startswith("encode: 25 % 1.0 MB at ")
     assert lines[1].startswith("encode: 100 % 4.0 MB at ")
     assert lines[1].endswith("two blocks")
-    assert lines[2].startswith("encode: 4.0 MB at ")
+    assert len(lines) == 2  # all is told, and not again
 
 
 def test_unknown_total_has_no_share(often, capsys):
@@ -36,6 +36,28 @@ def test_slow_work_is_told_in_kilobytes(monkeypatch, capsys):
     with ProgressBar("bits per byte", 400_000) as bar:
         bar.advance(400_000)
     assert capsys.readouterr().err == "bits per byte: 400.0 kB at 200.0 kB/s\n"
+
+
+def test_a_few_bytes_are_told_in_bytes(monkeypatch, capsys):
+    clock = iter([0.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr("proxy_lm.progress.time.monotonic", lambda: next(clock))
+    with ProgressBar("generate", None) as bar:
+        bar.advance(40)
+    assert capsys.readouterr().err == "generate: 40 bytes at 20 bytes/s\n"
+
+
+def test_things_and_steps_are_told_once(often, capsys):
+    with CountProgress("judging", 2) as progress:
+        progress.advance()
+        progress.advance()
+    assert [line[: len("judging: 1 of 2")] for line in capsys.readouterr().err.splitlines()] == ["judging: 1 of 2", "judging: 2 of 2"]
+
+
+def test_the_last_step_is_told_once(capsys):
+    with StepProgress("arm", 2) as steps:
+        steps.show(2, None)
+        steps.show(2, None)
+    assert capsys.readouterr().err == "arm: starting, 2 steps\narm: step 2 of 2\n"
 
 
 def test_no_line_of_success_after_an_error(capsys):

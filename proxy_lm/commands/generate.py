@@ -1,4 +1,7 @@
-"""`proxy-lm generate`: continue a prompt with a trained run. Arguments and printing only; the work is in `proxy_lm.infer.generator`."""
+"""`proxy-lm generate`: continue a prompt with a trained run. Arguments and printing only; the work is in `proxy_lm.infer.generator`.
+
+Whatever can be refused by looking at the request is refused before torch is imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import codecs
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from proxy_lm.errors import RequestError
 if TYPE_CHECKING:
     from proxy_lm.infer.generator import Completion, Generator, Prompt, Sampling
 
+INTERRUPTED = "what was to be generated is not kept; the same command begins anew"
 HELP = "continue a prompt with a trained run: bytes in, bytes out"
 EXAMPLE = r"""  proxy-lm generate runs/nano --prompt 'def area(' --stop '\n\n' --temperature 0.8
   proxy-lm generate runs/nano --prompt-file begin.py --max-bytes 500 --stream
@@ -60,20 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Generate; with `--stream` the bytes are written here."""
-    _check(args)
-    from proxy_lm.config import validate
-    from proxy_lm.infer.generator import Generator, Prompt, Sampling
-    from proxy_lm.infer.stops import unescape
+    prompts, sampling = _asked(args)
+    from proxy_lm.infer.generator import Generator
 
-    names = ("temperature", "top_p", "top_k", "seed", "valid_utf8")
-    given = {name: getattr(args, name) for name in names} | {"speculate": not args.no_speculate}
-    sampling = validate(Sampling, given, source="the options")
-    stops = tuple(unescape(stop) for stop in args.stop)
-    data, suffix = _prompt(args), _bytes(args.suffix, args.suffix_file)
-    prompts = [Prompt(data=data, suffix=suffix, stop=stops, max_bytes=args.max_bytes, seed=index) for index in range(args.num_samples)]
-    prompts[0].check()
     started = time.monotonic()
     generator = Generator.open(args.run, view=args.view, healing=args.healing, device=args.device, num_rows=min(16, args.num_samples))
+    _warn(generator)
     loaded = time.monotonic()
     completions = _stream(generator, prompts[0], sampling, args) if args.stream else _generate(generator, prompts, sampling)
     seconds = time.monotonic() - loaded
@@ -82,8 +79,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "run": str(args.run),
         **generator.identity,
         "sampling": sampling.model_dump(mode="json"),
-        "prompt_bytes": len(data),
-        "suffix_bytes": None if suffix is None else len(suffix),
+        "prompt_bytes": len(prompts[0].data),
+        "suffix_bytes": None if prompts[0].suffix is None else len(prompts[0].suffix),
         "completions": [_described(completion) for completion in completions],
         "num_bytes": num_bytes,
         "seconds": seconds,
@@ -94,7 +91,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _asked(args: argparse.Namespace) -> tuple[list[Prompt], Sampling]:
+    """The request, checked. Standard input is read last, when nothing else can be wrong."""
+    from proxy_lm.config import OPTIONS, validate
+    from proxy_lm.infer.asked import Prompt, Sampling
+    from proxy_lm.infer.stops import unescape
+    from proxy_lm.train.run_files import check_run
+
+    _check(args)
+    check_run(args.run)
+    names = ("temperature", "top_p", "top_k", "seed", "valid_utf8")
+    given = {name: getattr(args, name) for name in names} | {"speculate": not args.no_speculate}
+    sampling = validate(Sampling, given, source=OPTIONS)
+    suffix = _bytes(args.suffix, args.suffix_file)
+    prompt = Prompt(data=b"", suffix=suffix, stop=tuple(unescape(stop) for stop in args.stop), max_bytes=args.max_bytes)
+    prompt.check()
+    data = _prompt(args)
+    return [replace(prompt, data=data, seed=index) for index in range(args.num_samples)], sampling
+
+
 def _check(args: argparse.Namespace) -> None:
+    if args.max_bytes < 1:
+        raise RequestError(f"--max-bytes {args.max_bytes} leaves nothing to generate; give at least 1")
     if args.num_samples < 1:
         raise RequestError(f"--num-samples {args.num_samples} asks for nothing; give at least 1")
     if args.num_samples > 1 and args.temperature == 0:
@@ -103,6 +121,19 @@ def _check(args: argparse.Namespace) -> None:
         raise RequestError(f"{args.num_samples} samples would run into each other with --stream or --bytes; use --json, or --num-samples 1")
     if args.json and (args.stream or args.bytes):
         raise RequestError("--json prints one object and nothing else, and holds every byte in base64; leave out --stream and --bytes")
+
+
+def _warn(generator: Generator) -> None:
+    """Raw bytes of a run that learned none are asked for by whoever wants to see them, and taken for its best by everyone else."""
+    from proxy_lm.progress import note
+
+    settings = generator.loaded.settings
+    if generator.view == "raw" and not settings.mix.tells_raw:
+        told = [name for name in settings.views if settings.mix.can_be_drawn(name)]
+        note(
+            "generate: warning: training told this run no document in raw bytes, so what it writes in them means nothing; "
+            f"ask with --view {' or '.join(told)}"
+        )
 
 
 def _prompt(args: argparse.Namespace) -> bytes:
@@ -126,15 +157,15 @@ def _bytes(text: str | None, path: Path | None) -> bytes | None:
 
 
 def _generate(generator: Generator, prompts: list[Prompt], sampling: Sampling) -> list[Completion]:
-    from proxy_lm.progress import ProgressBar
+    from proxy_lm.progress import CountProgress
 
     if len(prompts) == 1:
         return list(generator.generate(prompts, sampling))
     completions = []
-    with ProgressBar("generate", None) as bar:
+    with CountProgress("generate: samples", len(prompts)) as progress:
         for completion in generator.generate(prompts, sampling):
             completions.append(completion)
-            bar.advance(len(completion.data))
+            progress.advance()
     return completions
 
 

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
-
-from proxy_lm.config import Settings
 from proxy_lm.infer import utf8
-from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult, Temperature
-from proxy_lm.infer.prompts import Prompt, Told, continued
+from proxy_lm.infer.asked import Prompt, Sampling
+from proxy_lm.infer.id_request import Automaton, IdRequest, IdResult
+from proxy_lm.infer.prompts import Told, continued
 from proxy_lm.infer.spelling import DecodingSpeller, Speller
 from proxy_lm.infer.stops import StopMatcher
 from proxy_lm.vocabulary import NUM_BYTES, RAW_VOCABULARY_SIZE
@@ -24,23 +22,6 @@ from proxy_lm.vocabulary import NUM_BYTES, RAW_VOCABULARY_SIZE
 Reason = Literal["stop", "end", "length"]
 _MOST_SYMBOLS_A_BYTE = 8  # one bit each
 _SPARE_SYMBOLS = 64
-
-
-class Sampling(Settings):
-    """How the next id is chosen."""
-
-    temperature: Temperature = 0.0
-    """0: always the most probable."""
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Only the most probable ids that together reach this share."""
-    top_k: int = Field(default=0, ge=0)
-    """Only so many of the most probable ids; 0: all."""
-    seed: int = Field(default=0, ge=0)
-    """Equal seeds, equal bytes."""
-    valid_utf8: bool = False
-    """Only bytes that continue the prompt as valid UTF-8; the completion never ends inside a character."""
-    speculate: bool = True
-    """Draft several ids a step, from what was said before and the extra heads. Changes the time, never the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,10 @@ import numpy.typing as npt
 
 from proxy_lm.errors import RequestError
 from proxy_lm.infer import utf8
-from proxy_lm.infer.completion import Completion, Progress, Sampling
+from proxy_lm.infer.asked import Prompt, Sampling
+from proxy_lm.infer.completion import Completion, Progress
 from proxy_lm.infer.engine import Automaton, IdEngine
-from proxy_lm.infer.prompts import Prompt, PromptTeller, Told
+from proxy_lm.infer.prompts import PromptTeller, Told
 from proxy_lm.infer.spelling import BYTES, DecodingSpeller, FixedSpeller, Speller
 from proxy_lm.reading import compressor_of, device_named, reading_view
 from proxy_lm.train.restore import LoadedModel, load_model
@@ -44,12 +45,16 @@ class Generator:
 
     def __init__(self, loaded: LoadedModel, *, view: str | None = None, healing: bool = False, num_rows: int = 16) -> None:
         """`view` None is the run's own reading (`reading_view`); `num_rows` completions are generated at a time. Raises `RequestError` for
-        a view the run does not have, or one that nothing can be generated in."""
+        a view the run does not have, or one that nothing can be generated in, and for healing of raw bytes."""
         if num_rows < 1:
             raise RequestError(f"{num_rows} rows generate nothing; give at least 1")
         self.loaded = loaded
         self.view = view or reading_view(loaded.settings)
-        self.healing = healing and self.view != "raw"
+        if healing and self.view == "raw":
+            raise RequestError(
+                "this run is asked in raw bytes, where a prompt can end anywhere and there is nothing to heal; ask without healing"
+            )
+        self.healing = healing
         self.num_rows = num_rows
         self.teller = PromptTeller(loaded, self.view, compressor_of(loaded, self.view), healing=healing)
         self._idle: list[IdEngine] = []

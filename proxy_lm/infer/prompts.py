@@ -22,35 +22,13 @@ from compressors.base import Compressor
 from proxy_lm.data.parts import comes_back
 from proxy_lm.errors import NotRepresentableError, RequestError
 from proxy_lm.infer import utf8
+from proxy_lm.infer.asked import Prompt
 from proxy_lm.infer.healing import Healer
 from proxy_lm.train.restore import LoadedModel
 from proxy_lm.vocabulary import BOS, RAW_START, ViewRange, special_id
 
 _PREFIX, _SUFFIX, _MIDDLE = (special_id(f"<|fim_{part}|>") for part in ("prefix", "suffix", "middle"))
 _NUM_FIM_SPECIALS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What to complete, and where to stop."""
-
-    data: bytes
-    """The begin of a document. May be empty, and may end anywhere, also inside a character."""
-    suffix: bytes | None = None
-    """What follows the completion (fill-in-the-middle); None: nothing is known of it."""
-    stop: tuple[bytes, ...] = ()
-    """The completion ends before the first of these."""
-    max_bytes: int = 256
-    """It has at most so many bytes."""
-    seed: int = 0
-    """Its draws are keyed by the seed of the sampling, this one, and the index of the draw."""
-
-    def check(self) -> None:
-        """Raise `RequestError` for what cannot be asked."""
-        if self.max_bytes < 1:
-            raise RequestError(f"max_bytes = {self.max_bytes} leaves nothing to generate; give at least 1")
-        if any(not stop for stop in self.stop):
-            raise RequestError("a stop sequence of no bytes would stop before the first; leave it out, or give at least one byte")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from proxy_lm.errors import RequestError
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.train.checkpoint import Checkpoint, CheckpointManager
 from proxy_lm.train.checkpoint_files import MANIFEST_NAME, check_structure, parse_step
+from proxy_lm.train.run_files import CHECKPOINTS_NAME, check_run
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.train.weights import WEIGHTS_NAME
 from proxy_lm.vocabulary import Vocabulary
@@ -69,17 +70,16 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> LoadedModel
 
 def find_checkpoint(path: Path) -> Checkpoint:
     """The newest valid checkpoint of a run folder, or the given checkpoint folder once its digests match."""
+    check_run(path)
     if parse_step(path.name) is not None and (path / MANIFEST_NAME).exists():
         problems = CheckpointManager(path.parent).verify(path)
         manifest, _ = check_structure(path)
         if problems or manifest is None:
             raise RequestError(f"{path} is damaged: {problems[0]}; give the run folder to use the newest valid checkpoint")
         return Checkpoint(path=path, step=manifest["step"], state=manifest["state"], manifest=manifest)
-    if not path.is_dir():
-        raise RequestError(f"{path} is not a folder; give a run folder (it holds checkpoints/) or one checkpoint (step-N)")
-    checkpoint = CheckpointManager(path / "checkpoints").newest_valid()
+    checkpoint = CheckpointManager(path / CHECKPOINTS_NAME).newest_valid()
     if checkpoint is None:
-        raise RequestError(f"{path / 'checkpoints'} has no checkpoint; train the run first")
+        raise RequestError(f"{path / CHECKPOINTS_NAME} has no checkpoint; train the run first")
     return checkpoint
 
 
