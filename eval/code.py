@@ -15,6 +15,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -143,12 +144,16 @@ def score(
 ) -> dict[str, Any]:
     """Judge attempts: pass@k with intervals, verdicts by class, the gold solutions, and the tier. Verdicts are kept under `folder`.
 
-    `skip_missing` leaves out tasks without attempts; else they have as many wrong samples as the others have samples. Raises `RequestError`
-    where samples are fewer than a k that was asked for, `WorkError` where the sandbox itself fails.
+    `skip_missing` leaves out tasks without attempts, their gold solutions too; else they have as many wrong samples as the others have
+    samples. Raises `RequestError` where samples are fewer than a k that was asked for, `WorkError` where the sandbox itself fails.
     """
     started = time.monotonic()
     if ks is not None:
         check_ks(ks, min(Counter(attempt.task_id for attempt in attempts).values(), default=0))
+    num_asked, attempted = len(problems.problems), {attempt.task_id for attempt in attempts}
+    if skip_missing:
+        problems = replace(problems, problems=tuple(problem for problem in problems if problem.task_id in attempted))
+    num_skipped = num_asked - len(problems.problems)
     with Sandbox.open(tier=tier, num_slots=num_slots) as sandbox, open_verdicts(folder, sandbox.tier, settings) as kept:
         gold = judge_gold(problems, sandbox, settings, kept)
         counted, about_gold = check_gold(problems, gold, exclude=exclude_failing_gold)
@@ -161,7 +166,7 @@ def score(
     by_task: dict[str, list[Verdict]] = defaultdict(list)
     for attempt, verdict in zip(chosen, verdicts, strict=True):
         by_task[attempt.task_id].append(verdict)
-    counts = count_right(by_task, () if skip_missing else by_id)
+    counts = count_right(by_task, by_id)
     num_samples = min(number for number, _ in counts.values())
     return {
         **_scores(counts, counted, possible_ks(num_samples) if ks is None else ks),
@@ -170,7 +175,7 @@ def score(
         "samples_per_problem": num_samples,
         "verdicts": count_verdicts(verdicts),
         "reasons": _reasons(verdicts),
-        "num_without_samples": len(by_id) - len(by_task),
+        "num_without_samples": num_skipped + len(by_id) - len(by_task),
         "gold": about_gold,
         "limits": {**settings.model_dump(mode="json"), "largest_s": max(verdict.limit_s for verdict in verdicts)},
         "sandbox_tier": used,

@@ -21,10 +21,10 @@ from typing import Any
 
 import compressors.registry as registry
 from compressors.files import read_json, write_json
-from eval import further, intervals, ledger, report, results
+from eval import dry_run, further, intervals, ledger, report, results
 from eval.bpb import Measured, evaluate
 from eval.budget import Rates, describe, solve
-from eval.plan import ArmRun, ComparePlan, arm_runs, check_arms, differences
+from eval.plan import ArmRun, ComparePlan, arm_runs, differences
 from eval.results import ArmResult, Results, Verdict
 from proxy_lm import plotting
 from proxy_lm.config import validate
@@ -45,8 +45,7 @@ def compare(plan: ComparePlan, out: Path, command: str) -> Results:
     """Everything. Raises `RequestError` before any work for a plan that cannot run or is not the one in `out`."""
     plotting.require()
     child.require_deepspeed()
-    check_arms(plan)
-    further.check(plan.evaluations, plan.views)
+    dry_run.check(plan, out)
     resolved = plan.model_dump(mode="json")
     with _alone_in(out):
         check_same_plan(out, resolved)

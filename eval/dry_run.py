@@ -18,13 +18,26 @@ from proxy_lm.view_training import NEURAL
 from proxy_lm.vocabulary import Vocabulary
 
 
-def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
-    """Raises `RequestError` for a plan that cannot run."""
+def check(plan: ComparePlan, out: Path) -> None:
+    """Raise `RequestError` for what can be refused before there is a corpus: settings, evaluations, kinds of views, and a budget that the
+    arms cannot meet, where it follows from the structure of the models. Makes nothing.
+
+    A view that is not fitted counts with the alphabet its options ask for."""
     check_arms(plan)
     further.check(plan.evaluations, plan.views)
+    alphabets = {name: _alphabet(name, view, out) for name, view in plan.views.items()}
+    known = {name: size for name, size in alphabets.items() if size is not None}
+    if plan.match.kind == "symbols" or (plan.match.kind == "flops" and len(known) == len(alphabets)):
+        # Symbols of a step do not depend on alphabets.
+        solve({run.folder_name: _cost(run, {**dict.fromkeys(alphabets, 2), **known})[0] for run in arm_runs(plan)}, plan.match)
+
+
+def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
+    """Raises `RequestError` for a plan that cannot run."""
+    check(plan, out)
     if plan.match.kind not in ("flops", "symbols"):
         raise RequestError(f"a match by {plan.match.kind} is solved from the corpus or a pace; --dry-run solves flops and symbols")
-    alphabets = {name: _alphabet(name, view, out) for name, view in plan.views.items()}
+    alphabets = {name: _known_alphabet(name, view, out) for name, view in plan.views.items()}
     runs = list(arm_runs(plan))
     costs: dict[str, Rates] = {}
     parameters: dict[str, int] = {}
@@ -57,7 +70,15 @@ def show_dry_run(result: dict[str, Any]) -> None:
     console.print(f"would be made in {result['out']}", highlight=False)
 
 
-def _alphabet(name: str, view: ViewPlan, out: Path) -> int:
+def _known_alphabet(name: str, view: ViewPlan, out: Path) -> int:
+    size = _alphabet(name, view, out)
+    if size is None:
+        raise RequestError(f"view '{name}' is fitted first, and only then its alphabet is known; run once without --dry-run")
+    return size
+
+
+def _alphabet(name: str, view: ViewPlan, out: Path) -> int | None:
+    """As far as it is known before the view is fitted. Raises `RequestError` for an unknown kind."""
     folder = out / "views" / name
     if (folder / registry.ARTIFACT_NAME).exists():
         return int(registry.read_artifact(folder)["alphabet_size"])
@@ -67,9 +88,7 @@ def _alphabet(name: str, view: ViewPlan, out: Path) -> int:
         return registry.train(view.kind, (), **view.options).alphabet_size
     option = getattr(registry.get(view.kind), "options", {}).get("alphabet_size")
     wanted = view.options.get("alphabet_size", option.default if option is not None else None)
-    if not isinstance(wanted, int):
-        raise RequestError(f"view '{name}' is fitted first, and only then its alphabet is known; run once without --dry-run")
-    return wanted
+    return wanted if isinstance(wanted, int) else None
 
 
 def _cost(run: ArmRun, alphabets: dict[str, int]) -> tuple[Rates, int]:

@@ -4,7 +4,8 @@
       lines: {limit: 200, borders: spm}
       code run: {limit: 20}
 
-A key is a command of `proxy-lm-eval`, its options are those of that command's `--help`, and both are checked before anything is trained.
+A key is a command of `proxy-lm-eval`, its options are those of that command's `--help`; both, and the values that have known choices, are
+checked before anything is trained.
 `borders` may name a view of the plan. Each command keeps its own samples in the arm's folder, so a comparison that was killed continues in
 the middle of one. An arm that cannot be asked, such as a translation where no view was told, is reported with the sentence that says why.
 
@@ -16,17 +17,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NoReturn
 
+from compressors.registry import ARTIFACT_NAME
 from eval.cli import COMMANDS
-from eval.envelope import read_results
 from eval.report_numbers import numbers_of
+from proxy_lm.data.corpus import SPLITS
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import note
 
+_DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
 NOT_FURTHER: Final = ("bpb", "compare", "report")
 Options = Mapping[str, Any]
 
@@ -39,9 +43,34 @@ class _Parser(argparse.ArgumentParser):
 
 
 def check(evaluations: Mapping[str, Options], views: Mapping[str, Any]) -> None:
-    """Raise `RequestError` for a command or an option that is not there."""
+    """Raise `RequestError` for a command or an option that is not there, and for values that are wrong whatever the run: a command may
+    have a `check` of its arguments."""
+    folders = {view: Path("views") / view for view in views}
     for name, options in evaluations.items():
-        _parse(name, Path("run"), _located(options, {view: Path("views") / view for view in views}))
+        module, args = _parse(name, Path("run"), _located(options, folders))
+        try:
+            _check_choices(args, folders)
+            if hasattr(module, "check"):
+                module.check(args)
+        except RequestError as error:
+            raise RequestError(f"evaluations: {name}: {error}") from error
+
+
+def _check_choices(args: argparse.Namespace, views: Mapping[str, Path]) -> None:
+    """Values whose choices the plan itself tells, under the names that they have in every command."""
+    if getattr(args, "action", "run") != "run" or getattr(args, "explain", None):
+        raise RequestError("it measures nothing of a run; ask 'code run', and leave 'explain' out")
+    known = {"view": ["raw", *views], "split": list(SPLITS)}
+    for option, choices in known.items():
+        value = getattr(args, option, None)
+        if value is not None and value not in choices:
+            raise RequestError(f"{option} '{value}' is none of: {', '.join(choices)}")
+    borders = getattr(args, "borders", None)
+    if borders is not None and borders not in views.values() and not (borders / ARTIFACT_NAME).is_file():
+        raise RequestError(f"borders '{borders}' is neither a view of the plan ({', '.join(views) or 'it has none'}) nor the folder of one")
+    device = getattr(args, "device", None)
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise RequestError(f"device '{device}' is none of: auto, cpu, cuda, cuda:N")
 
 
 def measure(
@@ -54,7 +83,7 @@ def measure(
         module, args = _parse(name, run, _located(options, views))
         try:
             result = json.loads(json.dumps(module.run(args)))
-            stem = _stem(run, result)
+            stem = _stem(result)
             numbers_of(stem, result)
         except ProxyError as error:
             note(f"{title}: {name} gives no number: {error}")
@@ -105,9 +134,9 @@ def _located(options: Options, views: Mapping[str, Path]) -> dict[str, Any]:
     return {**options, "borders": views[borders]} if isinstance(borders, str) and borders in views else dict(options)
 
 
-def _stem(run: Path, result: Mapping[str, Any]) -> str:
-    """The file that a command has written its result to, by name."""
-    for stem, stored in read_results(run).items():
-        if all(key in result and result[key] == value for key, value in stored.items()):
-            return stem
-    raise RequestError(f"the command left no result in {run / 'eval'}; name one that measures, such as 'code run' for 'code generate'")
+def _stem(result: dict[str, Any]) -> str:
+    """The name of a result, in RUN/eval or standing aside; where it is on this machine is taken out of it."""
+    written = result.pop("written", None)
+    if written is None:
+        raise RequestError("the command left no result; name one that measures, such as 'code run' for 'code generate'")
+    return str(written["name"])

@@ -80,7 +80,12 @@ def possible_ks(num_samples: int, ks: Sequence[int] = DEFAULT_KS) -> tuple[int, 
 
 def check_ks(ks: Sequence[int], num_samples: int) -> None:
     """Raise `RequestError` for a k that so many samples of each problem do not allow."""
-    pass_at_k({"each problem": (num_samples, 0)}, ks)
+    for k in ks:
+        if k < 1:
+            raise RequestError(f"pass@{k} is of no sample; the least k is 1")
+        if k > num_samples:
+            there = "is 1" if num_samples == 1 else f"are {num_samples}"
+            raise RequestError(f"pass@{k} needs at least {k} samples of each problem and there {there}: make more, or ask for a smaller k")
 
 
 def _interval(by_task: Mapping[str, float]) -> tuple[tuple[float, float], str]:

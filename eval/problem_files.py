@@ -29,27 +29,28 @@ from proxy_lm.errors import RequestError
 Row = Mapping[str, Any]
 
 
-def read_rows(source: str | Path) -> Iterator[Row]:
-    """Rows in the order of the file. Raises `RequestError` with the line number for what cannot be read."""
+def read_rows(source: str | Path, *, what: str = "problems", remedy: str = "download the file again") -> Iterator[Row]:
+    """Rows in the order of the file. Raises `RequestError` with the line number for what cannot be read; `what` the rows are and the
+    `remedy` for a damaged file are said there."""
     if str(source).startswith("hf:"):
         yield from _from_hub(str(source)[3:])
         return
     path = Path(source)
     if path.is_dir():
-        raise RequestError(f"{path} is a folder; give one file of problems (.jsonl, .jsonl.gz, .json or .parquet)")
+        raise RequestError(f"{path} is a folder; give one file of {what} (.jsonl, .jsonl.gz, .json or .parquet)")
     if path.suffix == ".parquet":
         yield from _from_parquet(path)
     elif path.suffix == ".json":
-        rows = _parsed(_text(path), path, 1)
+        rows = _parsed(_text(path, remedy), path, 1, remedy)
         if not isinstance(rows, list):
-            raise RequestError(f"{path} holds a {type(rows).__name__}; a .json file of problems is one array (or name it .jsonl)")
+            raise RequestError(f"{path} holds a {type(rows).__name__}; a .json file of {what} is one array (or name it .jsonl)")
         yield from (_object(row, path, number) for number, row in enumerate(rows, start=1))
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        for number, line in enumerate(_text(path).split("\n"), start=1):
+        for number, line in enumerate(_text(path, remedy).split("\n"), start=1):
             if line.strip():
-                yield _object(_parsed(line, path, number), path, number)
+                yield _object(_parsed(line, path, number, remedy), path, number)
     else:
-        raise RequestError(f"{path} has a suffix unknown here; problems come as .jsonl, .jsonl.gz, .json or .parquet")
+        raise RequestError(f"{path} has a suffix unknown here; {what} come as .jsonl, .jsonl.gz, .json or .parquet")
 
 
 def problem_of(row: Row) -> Problem:
@@ -196,26 +197,26 @@ def _from_hub(address: str) -> Iterator[Row]:
         yield dict(row)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, remedy: str) -> str:
     try:
         data = path.read_bytes()
         return (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     except (OSError, EOFError) as error:
         raise RequestError(f"could not read {path}: {error}") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} is not UTF-8 text ({error})") from error
+        raise RequestError(f"{path} is not UTF-8 text ({error}); {remedy}") from error
 
 
-def _parsed(text: str, path: Path, number: int) -> Any:
+def _parsed(text: str, path: Path, number: int, remedy: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path}, line {number} is not JSON ({error}); download the file again") from error
+        raise RequestError(f"{path}, line {number} is not JSON ({error}); {remedy}") from error
 
 
 def _object(row: Any, path: Path, number: int) -> Row:
     if not isinstance(row, dict):
-        raise RequestError(f"{path}, line {number} is a {type(row).__name__} and not an object with the fields of a problem")
+        raise RequestError(f"{path}, line {number} is a {type(row).__name__} and not a JSON object with named fields")
     return row
 
 

@@ -22,6 +22,24 @@ def tables(result: Row) -> Iterator[Table]:
         yield _bits_table(about, "prompts", result["files"][way], lambda row: (row["num_prompts"], row))
 
 
+def notes(result: Row) -> list[str]:
+    """What the columns mean, and what became of the perturbed reference programs: lines to print below the tables."""
+    lines = []
+    if any(found["all"]["pass"] is not None for found in result["prompts"].values()):
+        lines += [
+            "tasks: with a prompt that changes, the others count as they are; robust: right for every prompt of a task; drop: the share of "
+            "nominal that is lost ('-' where nominal is 0); relative: the share of tasks whose outcome changes, either way"
+        ]
+    lines.append(
+        "*: only prompts whose reference is perturbed too, so other bytes are counted; families and total without * leave these out"
+    )
+    if (proof := result["reference_programs"]) and proof["num_run"]:
+        num_failing = len(proof["failing"])
+        became = f"{num_failing} fail and are {'left out' if proof['left_out'] else 'asked all the same'}" if num_failing else "all pass"
+        lines.append(f"perturbed reference programs that were run: {proof['num_run']}; {became}")
+    return lines
+
+
 def _rows(found: Row) -> Iterator[tuple[str, Row, bool]]:
     yield "all", found["all"], True
     families = found["families"]
@@ -37,7 +55,8 @@ def _passes(title: str, found: Row) -> Table:
     columns = ("nominal", "robust", "drop", "relative")
     table = _table(f"{title}: pass@{found['all']['pass']['k']}", ("tasks", *columns))
     for name, row, bold in _rows(found):
-        cells = [number(row["pass"][key]) for key in columns]
+        # Where no prompt changes there is nothing to be robust against, and 0.000 would read like a measurement.
+        cells = [number(row["pass"][key]) if row["num_changed_tasks"] else "-" for key in columns]
         table.add_row(name, str(row["num_changed_tasks"]), *cells, style="bold" if bold else None)
     return table
 

@@ -23,6 +23,7 @@ from eval.problems import Problem, ProblemSet
 from proxy_lm.errors import RequestError
 
 Missing = Literal["refuse", "fail", "skip"]
+_REMEDY = "write a line of UTF-8 JSON for each sample: its task_id, and its solution or completion"
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def read_attempts(path: Path, problems: ProblemSet, *, missing: Missing = "refus
     by_task: dict[str, list[tuple[object, bytes]]] = defaultdict(list)
     known = {problem.task_id: problem for problem in problems}
     others = {problem.task_id for problem in whole or ()} - set(known)
-    for number, row in enumerate(read_rows(path), start=1):
+    number = 0
+    for number, row in enumerate(read_rows(path, what="samples", remedy=_REMEDY), start=1):
         task_id = mbpp_id(row.get("task_id"))
         if task_id in others:
             continue
@@ -68,6 +70,8 @@ def read_attempts(path: Path, problems: ProblemSet, *, missing: Missing = "refus
                 f"{path}, line {number}: no task '{task_id}' among the {len(problems)} problems, whose ids look like {first}"
             )
         by_task[task_id].append((row.get("sample"), program_of(row, known[task_id], f"{path}, line {number}")))
+    if not by_task:
+        raise RequestError(f"{path} {'holds no sample of these problems' if number else 'is empty'}; {_REMEDY}")
     _check_numbers(path, by_task, list(known), missing)
     return [
         Attempt(task_id, index, program)
@@ -113,8 +117,6 @@ def _check_numbers(path: Path, by_task: Mapping[str, Sequence[tuple[object, byte
             f"{path} has no sample of {len(absent)} of the {len(task_ids)} problems (the first: {absent[0]}); "
             "say --missing fail to count them as failed, or --missing skip to leave them out"
         )
-    if len(absent) == len(task_ids):
-        raise RequestError(f"{path} holds no sample at all")
 
 
 def _ordered(found: Sequence[tuple[object, bytes]]) -> list[tuple[object, bytes]]:

@@ -75,9 +75,8 @@ def test_missing_tasks_are_refused_unless_it_is_said_what_they_are(tmp_path):
         ([{"task_id": "T/0"}], "line 1 has neither 'solution' nor 'completion'"),
         ([{"task_id": "T/0", "solution": 3}], "neither"),
         ([{"task_id": "T/0", "solution_base64": "?"}], "not base64"),
-        ([], "no sample at all"),
     ],
-    ids=range(7),
+    ids=range(6),
 )
 def test_what_would_be_counted_wrongly_is_refused(tmp_path, rows, said):
     with pytest.raises(RequestError, match=said):
@@ -90,6 +89,26 @@ def test_of_a_file_for_the_whole_set_a_part_can_be_judged(tmp_path):
     assert [one.task_id for one in read_attempts(path, part, whole=PROBLEMS)] == ["T/1"]
     with pytest.raises(RequestError, match="no task 'T/0'"):
         read_attempts(path, part)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", r"samples\.jsonl is empty; write a line of UTF-8 JSON"),
+        (b"\n \n", r"samples\.jsonl is empty; write a line of UTF-8 JSON"),
+        (b'{"task_id": "T/1", "completion": ""}\n', "holds no sample of these problems"),
+        (b"def f():\n", "line 1 is not JSON .*; write a line of UTF-8 JSON for each sample"),
+        (b'{"task_id": "\xff"}\n', "is not UTF-8 text .*; write a line of UTF-8 JSON for each sample"),
+        (b"[1]\n", "line 1 is a list and not a JSON object"),
+    ],
+    ids=range(6),
+)
+def test_a_file_of_one_s_own_is_repaired_and_not_downloaded(tmp_path, data, said):
+    (tmp_path / "samples.jsonl").write_bytes(data)
+    for missing in ("refuse", "fail", "skip"):
+        with pytest.raises(RequestError, match=said) as caught:
+            read_attempts(tmp_path / "samples.jsonl", PROBLEMS.take(tasks=["T/0"]), whole=PROBLEMS, missing=missing)
+        assert "download" not in str(caught.value)
 
 
 def test_no_file_is_a_sentence(tmp_path):

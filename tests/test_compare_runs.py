@@ -40,6 +40,9 @@ PLAN = {
 }
 
 
+ARMS = {"bytes": {}, "halves": {"views": ["halves"], "mix": {"rate": 1.0}}}
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder with a small corpus and the plan; the comparison runs in it with relative paths only."""
@@ -188,7 +191,7 @@ def test_a_failed_arm_is_reported_and_the_others_go_on(place):
 
 
 def test_a_dry_run_makes_nothing(place, capsys):
-    plan = write_plan(place, "plan.yaml", arms={"bytes": {}, "halves": {"views": ["halves"], "mix": {"rate": 1.0}}}, match={"flops": 1e12})
+    plan = write_plan(place, "plan.yaml", arms=ARMS, match={"flops": 1e12})
     assert cli.main(["compare", plan, "--out", "out", "--dry-run", "--json"]) == 0
     rows = {row["arm"]: row for row in json.loads(capsys.readouterr().out)["dry_run"]["arms"]}
     assert rows["halves"]["num_parameters"] > rows["bytes"]["num_parameters"]
@@ -197,17 +200,29 @@ def test_a_dry_run_makes_nothing(place, capsys):
     assert not (place / "out").exists()
 
 
+def test_a_dry_run_checks_the_evaluations(place, capsys):
+    plan = write_plan(place, "plan.yaml", evaluations={"code run": {"tier": "nope"}})
+    assert cli.main(["compare", plan, "--out", "out", "--dry-run"]) == 2
+    assert "evaluations: code run: " in capsys.readouterr().err
+
+
 def test_bad_plans_are_one_sentence_and_leave_nothing(place, capsys):
     for changes, expected in [
         ({"arms": {"a": {"model": {"widht": 3}}}}, "did you mean 'width'"),
         ({"corpus": {"path": "nowhere"}}, "nowhere is not a folder"),
-        ({"match": {"flops": 10}}, "more than 1 % from the target"),
+        # Also where there is no corpus: what follows from the plan alone is refused before any is made.
+        ({"match": {"flops": 10}, "corpus": {"path": "nowhere"}}, "more than 1 % from the target"),
+        ({"match": {"symbols": 700}, "corpus": {"path": "nowhere"}}, "more than 1 % from the target"),
+        ({"arms": ARMS, "match": {"flops": 1.05e9}, "corpus": {"sources": ["."]}}, "more than 1 % apart"),
+        ({"views": {"halves": {"kind": "nible"}}, "corpus": {"sources": ["."]}}, "did you mean 'nibble'"),
+        ({"evaluations": {"lines": {"borders": "nope"}}, "corpus": {"sources": ["."]}}, "lines: borders 'nope' is neither a view"),
         ({"arms": {"a": {"views": ["x"]}}}, "uses view 'x'"),
     ]:
         assert cli.main(["compare", write_plan(place, "bad.yaml", **changes), "--out", "out"]) == 2
         captured = capsys.readouterr()
         assert expected in captured.err
         assert "Traceback" not in captured.err
+        assert not (place / "out" / "corpus").exists()
     assert cli.main(["compare", "missing.yaml"]) == 2
     assert not (place / "out" / "arms").exists()
 

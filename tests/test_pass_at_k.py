@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.pass_at_k import estimated, pass_at_k, possible_ks
+from eval.pass_at_k import check_ks, estimated, pass_at_k, possible_ks
 from proxy_lm.errors import RequestError
 
 
@@ -47,6 +47,16 @@ def test_a_set_scores_the_mean_of_its_problems():
     assert scores[1].value == pytest.approx((0.25 + 1 + 0) / 3)
     assert scores[2].value == pytest.approx((0.5 + 1 + 0) / 3)
     assert scores[1].by_task == {"a": 0.25, "b": 1.0, "c": 0.0}
+
+
+def test_a_k_is_refused_before_there_are_samples():
+    check_ks((1, 10), 10)
+    with pytest.raises(RequestError, match=r"^pass@10 needs at least 10 samples of each problem and there is 1: make more, or ask"):
+        check_ks((1, 10), 1)
+    with pytest.raises(RequestError, match="there are 2: make more"):
+        check_ks((3,), 2)
+    with pytest.raises(RequestError, match="pass@0 is of no sample"):
+        check_ks((0,), 1)
 
 
 def test_fewer_samples_than_k_are_refused():

@@ -27,15 +27,33 @@ LINES = {"num_lines": 8, "num_identifiers": 4, "num_sweep_lines": 2, "device": "
         ({"lines": {"nothing": 5}}, "unrecognized arguments: --nothing 5"),
         ({"lines": {"seed": False}}, "'seed: false' cannot be typed"),
         ({"code fly": {}}, "code fly: .*invalid choice: 'fly'"),
+        ({"code generate": {}}, "code generate: it measures nothing of a run"),
+        ({"robustness": {"explain": "7"}}, "it measures nothing of a run"),
+        ({"lines": {"borders": "nope"}}, r"lines: borders 'nope' is neither a view of the plan \(spm\) nor the folder of one"),
+        ({"lines": {"view": "nope"}}, "lines: view 'nope' is none of: raw, spm"),
+        ({"translate": {"split": "nope"}}, "translate: split 'nope' is none of: train, valid, test"),
+        ({"align": {"device": "gpu"}}, "align: device 'gpu' is none of: auto, cpu"),
+        ({"code run": {"tier": "nope"}}, "code run: .*'nope' .*bwrap-uid"),
+        ({"code run": {"policy": "nope"}}, "code run: no prompt policy 'nope' .*known: verbatim"),
+        ({"code run": {"stop_rule": "nope"}}, "code run: unknown stop rule 'nope'; known: function"),
+        ({"code run": {"k": 10}}, "code run: pass@10 needs at least 10 samples"),
+        ({"code run": {"problems": "nope"}}, "code run: .*packaged: graded"),
+        ({"robustness": {"tier": "nope"}}, "robustness: .*'nope' .*bwrap-uid"),
+        ({"robustness": {"perturbations": ["tabs", "nope"]}}, "robustness: unknown perturbation 'nope'; families: docstring"),
+        ({"robustness": {"policy": "docstring"}}, "robustness: no prompt policy 'docstring'"),
+        ({"robustness": {"k": 5}}, "robustness: .*needs 5 samples"),
     ],
 )
 def test_what_cannot_be_asked_is_found_before_the_training(asked, match):
     with pytest.raises(RequestError, match=match):
-        further.check(asked, {})
+        further.check(asked, {"spm": None})
 
 
 def test_options_are_those_of_the_commands():
     further.check({"lines": {"limit": 5, "files": ["a.py", "b.py"], "split": None}, "code run": {"valid_utf8": True}}, {"spm": None})
+    further.check(
+        {"lines": {"borders": "spm", "view": "spm"}, "robustness": {"perturbations": ["format", "typos"], "tier": "auto"}}, {"spm": None}
+    )
     plan = {"name": "p", "corpus": {"path": "c"}, "arms": {"a": {}}, "match": {"flops": 1e12}, "evaluations": {"lines": None}}
     with pytest.raises(RequestError, match=r"evaluations\.lines"):
         validate(ComparePlan, plan, "plan")

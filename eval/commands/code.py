@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "judge": "execute a file of samples in the sandbox; no model is needed",
         "explain": "what exactly is asked, where a completion stops, and what is run",
     }
-    made = {}
+    made: dict[str, argparse.ArgumentParser] = {}
     for name, words in helps.items():
         made[name] = actions.add_parser(
             name, help=words, description=words, epilog=f"example:\n{EXAMPLES[name]}", formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,6 +89,8 @@ def _add_generation(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:
+    from eval.sandbox.tiers import TIERS
+
     parser.add_argument("--k", type=int, nargs="+", metavar="K", help="pass@K (default: of 1, 10 and 100 those that the samples allow)")
     parser.add_argument(
         "--exclude-failing-gold", action="store_true", help="leave out problems whose own solution fails (default: count them)"
@@ -99,7 +101,11 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--floor-s", type=float, metavar="S", help="and never less than S seconds (default: 3)")
     parser.add_argument("--gold-limit-s", type=float, metavar="S", help="the gold solution may take S seconds (default: 60)")
     parser.add_argument(
-        "--tier", default="auto", metavar="NAME", help="of the sandbox: bwrap-uid, bwrap, landlock (default: the first that works)"
+        "--tier",
+        default="auto",
+        choices=("auto", *TIERS),
+        metavar="NAME",
+        help="of the sandbox: bwrap-uid, bwrap, landlock (default: the first that works)",
     )
     parser.add_argument("--slots", type=int, metavar="N", help="programs run at a time (default: one a core)")
 
@@ -123,15 +129,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"action": args.action, **_with_model(args, problems)}
 
 
-def _with_model(args: argparse.Namespace, problems: Any) -> dict[str, Any]:
+def check(args: argparse.Namespace) -> None:
+    """Raise `RequestError` for what is wrong whatever the run, such as a misspelled policy; a comparison's plan is asked so too."""
+    from eval.problems import load_problems
+
+    _check(args, load_problems(args.problems).take(limit=args.limit, tasks=args.tasks))
+
+
+def _check(args: argparse.Namespace, problems: Any) -> Any:
+    """The settings of generation. Imports no torch: a wrong request is answered before a model is thought of."""
     from eval.code import CodeSettings, named
+    from eval.pass_at_k import check_ks
+
+    settings = validate(CodeSettings, _given(args, _GENERATION), source="the options")
+    named(settings, problems)
+    if args.action == "run":
+        _judge_settings(args)
+        check_ks(args.k or (), settings.num_samples)
+    return settings
+
+
+def _with_model(args: argparse.Namespace, problems: Any) -> dict[str, Any]:
+    settings = _check(args, problems)
+    if not args.run.is_dir():
+        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
+
+    from eval.code import named
     from eval.code_runs import evaluate, generate, readings_of
     from eval.opened import open_run
 
-    settings = validate(CodeSettings, _given(args, _GENERATION), source="the options")
-    named(settings, problems)  # a misspelled policy is told before a model is loaded
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
     if args.action == "run":
         judge = _judge_settings(args)
         opened = open_run(args.run, view=args.view, device=args.device, num_rows=args.rows)
@@ -203,7 +229,10 @@ def _show_scores(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{result['dataset']['name']}, {result['num_problems']} problems", title_justify="left")
+    left_out = result["num_without_samples"] if result.get("missing") == "skip" else 0
+    counted = f"{result['num_problems']} of {result['num_problems'] + left_out}" if left_out else str(result["num_problems"])
+    skipped = f"; {left_out} without a sample left out" if left_out else ""
+    table = Table(title=f"{result['dataset']['name']}, {counted} problems{skipped}", title_justify="left")
     for name in ("prompts", "score", "value", "95 % interval", "pass", "fail", "timeout"):
         table.add_column(name, justify="left" if name in ("prompts", "score") else "right")
     for reading in (result, result.get("healed")):
@@ -226,8 +255,12 @@ def _show_scores(result: dict[str, Any]) -> None:
             console.print(f"gold solutions after their prompts ({told}): {bits['value']:.3f} bits per byte", highlight=False)
     failed = len(result["gold"]["failed"])
     console.print(f"{asked}sandbox {result['sandbox_tier']}; gold solutions failing: {failed}; {result['seconds']:.1f} s", highlight=False)
-    for reason, count in list(result["reasons"].items())[:5]:
-        console.print(f"  {count} x {reason}", highlight=False, markup=False)
+    for reading in (result, result.get("healed") or {}):
+        told = f" ({'healed' if reading['healing'] else 'plain'})" if result.get("healed") and reading else ""
+        for index, (reason, count) in enumerate(list(reading.get("reasons", {}).items())[:5]):
+            if index == 0:
+                console.print(f"why programs did not pass{told}:", highlight=False)
+            console.print(f"  {count} x {reason}", highlight=False, markup=False)
 
 
 def _show_explained(result: dict[str, Any]) -> None:

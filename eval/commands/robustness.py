@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proxy_lm.errors import RequestError
 
 if TYPE_CHECKING:
+    from eval.robustness import RobustnessSettings
     from eval.variants import Suite
 
 HELP = "robust pass@k and the change in bits per byte when docstrings, names, syntax or format of prompts are perturbed"
@@ -24,6 +25,8 @@ _CODE = ("policy", "stop_rule", "num_samples", "max_bytes", "temperature", "top_
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Only what is given here overrides the defaults of `RobustnessSettings`."""
+    from eval.sandbox.tiers import TIERS
+
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder, as training wrote it")
     parser.add_argument(
         "--problems",
@@ -56,7 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--view", metavar="NAME", help="how the model reads: raw, or a view of the run (default: raw if it was told any raw bytes)"
     )
-    parser.add_argument("--tier", default="auto", metavar="NAME", help="tier of the sandbox (default: auto, the strongest there is)")
+    parser.add_argument(
+        "--tier",
+        default="auto",
+        choices=("auto", *TIERS),
+        metavar="NAME",
+        help="tier of the sandbox (default: auto, the strongest there is)",
+    )
     parser.add_argument("--slots", type=int, metavar="N", help="programs run at a time (default: one a core)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or auto (default: auto)")
     parser.add_argument("--num-rows", type=int, metavar="N", help="completions generated at a time (default: 16)")
@@ -88,16 +97,48 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.explain:
         return _explained(suite, args.explain)
 
-    from eval.robustness import RobustnessSettings, evaluate
+    from eval.robustness import evaluate
+
+    return evaluate(args.run, suite, _settings(args), corpus=args.corpus, tier=args.tier, num_slots=args.slots)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `RequestError` for what is wrong whatever the run, such as an unknown perturbation; a comparison's plan is asked so."""
+    from eval.code import named
+    from eval.perturb.registry import chosen
+    from eval.problems import load_problems
+    from eval.recode import recode_suite
+
+    settings = _settings(args)
+    if args.recode is not None:
+        recode_suite(
+            args.recode,
+            half=args.half,
+            perturbations=settings.perturbations,
+            num_seeds=settings.num_seeds,
+            nominal=args.problems,
+            tasks=args.tasks,
+            limit=args.limit,
+        )
+        return
+    if args.half is not None:
+        raise RequestError(f"--half {args.half} chooses a part of ReCode's release; give its folder with --recode")
+    chosen(settings.perturbations)
+    problems = load_problems(args.problems or "graded").take(limit=args.limit, tasks=args.tasks)
+    if settings.generate:
+        named(settings.code, problems)
+
+
+def _settings(args: argparse.Namespace) -> RobustnessSettings:
+    from eval.robustness import RobustnessSettings
     from proxy_lm.config import validate
 
     given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
     code = {name: getattr(args, name) for name in _CODE if getattr(args, name) is not None}
     num_files = 100 if args.files is None else args.files
-    given |= {"code": code, "generate": not args.bits_only, "num_seeds": num_seeds}
+    given |= {"code": code, "generate": not args.bits_only, "num_seeds": 3 if args.seeds is None else args.seeds}
     given["num_files"] = num_files if args.limit is None else min(num_files, args.limit)
-    settings = validate(RobustnessSettings, given, source="the options")
-    return evaluate(args.run, suite, settings, corpus=args.corpus, tier=args.tier, num_slots=args.slots)
+    return validate(RobustnessSettings, given, source="the options")
 
 
 def _explained(suite: Suite, task: str) -> dict[str, Any]:
@@ -120,18 +161,16 @@ def show(result: dict[str, Any]) -> None:
             console.print(shown["reference"], markup=False, highlight=False, soft_wrap=True)
         console.print(f"nothing to change for: {', '.join(result['unchanged']) or 'none'}", markup=False, highlight=False, soft_wrap=True)
         return
-    from eval.robust_tables import tables
+    from eval.robust_tables import notes, tables
 
     for table in tables(result):
         console.print(table)
     settings = result["settings"]
-    proof = result["reference_programs"]
-    told = f"; {len(proof['failing'])} of {proof['num_run']} reference programs that were run fail" if proof else ""
     console.print(
         f"{result['num_tasks']} tasks of {result['dataset']['name']} ({result['source']}), seeds: {settings['num_seeds']}; read as "
-        f"{result['run']['view']}; context {settings['context_bytes']} bytes, reference up to {settings['reference_bytes']}{told}\n"
-        "*: the perturbation goes through the reference too, so other bytes are counted\n"
-        f"sandbox {result['sandbox_tier'] or 'not used'}; intervals: {result['interval_means']}; {result['seconds']:.1f} seconds",
+        f"{result['run']['view']}; context {settings['context_bytes']} bytes, reference up to {settings['reference_bytes']}\n"
+        + "".join(f"{line}\n" for line in notes(result))
+        + f"sandbox {result['sandbox_tier'] or 'not used'}; intervals: {result['interval_means']}; {result['seconds']:.1f} seconds",
         highlight=False,
         markup=False,
     )
