@@ -31,7 +31,7 @@ from pydantic import Field
 
 from compressors.files import atomic_writer, digest_of, sha256_file, write_bytes
 from eval import align_plot
-from eval.envelope import Dataset, envelope, write_result
+from eval.envelope import ASIDE_NAME, Dataset, asked_less, envelope, write_result
 from eval.intervals import estimate, share
 from eval.samples import Samples, result_path, work_folder
 from eval.similarity import F64, SHRINKAGE, WAYS, cka, cosines, reciprocal_ranks, retrieved, rotated
@@ -45,6 +45,7 @@ from proxy_lm.progress import CountProgress
 
 SCHEMA: Final = "proxy-lm alignment 1"
 COMMAND: Final = "align"
+AMOUNTS: Final = ("dataset.num_items", "settings.untrained")
 # Stretches whose vectors are kept in one file.
 _BLOCK = 64
 # A span is compared with so many of other documents that stand nearest to its place.
@@ -125,9 +126,8 @@ def align(
     }
     dataset = Dataset(name=two.set_name, digest=digest_of([two.corpus.digest, *map(list, _places(stretches, spans))]), num_items=len(spans))
     result = envelope(SCHEMA, COMMAND, two.opened.identity, dataset, settings, time.monotonic() - started, found)
-    _plot(run, two, result, plot)
-    write_result(run, COMMAND, two.set_name, result)
-    return result
+    path = _plot(run, two, result, folder, plot)
+    return result | {"written": write_result(run, COMMAND, two.set_name, result, folder, AMOUNTS, path)}
 
 
 def _best(layers: Sequence[dict[str, Any]], way: str) -> int | None:
@@ -283,6 +283,10 @@ def _mean_where(values_NN: F64, mask_NN: npt.NDArray[np.bool_]) -> F64:
     return np.where(count_N > 0, total_N / np.maximum(count_N, 1), np.nan)
 
 
-def _plot(run: Path, two: TwoViews, result: dict[str, Any], plot: Path | None) -> None:
-    path = plot or result_path(run, COMMAND, two.set_name).with_suffix(_PLOT_SUFFIX)
+def _plot(run: Path, two: TwoViews, result: dict[str, Any], folder: Path, plot: Path | None) -> Path:
+    """Where it is asked for, else beside the result, which may stand aside."""
+    beside = result_path(run, COMMAND, two.set_name)
+    beside = folder / ASIDE_NAME if asked_less(beside, result, AMOUNTS) else beside
+    path = plot or beside.with_suffix(_PLOT_SUFFIX)
     write_bytes(path, align_plot.picture(result, path.suffix))
+    return path

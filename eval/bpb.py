@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from compressors.files import digest_of, write_json
+from compressors.files import digest_of
 from eval.blocks import Block, read_done, take_prefix
+from eval.envelope import write_result
 from eval.intervals import Clusters, bits_per_byte, interval
 from eval.samples import eval_folder
 from proxy_lm.config import Settings
@@ -100,6 +101,8 @@ class Measured:
 
     result: dict[str, Any]
     clusters: Clusters
+    written: dict[str, Any] = field(default_factory=dict)
+    """Where the result stands; see `eval.envelope.write_result`."""
 
 
 def evaluate(run: Path, settings: EvaluationSettings, *, num_workers: int = 1, corpus: Path | None = None) -> Measured:
@@ -112,8 +115,8 @@ def evaluate(run: Path, settings: EvaluationSettings, *, num_workers: int = 1, c
 
     job, opened, blocks = run_workers(run, settings, num_workers=num_workers, corpus=corpus)
     measured = merge(job, opened, blocks)
-    write_json(eval_folder(job.run) / f"bpb-{settings.split}.json", measured.result)
-    return measured
+    written = write_result(job.run, "bpb", settings.split, measured.result, job.folder, ("num_documents",))
+    return replace(measured, written=written)
 
 
 def merge(job: Job, corpus: Corpus, blocks: list[Block]) -> Measured:

@@ -31,6 +31,8 @@ from eval.sample_files import Attempt
 from eval.samples import Samples, eval_folder, work_folder
 from proxy_lm.errors import RequestError
 
+AMOUNTS = ("dataset.num_items", "settings.num_samples", "healed")
+
 Healing = Literal["both", "no", "yes"]
 
 _OPENING_BYTES = 2  # BOS and the start sentinel, counted as in `eval.windows`
@@ -113,8 +115,7 @@ def evaluate(
         time.monotonic() - started,
         found[0] | {"healed": found[1] if len(found) > 1 else None},
     )
-    write_result(opened.run, "code", file_name(problems), result)
-    return result
+    return result | {"written": write_result(opened.run, "code", file_name(problems), result, made.folder, AMOUNTS)}
 
 
 def gold_bits(opened: Opened, problems: ProblemSet, settings: CodeSettings) -> dict[str, Any]:

@@ -24,6 +24,8 @@ Verdict = Literal["baseline", "better", "worse", "tie", "not decided"]
 
 NUM_DRAWS = 2000
 COVERAGE = 0.95
+MIN_PROJECTS = 8
+"""With fewer nothing is called better, worse or a tie, however many offsets or bytes they hold."""
 _CHUNK_CELLS = 1 << 22  # draws are made in chunks so that memory stays at 32 MB however many projects there are
 
 
@@ -122,7 +124,8 @@ def compare(arm: Sequence[Clusters], baseline: Sequence[Clusters], *, seed: int 
     if len(first.names) < 2:
         return Comparison("not decided", difference, None, num_seeds, len(first.names))
     low, high = _middle(_seed_means(_draws(gaps, first.num_bytes, seed, num_draws), seed))
-    verdict: Verdict = "better" if high < 0 else "worse" if low > 0 else "tie"
+    num_projects = int(np.count_nonzero(first.num_bytes))
+    verdict: Verdict = "not decided" if num_projects < MIN_PROJECTS else "better" if high < 0 else "worse" if low > 0 else "tie"
     return Comparison(verdict, difference, (low, high), num_seeds, len(first.names))
 
 

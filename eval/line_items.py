@@ -26,6 +26,7 @@ from eval.identifiers import Span, identifiers, place, words
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.languages import language_of_path
 from proxy_lm.errors import RequestError
+from proxy_lm.progress import note
 
 MIN_PROMPT_BYTES: Final = 16
 MIN_IDENTIFIER_BYTES: Final = 4
@@ -93,6 +94,10 @@ def of_files(patterns: Sequence[str], held_out_from: Corpus | None = None) -> tu
     kept = [i for i, one in enumerate(data) if one and sha256_bytes(one) not in trained]
     if not kept:
         raise RequestError(f"{' '.join(patterns)} gives {len(paths)} files and none that is held out and not empty; name other files")
+    empty = [str(path) for path, one in zip(paths, data, strict=True) if not one]
+    if empty:
+        some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+        note(f"lines: {some}: {len(empty)} of {len(paths)} files are empty and give nothing")
     digest = hashlib.sha256(b"".join(hashlib.sha256(data[i]).digest() for i in kept)).hexdigest()
     projects = [paths[i].parent.name or "." for i in kept]
     documents = Documents("files", digest, projects, [language_of_path(str(paths[i])) for i in kept], lambda i: data[kept[i]])

@@ -22,6 +22,12 @@ OF_TASK: Final = {
     "identifier": ("exact", "share_right", "first_byte", "bits_per_byte"),
     "sweep": ("exact", "share_right", "first_byte", "bits_per_byte", "stumbles"),
 }
+_COUNTS: Final = ("items", "places", "projects")
+_ASKED: Final = {
+    "line": ("lines", "line", ""),
+    "identifier": ("identifiers", "identifier", ""),
+    "sweep": ("swept lines", "swept line", " ({:,} offsets)"),
+}
 _PARTS: Final = (
     ("line", "groups", "next line, by language"),
     ("identifier", "groups", "rest of an identifier, seen in the prompt or new"),
@@ -36,7 +42,7 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Tabl
         rows = [[*names, *_cells(found[task], task)] for *names, found in _ways(results) if task in found]
         if rows:
             heads = [_head(metric) for metric in OF_TASK[task]]
-            yield f"lines: {title}", Table(["run", "prompts", "items", *heads], rows, frozenset({0, 1}))
+            yield f"lines: {title}", Table(["run", "prompts", *_COUNTS, *heads], rows, frozenset({0, 1}))
     for task, key, title in _PARTS:
         parts = [
             ([*names, group], measured) for *names, found in _ways(results) for group, measured in found.get(task, {}).get(key, {}).items()
@@ -44,7 +50,7 @@ def tables(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Tabl
         if len({names[-1] for names, _ in parts}) > 1:
             rows = [[*names, *_cells(measured, task)] for names, measured in parts]
             heads = [_head(metric) for metric in OF_TASK[task]]
-            yield f"lines: {title}", Table(["run", "prompts", "", "items", *heads], rows, frozenset({0, 1, 2}))
+            yield f"lines: {title}", Table(["run", "prompts", "", *_COUNTS, *heads], rows, frozenset({0, 1, 2}))
 
 
 def _ways(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
@@ -63,7 +69,25 @@ def _cells(measured: Mapping[str, Any], task: str) -> list[str]:
     texts = {metric: spelled(measured.get(metric), metric) for metric in OF_TASK[task]}
     if 0 < measured["num_scored"] < measured["num_items"]:
         texts["bits_per_byte"] += f" of {measured['num_scored']:,}"
-    return [f"{measured['num_items']:,}", *texts.values()]
+    counts = [measured.get(f"num_{name}") for name in _COUNTS]  # results of earlier versions count items only
+    return [*("-" if count is None else f"{count:,}" for count in counts), *texts.values()]
+
+
+def counted(result: Mapping[str, Any]) -> str:
+    """What was asked: '200 lines of 90 documents in 31 projects; ...'."""
+    said = []
+    for task, found in next(iter(result["prompts"].values()), {}).items():
+        many, one, of = _ASKED[task]
+        number_of = found.get("num_places", found["num_items"])
+        text = f"{number_of:,} {one if number_of == 1 else many}{of.format(found['num_items'])}"
+        if "num_projects" in found:
+            text += f" of {_many(found['num_documents'], 'document')} in {_many(found['num_projects'], 'project')}"
+        said.append(text)
+    return "; ".join(said)
+
+
+def _many(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 def spelled(estimate: Mapping[str, Any] | None, metric: str) -> str:

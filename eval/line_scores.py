@@ -112,6 +112,7 @@ def _grouped(scored: Sequence[Scored], names: Sequence[str], group: Callable[[Sc
 def _measured(scored: Sequence[Scored]) -> dict[str, Any]:
     measured: dict[str, Any] = {
         "num_items": len(scored),
+        **_counts([one.item for one in scored]),
         "num_scored": sum("bits_per_byte" in one.parts for one in scored),
         "num_told_raw": sum(one.told_raw for one in scored),
         "num_bytes": sum(len(one.item.target) for one in scored),
@@ -124,6 +125,15 @@ def _measured(scored: Sequence[Scored]) -> dict[str, Any]:
             certain = metric in _SHARES_OF_ITEMS and found.value in (0, 1)
             measured[metric] = (Estimate(found.value, None) if certain else found).to_json()
     return measured
+
+
+def _counts(items: Sequence[Item]) -> dict[str, int]:
+    """What stands behind the items: offsets of one line are one place."""
+    return {
+        "num_places": len({tuple(item.key.split("-")[:3]) for item in items}),
+        "num_documents": len({item.key.split("-")[1] for item in items}),
+        "num_projects": len({item.project for item in items}),
+    }
 
 
 def _by_project(scored: Sequence[Scored]) -> dict[str, Any]:

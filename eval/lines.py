@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from proxy_lm.infer.generator import Prompt
 
 SCHEMA: Final = "proxy-lm lines 1"
+AMOUNTS: Final = ("settings.num_lines", "settings.num_identifiers", "settings.num_sweep_lines")
 PLAIN: Final = "plain"
 HEALED: Final = "healed"
 _LONGEST_LINE = 128
@@ -103,6 +104,8 @@ def evaluate(
     view by whose symbols the offsets of the sweep are told apart; None: the view that is read, else the run's first with spans. Raises
     `RequestError` for what is not a run, has no such lines, or reads a view that cannot be continued.
     """
+    if not settings.num_lines + settings.num_identifiers + settings.num_sweep_lines:
+        raise RequestError("0 lines, 0 identifiers and 0 lines of the sweep ask nothing; give at least one of them 1 or more")
     opened = open_run(run, view=settings.view, device=settings.device, context_bytes=settings.context_bytes, num_rows=settings.num_rows)
     settings = _resolved(opened, settings)
     documents, num_left_out = _documents(opened, settings, corpus, files)
@@ -111,7 +114,8 @@ def evaluate(
     set_name = "files" if files else settings.split
     dataset = Dataset(name=documents.name, digest=documents.digest, num_items=len(items))
     job = _job(opened, settings, documents)
-    with Samples.open(work_folder(run, "lines", set_name, job), job) as samples:
+    folder = work_folder(run, "lines", set_name, job)
+    with Samples.open(folder, job) as samples:
         for prompts in ways(opened):
             _fill(opened.healed(prompts == HEALED), prompts, items, samples, settings.max_bytes or _LONGEST_LINE)
         records = samples.done
@@ -121,8 +125,7 @@ def evaluate(
     keys = {f"{prompts}/{item.key}" for prompts in ways(opened) for item in items}
     seconds = sum(record["seconds"] for key, record in records.items() if key in keys)
     result = envelope(SCHEMA, "lines", opened.identity, dataset, settings, seconds, found, libraries=["rapidfuzz"])
-    write_result(run, "lines", set_name, result)
-    return result
+    return result | {"written": write_result(run, "lines", set_name, result, folder, AMOUNTS)}
 
 
 def ways(opened: Opened) -> list[str]:

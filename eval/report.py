@@ -15,6 +15,7 @@ import yaml
 
 from compressors.files import write_bytes
 from eval import plots, report_runs
+from eval.intervals import MIN_PROJECTS
 from eval.report_numbers import KINDS
 from eval.results import ArmResult, Results
 from proxy_lm.report import Content, Section, Table, html, markdown, number, si
@@ -197,7 +198,8 @@ def _answers(results: Results) -> list[str]:
             "better": f"{who} is better than {results.baseline}: {difference(arm)} bits per byte{share}.",
             "worse": f"{who} is worse than {results.baseline}: {difference(arm)} bits per byte{share}.",
             "tie": f"{who} and {results.baseline} are a tie: {difference(arm)} bits per byte, and zero is inside the interval.",
-            "not decided": f"{who} against {results.baseline}: {difference(arm)} bits per byte; too few projects for an interval.",
+            "not decided": f"{who} against {results.baseline}: {difference(arm)} bits per byte; fewer than {MIN_PROJECTS} projects "
+            "decide nothing.",
         }
         lines.append(said[arm.verdict.verdict])
     lines.append(

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from eval.intervals import estimate
+from eval.intervals import MIN_PROJECTS, estimate
 from eval.report_numbers import PLAIN, kind_of
 
 _LOWER_IS_BETTER: Final = ("bits_per_byte", "raw_change", "view_change")
@@ -31,7 +31,9 @@ class Pair:
     difference: float
     interval: tuple[float, float] | None
     verdict: str
-    """'better', 'worse', 'tie', or 'not decided' with fewer than two projects."""
+    """'better', 'worse', 'tie', or 'not decided' with fewer than `MIN_PROJECTS` projects."""
+    num_projects: int
+    """Those that have an item of this number."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -75,12 +77,12 @@ def _pair(task: str, metric: str, way: str, mine: Mapping[str, Any], baseline: M
     gaps = [a - b for a, b in zip(mine[metric][0], baseline[metric][0], strict=True)]
     found = estimate(mine["projects"], gaps, mine[metric][1])
     assert found.value is not None, "a metric without a place is not in the sums"
-    verdict = "not decided"
-    if found.interval is not None:
+    verdict, num_projects = "not decided", sum(size > 0 for size in mine[metric][1])
+    if found.interval is not None and num_projects >= MIN_PROJECTS:
         low, high = found.interval
         below, above = ("better", "worse") if metric in _LOWER_IS_BETTER else ("worse", "better")
         verdict = below if high < 0 else above if low > 0 else "tie"
-    return Pair(task, metric, way, found.value, found.interval, verdict)
+    return Pair(task, metric, way, found.value, found.interval, verdict, num_projects)
 
 
 def same_items(mine: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

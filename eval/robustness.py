@@ -34,12 +34,20 @@ from eval.problems import ProblemSet
 from eval.robust_costs import costs, pairs_of_files, pairs_of_problems
 from eval.robust_programs import judge, make_programs
 from eval.robust_report import of_files, of_problems
-from eval.samples import eval_folder
+from eval.samples import eval_folder, work_folder
 from eval.variants import FileVariant, Suite, file_variants
 from proxy_lm.config import Settings
 from proxy_lm.errors import RequestError
 
 SCHEMA: Final = "proxy-lm robustness 1"
+AMOUNTS: Final = (
+    "num_tasks",
+    "dataset.num_items",
+    "settings.num_seeds",
+    "settings.num_files",
+    "settings.generate",
+    "settings.code.num_samples",
+)
 _LEAST_CONTEXT = 32
 
 
@@ -120,8 +128,9 @@ def evaluate(
     }
     dataset = Dataset(name=suite.name, digest=suite.digest, num_items=len(suite.asked()))
     result = envelope(SCHEMA, "robustness", opened.identity, dataset, settings, time.monotonic() - started, found, libraries=["libcst"])
-    write_result(run, "robustness", suite.name, result)
-    return result
+    asked = {"schema": SCHEMA, "run": opened.identity, "suite": suite.digest, "settings": settings.model_dump(mode="json")}
+    aside = work_folder(run, "robustness", suite.name, asked)
+    return result | {"written": write_result(run, "robustness", suite.name, result, aside, AMOUNTS)}
 
 
 def _files(opened: Opened, settings: RobustnessSettings, corpus: Path | None) -> tuple[list[FileVariant], dict[str, Any]]:

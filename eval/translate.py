@@ -41,6 +41,7 @@ from proxy_lm.vocabulary import RAW_END
 
 SCHEMA: Final = "proxy-lm translation 1"
 COMMAND: Final = "translate"
+AMOUNTS: Final = ("dataset.num_items", "settings.num_free", "settings.num_untrained")
 _SIDES: Final[tuple[Side, ...]] = ("raw", "view")
 
 
@@ -94,15 +95,15 @@ def translate(
         **two.identity(),
         "settings": settings.model_dump(mode="json", exclude={"rows_per_pass", "num_free", "num_untrained"}),
     }
-    with Samples.open(work_folder(run, COMMAND, two.set_name, job), job) as samples:
+    folder = work_folder(run, COMMAND, two.set_name, job)
+    with Samples.open(folder, job) as samples:
         others = strangers(stretches)
         _force(two, stretches, others, settings, samples, lambda: two.model, "forced", len(stretches))
         if settings.num_untrained:
             _force(two, stretches, others, settings, samples, two.untrained, "untrained", settings.num_untrained)
         _write(two, stretches[: settings.num_free], settings, samples)
         result = merge(two, stretches, settings, samples.done, num_without, time.monotonic() - started)
-    write_result(run, COMMAND, two.set_name, result)
-    return result
+    return result | {"written": write_result(run, COMMAND, two.set_name, result, folder, AMOUNTS)}
 
 
 def forms(two: TwoViews, stretch: Stretch, stranger: Stretch | None) -> dict[str, Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,7 +146,10 @@ def align(capsys, *words, code=0):
     if code:
         assert told.out == ""
         return told.err.strip().splitlines()[-1]
-    return json.loads(told.out)
+    result = json.loads(told.out)
+    written = result.pop("written")  # of this machine, and not in the file
+    assert Path(written["path"]).is_file()
+    return result
 
 
 def test_views_that_are_one_by_construction_are_found_in_every_layer(place, capsys, monkeypatch):

@@ -68,7 +68,7 @@ def test_generated_samples_are_what_evalplus_reads_and_continue(run, capsys):
 
 def test_run_writes_what_judging_its_samples_says(run, capsys, tmp_path):
     result = ask(capsys, "run", run, *FEW)
-    assert json.loads((run / "eval" / "code-graded.json").read_text()) == {k: v for k, v in result.items() if k != "action"}
+    assert json.loads((run / "eval" / "code-graded.json").read_text()) == {k: v for k, v in result.items() if k not in ("action", "written")}
     assert result["dataset"] == {"name": "graded", "digest": load_problems("graded").digest, "num_items": 4}
     assert result["run"]["view"] == "raw"
     assert result["run"]["healing"] is False

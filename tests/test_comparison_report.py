@@ -112,6 +112,9 @@ def test_one_project_decides_nothing():
     one = clusters(0.0, num_projects=1)
     assert interval(one) is None
     assert compare([clusters(-0.5, num_projects=1)], [one]).verdict == "not decided"
+    for num_projects, verdict in ((7, "not decided"), (8, "better")):
+        some = clusters(0.0, num_projects=num_projects, noise=0.0)
+        assert compare([clusters(-0.5, num_projects=num_projects)], [some]).verdict == verdict
 
 
 def test_the_interval_is_seeded_and_covers():

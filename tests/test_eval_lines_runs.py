@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,14 +45,17 @@ def place(tmp_path_factory, saved_run):
     return folder
 
 
-def lines(capsys, *words, code=0):
+def lines(capsys, *words, code=0, told=""):
     """The result as JSON, or the sentence of a refusal."""
     assert cli.main(["lines", *map(str, words), "--json"]) == code
-    told = capsys.readouterr()
+    said = capsys.readouterr()
+    assert told in said.err
     if code:
-        assert told.out == ""
-        return told.err.strip().splitlines()[-1]
-    return json.loads(told.out)
+        assert said.out == ""
+        return said.err.strip().splitlines()[-1]
+    result = json.loads(said.out)
+    assert Path(result.pop("written")["path"]).is_file()  # of this machine, and not in the file
+    return result
 
 
 def test_every_kind_of_arm_is_asked_and_the_result_is_complete(place, capsys):
@@ -116,6 +120,31 @@ def test_a_kill_costs_what_was_not_written_and_more_items_continue(place, capsys
     capsys.readouterr()
 
 
+def test_a_quick_try_leaves_the_result_of_a_full_one(place, capsys):
+    words = ["--device", "cpu", "--split", "valid"]
+    full = lines(capsys, place / "tokens", "--limit", 2, *words)
+    stands = place / "tokens" / "eval" / "lines-valid.json"
+    few = [*words, "--num-lines", 0, "--num-identifiers", 0, "--num-sweep-lines", 2]
+    assert cli.main(["lines", str(place / "tokens"), *map(str, few)]) == 0
+    *_, where, why = capsys.readouterr().out.splitlines()
+    aside = Path(where.removeprefix("result: "))
+    assert (aside.name, aside.parent.parent) == ("result.json", stands.parent)
+    assert f"it asked less than {stands} (num_lines: 0 and 2, num_identifiers: 0 and 2)" in why
+    assert json.loads(aside.read_text())["settings"]["num_sweep_lines"] == 2
+    assert json.loads(stands.read_text()) == full
+    more = lines(capsys, place / "tokens", "--limit", 3, *words)
+    assert json.loads(stands.read_text()) == more
+
+
+def test_borders_of_the_own_view_are_the_same_samples(place, capsys):
+    words = [place / "tokens", *SMALL, "--seed", 7]
+    first = lines(capsys, *words)
+    before = sorted((place / "tokens" / "eval").iterdir())
+    again = lines(capsys, *words, "--borders", place / "spm")
+    assert sorted((place / "tokens" / "eval").iterdir()) == before
+    assert (again["borders"], again["seconds"]) == (first["borders"], first["seconds"])
+
+
 def _job(samples):
     return json.dumps(json.loads((samples.parent / "job.json").read_text()), separators=(",", ":"))
 
@@ -126,12 +155,13 @@ def test_what_cannot_be_asked_is_one_sentence(place, capsys):
         ([place / "zip", *SMALL], "stand for no stretch of bytes"),
         ([place / "raw", "--split", "dev"], "unknown split 'dev'"),
         ([place / "raw", "--limit", 0], "at least 1"),
+        ([place / "raw", "--num-lines", 0, "--num-identifiers", 0, "--num-sweep-lines", 0], "ask nothing; give at least one"),
         ([place / "raw", "--max-bytes", 60], "no room for lines of 60 bytes"),
         ([place / "raw", "--context-bytes", 128], "longer than the rows of 64 ids"),
         ([place / "raw", "--borders", place / "gzip"], "give the folder of a view with borders"),
         ([place / "raw", "--files", place / "nothing/*.py"], "gives 0 files"),
         ([place / "raw", "--files", place / "corpus" / "raw.bin", "--max-bytes", 4], "is at most 4 bytes"),
-        ([place / "raw", "--num-lines", -1], "num_lines"),
+        ([place / "raw", "--num-lines", -1], "--num-lines -1"),
         ([place / "raw", "--seed", 2**63], "seed"),
     ]:
         sentence = lines(capsys, *words, code=2)
@@ -142,8 +172,9 @@ def test_what_cannot_be_asked_is_one_sentence(place, capsys):
 
 def test_files_take_the_place_of_the_split(place, capsys, tmp_path):
     (tmp_path / "known.py").write_bytes(TEXTS[0])
+    (tmp_path / "empty.py").write_bytes(b"")
     (tmp_path / "new.py").write_bytes(b"import sys\n\nfor argument in sys.argv:\n    print(argument)\n")
-    result = lines(capsys, place / "raw", "--files", tmp_path / "*.py", *SMALL)
+    result = lines(capsys, place / "raw", "--files", tmp_path / "*.py", *SMALL, told=f"{tmp_path / 'empty.py'}: 1 of 3 files are empty")
     assert (result["num_files_in_training"], result["dataset"]["name"]) == (1, "files")
     assert json.loads((place / "raw" / "eval" / "lines-files.json").read_text()) == result
 
@@ -214,6 +245,8 @@ def test_a_table_says_of_how_many_items_its_bits_are(place, capsys):
     sweep = lines(capsys, place / "doublebytes", *SMALL)["prompts"]["plain"]["sweep"]
     assert f" of {sweep['num_scored']}" in told
     assert "lines: next line" in told
+    assert f"1 swept line ({sweep['num_items']} offsets) of 1 document in 1 project\n" in told
+    assert told.splitlines()[-1] == f"result: {place / 'doublebytes' / 'eval' / 'lines-test.json'}"
     assert "read as doublebyte" in told
 
 

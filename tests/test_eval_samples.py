@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.envelope import Dataset, envelope, read_results, write_result
+from eval.envelope import Dataset, envelope, read_results, where, write_result
 from eval.samples import Samples, work_folder
 from proxy_lm.errors import RequestError
 
@@ -81,8 +81,46 @@ def test_a_result_has_the_common_fields_and_is_found_again(tmp_path):
     result = envelope("proxy-lm lines 1", "lines", {"name": "r", "view": "raw"}, dataset, {"seed": 0}, 1.5, {"tasks": {}})
     assert set(result) == {"schema", "command", "run", "dataset", "settings", "seconds", "versions", "tasks"}
     assert result["versions"]["proxy-lm"] is not None
-    assert write_result(tmp_path, "lines", "test", result) == tmp_path / "eval" / "lines-test.json"
+    written = write_result(tmp_path, "lines", "test", result, tmp_path / "work", ())
+    assert written == {"name": "lines-test", "path": str(tmp_path / "eval" / "lines-test.json"), "plot": None, "aside": None}
+    assert where({**written, "plot": "a.svg"}) == f"result: {tmp_path / 'eval' / 'lines-test.json'}\nplot: a.svg"
     assert read_results(tmp_path) == {"lines-test": result}
     (tmp_path / "eval" / "bad.json").write_text("{")
     with pytest.raises(RequestError, match="not readable JSON"):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "replaces"),
+    [
+        ({}, True),
+        ({"settings": {"num_lines": 9, "num_files": 4, "generate": True}}, True),  # more of one, less of none
+        ({"settings": {"num_lines": 4, "num_files": 4, "generate": True}}, False),
+        ({"settings": {"num_lines": 9, "num_files": 3, "generate": True}}, False),
+        ({"settings": {"num_lines": 5, "num_files": 4, "generate": False}}, False),
+        ({"healed": None}, False),
+        ({"run": {"name": "other name", "step": 1, "healing": True}, "healed": None}, False),
+        ({"run": {"name": "r", "step": 2}, "healed": None}, True),  # the run went on: the older result is past
+        ({"schema": "mine 2", "healed": None}, True),
+    ],
+)
+def test_a_result_is_never_replaced_by_one_that_asked_less(tmp_path, change, replaces):
+    amounts = ("settings.num_lines", "settings.num_files", "settings.generate", "healed")
+    settings = {"num_lines": 5, "num_files": 4, "generate": True}
+    full = {"schema": "mine 1", "run": {"name": "r", "step": 1}, "settings": settings, "healed": {"a": 1}}
+    write_result(tmp_path, "lines", "test", full, tmp_path / "work", amounts)
+    second = {**full, **change}
+    written = write_result(tmp_path, "lines", "test", second, tmp_path / "work", amounts)
+    stands = tmp_path / "eval" / "lines-test.json"
+    assert json.loads(stands.read_text()) == (second if replaces else full)
+    assert (written["aside"] is None, (tmp_path / "work" / "result.json").exists()) == (replaces, not replaces)
+    if not replaces:
+        assert json.loads((tmp_path / "work" / "result.json").read_text()) == second
+        assert written["path"] == str(tmp_path / "work" / "result.json")
+        assert str(stands) in where(written)
+
+
+def test_a_damaged_result_gives_way(tmp_path):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "lines-test.json").write_text("{")
+    assert write_result(tmp_path, "lines", "test", {"schema": "mine 1"}, tmp_path / "work", ("settings.num_lines",))["aside"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +53,10 @@ def translate(capsys, *words, code=0):
     if code:
         assert told.out == ""
         return told.err.strip().splitlines()[-1]
-    return json.loads(told.out)
+    result = json.loads(told.out)
+    written = result.pop("written")  # of this machine, and not in the file
+    assert Path(written["path"]).is_file()
+    return result
 
 
 class Translator:

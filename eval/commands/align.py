@@ -50,6 +50,8 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from eval.envelope import where
+
     table = Table(
         title=f"raw bytes and {result['view']}, {result['num_spans']:,} spans; untrained weights in brackets", title_justify="left"
     )
@@ -75,6 +77,7 @@ def show(result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} seconds",
         highlight=False,
     )
+    print(where(result["written"]))
 
 
 def _gap(layer: dict[str, Any]) -> float | None:

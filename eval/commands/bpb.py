@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     measured = evaluate(args.run, settings, num_workers=args.workers, corpus=args.corpus)
     if int(os.environ.get("RANK", "0")):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - of several ranks one prints, for as long as the process lives
-    return measured.result
+    return {**measured.result, "written": measured.written}
 
 
 def _row_length(run: Path) -> int:
@@ -67,6 +67,8 @@ def show(result: dict[str, Any]) -> None:
     """One table: the number, what it was divided by, and each language."""
     from rich.console import Console
     from rich.table import Table
+
+    from eval.envelope import where
 
     bounds = result["interval"]
     end = "scored" if result["end_scored"] else "not scored"
@@ -86,3 +88,4 @@ def show(result: dict[str, Any]) -> None:
         f"checkpoint of step {result['checkpoint']['step']}; {result['seconds']:.1f} device seconds",
         highlight=False,
     )
+    print(where(result["written"]))

@@ -229,6 +229,8 @@ def _show_scores(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from eval.envelope import where
+
     left_out = result["num_without_samples"] if result.get("missing") == "skip" else 0
     counted = f"{result['num_problems']} of {result['num_problems'] + left_out}" if left_out else str(result["num_problems"])
     skipped = f"; {left_out} without a sample left out" if left_out else ""
@@ -261,6 +263,8 @@ def _show_scores(result: dict[str, Any]) -> None:
             if index == 0:
                 console.print(f"why programs did not pass{told}:", highlight=False)
             console.print(f"  {count} x {reason}", highlight=False, markup=False)
+    if "written" in result:
+        print(where(result["written"]))
 
 
 def _show_explained(result: dict[str, Any]) -> None:

@@ -68,7 +68,8 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from eval.line_report import tables
+    from eval.envelope import where
+    from eval.line_report import counted, tables
 
     console = Console()
     if not console.is_terminal:
@@ -82,8 +83,10 @@ def show(result: dict[str, Any]) -> None:
             shown.add_row(*row)
         console.print(shown)
     console.print(
+        f"{counted(result)}\n"
         f"read as {result['run']['view']} ({result['healing']}); {result['dataset']['num_items']} items of {result['dataset']['name']}; "
         f"context {result['settings']['context_bytes']} bytes; checkpoint of step {result['run']['checkpoint']['step']}; "
         f"{result['seconds']:.1f} seconds",
         highlight=False,
     )
+    print(where(result["written"]))

@@ -161,6 +161,7 @@ def show(result: dict[str, Any]) -> None:
             console.print(shown["reference"], markup=False, highlight=False, soft_wrap=True)
         console.print(f"nothing to change for: {', '.join(result['unchanged']) or 'none'}", markup=False, highlight=False, soft_wrap=True)
         return
+    from eval.envelope import where
     from eval.robust_tables import notes, tables
 
     for table in tables(result):
@@ -174,3 +175,4 @@ def show(result: dict[str, Any]) -> None:
         highlight=False,
         markup=False,
     )
+    print(where(result["written"]))

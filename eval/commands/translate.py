@@ -50,6 +50,8 @@ def show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from eval.envelope import where
+
     console = Console()
     view, bits, untrained = result["view"], result["bits_per_byte"], result["untrained"]
     table = Table(title=f"bits per source byte, raw and {view}, split {result['settings']['split']}", title_justify="left")
@@ -87,6 +89,7 @@ def show(result: dict[str, Any]) -> None:
         f"{result['seconds']:.1f} seconds",
         highlight=False,
     )
+    print(where(result["written"]))
 
 
 def _span(found: dict[str, Any] | None, digits: int, scale: float = 1.0) -> str:
