@@ -234,6 +234,9 @@ def test_the_place_is_looked_at_first(exported, tmp_path, capsys, monkeypatch):
     assert cli.main(["export", "gguf", str(run), str(place)]) == 2
     assert "give --replace to write it anew" in capsys.readouterr().err
     assert cli.main(["export", "gguf", str(run), str(place), "--replace", "--dtype", "bf16"]) == 0
+    shown = capsys.readouterr().out
+    assert "rounding the weights to bf16 moved a logit by up to " in shown
+    assert "and not <|raw|>, which began every document of the training: give ids in place of text, [257, 259, *bytes]" in shown
     monkeypatch.setattr(gguf_file.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'proxy-lm\[export\]'"):
         export_gguf(run, tmp_path / "other.gguf")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from compressors.files import sha256_file, write_json
 from proxy_lm import cli
+from proxy_lm.commands import export
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.export import hf
 from proxy_lm.export.card import model_card
@@ -220,3 +221,8 @@ def test_the_command_prints_one_object(exported, tmp_path, capsys):
     assert (result["format"], result["dtype"], result["run"], result["checkpoint"]["step"]) == ("hf", "bf16", "bytes", 1)
     assert cli.main(["export", "hf", str(tmp_path / "no-run"), str(tmp_path / "other")]) == 2
     assert "is not a folder; give a run folder" in capsys.readouterr().err
+    export.show(result)
+    moved = f"rounding the weights to bf16 moved a logit by up to {result['largest_change_by_rounding']:.2g}; "
+    assert moved in capsys.readouterr().out
+    assert cli.main(["export", "hf", str(checkpoint), str(tmp_path / "fp32")]) == 0
+    assert "rounding" not in capsys.readouterr().out

@@ -342,4 +342,5 @@ def test_identity_names_the_weights_and_the_reading(opens):
     digest = "0" * 64
     assert opens().identity == {"checkpoint": {"step": 7, "digest": digest}, "view": "raw", "healing": False}
     assert opens("spm", healing=True).identity == {"checkpoint": {"step": 7, "digest": digest}, "view": "spm", "healing": True}
-    assert opens("raw", healing=True).identity["healing"] is False  # there is nothing to heal
+    with pytest.raises(RequestError, match="there is nothing to heal; ask without healing"):
+        opens("raw", healing=True)

@@ -6,6 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from proxy_lm.vocabulary import BOS, RAW_START
+
+INTERRUPTED = "nothing is half written; the same command begins anew"
 HELP = "write a trained run for other programs: a Hugging Face folder, or a GGUF file"
 EXAMPLE = """  proxy-lm export hf runs/nano exported/nano
   proxy-lm export hf runs/nano exported/nano-bf16 --dtype bf16
@@ -43,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The record of the export, with its place under `out`."""
+    from proxy_lm.train.run_files import check_run
+
+    check_run(args.source)  # before torch is imported, which takes seconds
     if args.action == "hf":
         from proxy_lm.export.hf import export_hf as export
     else:
@@ -60,3 +66,13 @@ def show(result: dict[str, Any]) -> None:
             print(
                 f"read back by {check['by']}: largest difference of a logit {check['largest_difference']:.1e} (limit {check['limit']:.1e})"
             )
+    if result["largest_change_by_rounding"]:
+        print(
+            f"rounding the weights to {result['dtype']} moved a logit by up to {result['largest_change_by_rounding']:.2g}; "
+            "the differences above are from the rounded model, --dtype fp32 rounds nothing"
+        )
+    if result["format"] == "gguf":
+        print(
+            "llama.cpp puts <|bos|> in front of a text by itself, and not <|raw|>, which began every document of the training: "
+            f"give ids in place of text, [{BOS}, {RAW_START}, *bytes]"
+        )
