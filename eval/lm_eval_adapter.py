@@ -4,8 +4,8 @@
     python -m eval.lm_eval_adapter run --model proxy-lm --model_args run=runs/nano --tasks lambada_openai --limit 100   # needs the hub
 
 What follows the module's name goes to the harness as it is. Its texts are told as UTF-8 and its three requests are answered by
-`eval.scorer` and `proxy_lm.infer.generator`: a token run is charged for its own segmentation and its prompts can be healed. `model_args`:
-`run`, `view`, `healing`, `context_bytes`, `bytes_per_token` (a task counts `max_gen_toks` in tokens: 4 bytes each), `valid_utf8`.
+`eval.scorer` and `proxy_lm.infer.generator`: a token run is charged for its own segmentation and its prompts can be healed. `--help` begins
+with what may stand in `model_args`.
 
 A continuation counts as greedy when each of its symbols is the most probable of all ids. Not promised: chat templates; several processes;
 a view whose symbols stand for no stretch of bytes, where a continuation has no symbols of its own.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.infer.generator import Prompt, Sampling
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.progress import ProgressBar, note
+from proxy_lm.reading import device_named
 
 try:
     from lm_eval.api.model import LM
@@ -44,6 +46,15 @@ except ImportError as error:
 DEFAULT_TOKENS: Final = 256  # what the harness's own models write at most where a task says nothing
 # What a task may ask of generation. Others change what is written and are refused, not dropped.
 _KNOWN: Final = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
+_MODEL_ARGS: Final = {
+    "run": "run folder, or one checkpoint of it (step-N); required",
+    "view": "how the run is asked: raw, or a view of it (default: raw if it was told any raw bytes)",
+    "healing": "True: prompts of a token run may be told again at their end (default: False)",
+    "context_bytes": "what is read before a byte at most (default: 1024, or the row length)",
+    "bytes_per_token": "tasks bound what is written in tokens: a token counts as so many bytes (default: 4)",
+    "valid_utf8": "True: only valid UTF-8 is written (default: False)",
+}
+_HARNESS_DEVICE: Final = "cuda:0"  # what the harness asks for where its user said nothing
 
 
 @register_model("proxy-lm")
@@ -52,7 +63,7 @@ class ProxyLM(LM):  # type: ignore[misc]
 
     def __init__(
         self,
-        run: str,
+        run: str | None = None,
         view: str | None = None,
         healing: bool = False,
         device: str | None = None,
@@ -61,10 +72,15 @@ class ProxyLM(LM):  # type: ignore[misc]
         valid_utf8: bool = False,
         batch_size: int | str | None = None,
         max_batch_size: int | None = None,
+        **unknown: object,
     ) -> None:
         """`batch_size` (rows of one forward pass) and `device` are the harness's own options; 'auto' is understood in both. Raises
-        `RequestError` as `eval.opened.open_run` does."""
+        `RequestError` as `eval.opened.open_run` does, and for arguments that are missing or unknown."""
         super().__init__()
+        if unknown:
+            raise RequestError(f"model_args {', '.join(sorted(unknown))} is nothing this model knows; it knows {', '.join(_MODEL_ARGS)}")
+        if not run:
+            raise RequestError("the model needs a run: give --model_args run=FOLDER, as training wrote it")
         if bytes_per_token < 1:
             raise RequestError(f"bytes_per_token={bytes_per_token} leaves nothing to write; give at least 1")
         num_rows = DEFAULT_ROWS if batch_size is None or str(batch_size).startswith("auto") else int(batch_size)
@@ -162,9 +178,9 @@ class ProxyLM(LM):  # type: ignore[misc]
 
 
 def _device(asked: str | None) -> str:
-    """The harness asks for 'cuda:0' where its user said nothing, so without CUDA that means any device."""
-    if asked is None or (asked.startswith("cuda") and not torch.cuda.is_available()):
-        note(f"device: {'not given' if asked is None else f'the harness asks for {asked}, which is not here'}; taking what there is")
+    """The harness asks for 'cuda:0' where its user said nothing, so without CUDA that means the device there is."""
+    if asked is None or (asked == _HARNESS_DEVICE and not torch.cuda.is_available()):
+        note(f"device: {device_named('auto')}")
         return "auto"
     return asked
 
@@ -215,12 +231,35 @@ def main(words: Sequence[str] | None = None) -> int:
 
     if words is not None:
         sys.argv[1:] = list(words)
+    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
+        print(_help(), flush=True)
     try:
         cli_evaluate()
     except ProxyError as error:
         print(f"lm_eval_adapter: {error}", file=sys.stderr)
         return error.exit_code
+    except (ValueError, TypeError, OSError) as error:
+        if not _refused_by_harness(error):
+            raise
+        hint = "; 'ls tasks' lists those of the harness, --include_path FOLDER adds yours" if "Tasks not found" in str(error) else ""
+        print(f"lm_eval_adapter: {error}{hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lm_eval_adapter: interrupted; the harness keeps nothing, the same command begins anew", file=sys.stderr)
+        return 130
     return 0
+
+
+def _help() -> str:
+    lines = "\n".join(f"  {name + '=':17}{text}" for name, text in _MODEL_ARGS.items())
+    example = "python -m eval.lm_eval_adapter run --model proxy-lm --model_args run=runs/nano --tasks mine --include_path my_tasks"
+    return f"--model proxy-lm is a run of ours; its --model_args, joined by commas:\n{lines}\nexample:\n  {example}\n\nThe harness:\n"
+
+
+def _refused_by_harness(error: BaseException) -> bool:
+    """Whether an error was raised where the harness reads its request: names of tasks, a configuration, options that fight."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lm_eval.config.")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import subprocess
@@ -49,6 +50,12 @@ DOCUMENTS = [
     {"question": "", "choices": ["a", "b"], "answer": 0},
     {"question": "x = [1, 2]\n" * 9, "choices": ["y", "import os"], "answer": 1},
 ]
+
+
+@pytest.fixture(autouse=True)
+def _own_words(monkeypatch):
+    """`main` puts its words where the harness reads them."""
+    monkeypatch.setattr(sys, "argv", ["lm_eval_adapter"])
 
 
 @pytest.fixture(scope="module")
@@ -203,5 +210,45 @@ def test_the_command_ends_with_a_sentence(tasks, monkeypatch, capsys):
         lm_eval.simple_evaluate("proxy-lm", model_args=f"run={tasks / 'none'},device=cpu", tasks=["choose"], task_manager=manager)
 
     monkeypatch.setattr("lm_eval.__main__.cli_evaluate", ask)
-    assert lm_eval_adapter.main() == 2
+    assert lm_eval_adapter.main(["run"]) == 2
     assert "is not a folder; give a run folder" in capsys.readouterr().err
+
+
+def test_what_the_harness_refuses_is_a_sentence_and_a_bug_keeps_its_traceback(monkeypatch, capsys):
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    def unknown_task():
+        monkeypatch.setattr("lm_eval.tasks.TaskManager", lambda **more: SimpleNamespace(match_tasks=lambda names: []))
+        EvaluatorConfig(tasks=["nope"]).process_tasks()
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", unknown_task)
+    assert lm_eval_adapter.main(["--tasks", "nope"]) == 2
+    assert capsys.readouterr().err == (
+        "lm_eval_adapter: Tasks not found: nope; 'ls tasks' lists those of the harness, --include_path FOLDER adds yours\n"
+    )
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: int("no number"))
+    with pytest.raises(ValueError, match="no number"):
+        lm_eval_adapter.main(["--tasks", "nope"])
+
+
+def test_help_begins_with_the_arguments_of_the_model(monkeypatch, capsys):
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: print("usage: lm-eval"))
+    assert lm_eval_adapter.main(["run", "--help"]) == 0
+    ours, harness, _ = capsys.readouterr().out.partition("usage: lm-eval")
+    parameters = set(inspect.signature(ProxyLM.__init__).parameters)
+    assert parameters - {"self", "device", "batch_size", "max_batch_size", "unknown"} == {
+        line.split("=")[0].strip() for line in ours.splitlines() if line.startswith("  ") and "python" not in line
+    }
+    assert harness
+
+
+def test_arguments_of_the_model_and_the_device(run, capsys, monkeypatch):
+    with pytest.raises(RequestError, match="give --model_args run=FOLDER"):
+        ProxyLM.create_from_arg_string("")
+    with pytest.raises(RequestError, match="model_args pretrained is nothing this model knows; it knows run, view, "):
+        ProxyLM.create_from_arg_string(f"run={run},pretrained=gpt2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ProxyLM(str(run), device="cuda:0")  # as the harness asks where its user said nothing
+    assert capsys.readouterr().err == "device: cpu\n"
+    with pytest.raises(RequestError, match="device 'cuda:1' is not here"):
+        ProxyLM(str(run), device="cuda:1")
