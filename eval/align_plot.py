@@ -30,6 +30,26 @@ def picture(result: dict[str, Any], suffix: str) -> bytes:
     return plotting.image(f"raw bytes and {result['view']} by layer (dashed: untrained weights)", [gap, retrieval, _cka(result)], suffix)
 
 
+def figures(name: str, result: dict[str, Any]) -> list[str]:
+    """The same plots as `<svg>` elements of a page, each with its own legend."""
+
+    def own(title: str, fill: Callable[[Any, plotting.Colours], None]) -> str:
+        def filled(plot: Any) -> None:
+            fill(plot, plotting.colour)
+            plot.set_title(title, fontsize=10, loc="left")
+            if plot.get_legend_handles_labels()[0]:
+                plot.legend(fontsize=8, frameon=False)
+
+        return plotting.draw(title, filled)
+
+    parts = {
+        "gap": _filled(result, "same span minus others", _gap),
+        "retrieval": _filled(result, "retrieval, %", _retrieval),
+        "CKA": _cka(result),
+    }
+    return [own(f"{name}, {result['view']}: {part} by layer (dashed: untrained)", fill) for part, fill in parts.items()]
+
+
 def _gap(layer: dict[str, Any], way: str) -> tuple[float, float, float]:
     return _with_interval(layer[way]["similarity"]["gap"], 1.0)
 

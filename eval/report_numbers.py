@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eval.envelope import Dataset
+from eval.line_report import counted
 from proxy_lm.errors import RequestError
 from proxy_lm.report import number as spelled
 
@@ -34,6 +35,8 @@ class Number:
     digits: int = 1
     headline: bool = False
     """Stands in the table of runs beside each other."""
+    drawn: bool = True
+    """A headline that is plotted where several runs have it."""
 
     @property
     def name(self) -> str:
@@ -82,6 +85,30 @@ def dataset_of(result: Mapping[str, Any]) -> Dataset:
     if "dataset" in result:
         return Dataset(**result["dataset"])
     return Dataset(name=f"{result['split']} split of the corpus", digest=result["corpus_digest"], num_items=result["num_documents"])
+
+
+def asked(result: Mapping[str, Any]) -> str:
+    """How much stands behind the numbers of a result, in words: '40 problems, 1 sample each'."""
+    kind, settings = kind_of("", result), result.get("settings", {})
+    if kind == "lines":
+        return counted(result)
+    if kind == "bpb":
+        projects = (result.get("by_project") or {}).get("projects")
+        return _counts(document=result.get("num_documents"), project=None if projects is None else len(projects))
+    if kind == "code":
+        return _counts(problem=result.get("num_problems"), sample=settings.get("num_samples")) + " each"
+    if kind == "robustness":
+        files = (result["files"] or {}).get("num_files", 0)
+        return _counts(task=result["num_tasks"], seed=settings.get("num_seeds"), file=files)
+    if kind == "translate":
+        return _counts(stretch=result["num_stretches"], project=result["num_projects"])
+    return _counts(span=result["num_spans"], project=result["num_projects"])
+
+
+def _counts(**counts: int | None) -> str:
+    """'6 stretches, 1 project'."""
+    plural = {name: f"{name}es" if name.endswith("ch") else f"{name}s" for name in counts}
+    return ", ".join(f"{count:,} {name if count == 1 else plural[name]}" for name, count in counts.items() if count is not None)
 
 
 def _number(part: str, title: str, way: str, found: Mapping[str, Any] | None, *, percent: bool = False, **shown: Any) -> Iterator[Number]:
@@ -174,17 +201,31 @@ def _of_translation(result: Mapping[str, Any]) -> Iterator[Number]:
         yield from _number(name, "symbols right, teacher-forced", "", forced["accuracy"], percent=True, headline=True)
         yield from _number(name, "whole stretches right, free", "", free.get("exact_match"), percent=True)
         yield from _number(name, "bytes right, free", "", free.get("byte_accuracy"), percent=True)
+    untrained = result["untrained"]
+    for side, way, name in (("raw", "view_to_raw", "raw bytes"), ("view", "raw_to_view", view)) if untrained else ():
+        part, shown = f"{name}, untrained weights", {"headline": True, "drawn": False}
+        yield from _number(
+            part, "change in bits per byte after the other", "", untrained["bits_per_byte"][f"{side}_change"], digits=4, **shown
+        )
+        yield from _number(part, "symbols right, teacher-forced", "", untrained[way]["accuracy"], percent=True, **shown)
 
 
 def _of_alignment(result: Mapping[str, Any]) -> Iterator[Number]:
+    chance = {"value": result["chance"], "interval": None}
+    yield from _number("chance", f"retrieved among {result['num_spans']}", "", chance, percent=True, digits=2, headline=True, drawn=False)
     for how in ("whitened", "rotated"):
         best = result["best_layer"][how]
         if best is None:
             continue
-        layer = result["layers"][best]
+        layer, untrained = result["layers"][best], result["untrained"][best] if result["untrained"] else None
+        number = {"value": float(best), "interval": None}
+        yield from _number(f"best layer, {how}", "its number (0: embedding)", "", number, digits=0, headline=True, drawn=False)
         for way, name in (("raw_to_view", f"raw to {result['view']}"), ("view_to_raw", f"{result['view']} to raw")):
             title = f"retrieved among {result['num_spans']}, {name}"
             yield from _number(f"best layer, {how}", title, "", layer[how]["retrieval"][way], percent=True, headline=True)
+            if untrained is not None and untrained[how] is not None:
+                part, found = f"that layer, {how}, untrained weights", untrained[how]["retrieval"][way]
+                yield from _number(part, title, "", found, percent=True, headline=True, drawn=False)
         yield from _number(f"best layer, {how}", "cosine above other documents", "", layer[how]["similarity"]["gap"], digits=4)
 
 

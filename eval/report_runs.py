@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from compressors.files import write_bytes, write_json
 from eval import line_report
 from eval.envelope import read_results, versions
-from eval.report_numbers import HEALED, KINDS, Number, dataset_of, kind_of, numbers_of
+from eval.report_numbers import HEALED, KINDS, Number, asked, dataset_of, kind_of, numbers_of
 from eval.report_pairs import Pair, differences, pairs_of
+from eval.samples import eval_folder
 from proxy_lm import plotting
 from proxy_lm.errors import RequestError
 from proxy_lm.report import Content, Section, Table, html, markdown
@@ -48,6 +50,9 @@ _METRICS: Final = {
 }
 
 
+_MARK: Final = "(*)"
+
+
 @dataclass(frozen=True)
 class Subject:
     """A run, or an arm of a comparison: its results by file name without `.json`, and why others are missing."""
@@ -65,6 +70,10 @@ def read(runs: Sequence[Path]) -> list[Subject]:
             raise RequestError(f"{run} is not a folder; give run folders, as training wrote them")
         results = read_results(run)
         if not results:
+            inner = sorted(path.name for path in run.iterdir() if any(eval_folder(path).glob("*.json")))
+            if inner:
+                some = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
+                raise RequestError(f"{run} is a folder of runs ({some}); name each: proxy-lm-eval report {run}/*")
             raise RequestError(f"{run / 'eval'} holds no result; run `proxy-lm-eval bpb {run}` or `proxy-lm-eval lines {run}` first")
         for stem, result in results.items():
             numbers_of(stem, result)
@@ -141,7 +150,10 @@ def sections(subjects: Sequence[Subject], baseline: Subject | None, kinds: Seque
             for part, table in line_report.tables({s.name: s.results[stem] for s in subjects if stem in s.results}):
                 found.append(Section(part.replace("lines", title, 1), [], table))
         else:
-            found.append(Section(title, [], full_table(subjects, stem)))
+            have = {s.name: s.results[stem] for s in subjects if stem in s.results}
+            counts = "; ".join(f"{name}: {asked(result)}" for name, result in have.items())
+            drawn = partial(_alignments, have) if kind == "align" else None
+            found.append(Section(title, [f"Asked: {counts}."], full_table(subjects, stem), figures=drawn))
         paired = None if baseline is None else pair_table(subjects, stem, baseline)
         if baseline is not None and paired is not None and paired.rows:
             found.append(Section(f"{title}: against {baseline.name}", [_PAIRED], paired))
@@ -149,15 +161,20 @@ def sections(subjects: Sequence[Subject], baseline: Subject | None, kinds: Seque
     if failed:
         text = ["These could not be measured, and are no numbers."]
         found.append(Section("Not measured", text, Table(["run", "evaluation", "why"], failed, frozenset({0, 1, 2}))))
-    unlike = caveats(subjects)
-    if unlike:
-        found.append(Section("Not alike", ["These results were not made of the same items asked alike; read them apart.", *unlike]))
     return found
+
+
+def _alignments(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The plots of `align` of each run: gap, retrieval and CKA by layer, untrained weights dashed."""
+    from eval import align_plot
+
+    return [figure for name, result in results.items() for figure in align_plot.figures(name, dict(result))]
 
 
 _PAIRED: Final = (
     "Differences on the same bytes, projects drawn again, the same for both; the value is the run's minus the baseline's. Better and "
-    "worse have their whole interval on one side of zero. A run of symbols is compared in both ways of telling its prompts."
+    "worse have their whole interval on one side of zero; fewer than 8 projects with items of a number decide nothing. A run of symbols is "
+    "compared in both ways of telling its prompts."
 )
 
 
@@ -167,8 +184,14 @@ def summary(subjects: Sequence[Subject]) -> Table:
     rows = []
     for _, stem in _stems(subjects):
         found = {subject.name: numbers_of(stem, subject.results[stem]) for subject in subjects if stem in subject.results}
+        apart = _unlike(subjects, stem)
+        amounts = [("" if way else asked(s.results[stem]) + _apart(s, apart)) if stem in s.results else "-" for s, way in columns]
+        rows.append([f"{stem}, asked", *amounts])
         for name in dict.fromkeys(one.name for numbers in found.values() for one in numbers if one.headline):
             cells = [_cell(found.get(subject.name, ()), name, way) for subject, way in columns]
+            cells = [
+                cell + _apart(subject, apart) if cell not in ("", "-") else cell for cell, (subject, _) in zip(cells, columns, strict=True)
+            ]
             rows.append([f"{stem}, {name}", *cells])
     heads = [f"{subject.name}, healed" if way else subject.name for subject, way in columns]
     return Table(["", *heads], rows)
@@ -178,6 +201,11 @@ def _cell(numbers: Sequence[Number], name: str, way: str) -> str:
     """In the column of healed prompts only what was asked that way."""
     texts = [one.text for one in numbers if one.name == name and (one.way == HEALED) == (way == HEALED)]
     return texts[0] if texts else "" if way else "-"
+
+
+def _apart(subject: Subject, apart: Mapping[str, list[str]]) -> str:
+    """The mark of a cell that must not be read beside the first run's."""
+    return f" {_MARK}" if subject.name in apart else ""
 
 
 def _has_healed(subject: Subject) -> bool:
@@ -210,9 +238,9 @@ def pair_table(subjects: Sequence[Subject], stem: str, baseline: Subject) -> Tab
             if pair.interval is not None:
                 value += f" ({pair.interval[0] * scale:+.{digits}f} to {pair.interval[1] * scale:+.{digits}f})"
             title = f"{line_report.TITLES[pair.task]}: {title}" if pair.task else title
-            rows.append([subject.name, pair.way, title, value, pair.verdict])
+            rows.append([subject.name, pair.way, title, value, f"{pair.num_projects:,}", pair.verdict])
             marks.append(pair.verdict)
-    return Table(["run", "prompts", "number", "difference", "verdict"], rows, frozenset({0, 1, 2, 4}), marks)
+    return Table(["run", "prompts", "number", "difference", "projects", "verdict"], rows, frozenset({0, 1, 2, 5}), marks)
 
 
 def _pairs(subject: Subject, baseline: Subject) -> dict[str, list[Pair]]:
@@ -234,12 +262,16 @@ def caveats(subjects: Sequence[Subject]) -> list[str]:
     """Results that were not made of the same items asked alike as the first run that has them."""
     lines = []
     for _, stem in _stems(subjects):
-        have = [subject for subject in subjects if stem in subject.results]
-        for other in have[1:]:
-            found = differences(other.results[stem], have[0].results[stem])
-            if found:
-                lines.append(f"{stem} of {have[0].name} and of {other.name}: {'; '.join(found)}")
+        first = next(subject.name for subject in subjects if stem in subject.results)
+        lines += [f"{stem} of {first} and of {name}: {'; '.join(found)}" for name, found in _unlike(subjects, stem).items()]
     return lines
+
+
+def _unlike(subjects: Sequence[Subject], stem: str) -> dict[str, list[str]]:
+    """By name of a run how its result differs in what was asked from that of the first run which has it; only those that do."""
+    have = [subject for subject in subjects if stem in subject.results]
+    found = {other.name: differences(other.results[stem], have[0].results[stem]) for other in have[1:]}
+    return {name: different for name, different in found.items() if different}
 
 
 def explained(subjects: Sequence[Subject]) -> list[str]:
@@ -249,6 +281,10 @@ def explained(subjects: Sequence[Subject]) -> list[str]:
         "telling is a gain where it is negative. A dash: not measured, or without a value. Shares of none or of all have "
         "no interval where one could not be told from certainty.",
     ]
+    unlike = caveats(subjects)
+    if unlike:
+        lines.append(f"Marked {_MARK}: not made of the same items, or asked otherwise, than the first run's; read these apart.")
+        lines += unlike
     if any(_has_healed(subject) for subject in subjects):
         lines.append(
             "Runs that read symbols were asked twice: their prompts as they are, and healed, the last symbols taken back and spelled again."
@@ -281,7 +317,7 @@ def figures(subjects: Sequence[Subject]) -> list[str]:
     drawn = []
     for _, stem in _stems(subjects):
         found = {subject.name: numbers_of(stem, subject.results[stem]) for subject in subjects if stem in subject.results}
-        for name in dict.fromkeys(one.name for numbers in found.values() for one in numbers if one.headline):
+        for name in dict.fromkeys(one.name for numbers in found.values() for one in numbers if one.headline and one.drawn):
             marks = [
                 (index, one)
                 for index, subject in enumerate(subjects)

@@ -22,7 +22,7 @@ TEXTS = [
 LINES = ["--num-lines", "6", "--num-identifiers", "4", "--num-sweep-lines", "1"]
 FURTHER = {
     "translate": ["--limit", "6", "--num-free", "1", "--num-untrained", "1"],
-    "align": ["--limit", "8", "--span-bytes", "8", "--no-untrained"],
+    "align": ["--limit", "8", "--span-bytes", "8"],
     "robustness": ["--bits-only", "--limit", "2", "--seeds", "1", "--files", "2"],
 }
 
@@ -73,9 +73,20 @@ def test_every_evaluation_stands_beside_bits_per_byte(runs, capsys, tmp_path):
     assert any(title.startswith("translate-") for title in titles)
     assert any(title.startswith("align-") for title in titles)
     assert any(title.startswith("robustness-") for title in titles)
+    rows = {row[0]: row[1:] for row in found["summary"]["rows"]}
+    assert rows["lines-test, asked"][0].startswith("6 lines of ")
+    assert "1 swept line (" in rows["lines-test, asked"][0]
+    assert rows["robustness-graded, asked"] == ["-", "-", "-", "2 tasks, 1 seed, 2 files"]
+    assert rows["translate-test-spm, asked"][3].startswith("6 stretches, ")
+    assert rows["align-test-spm, asked"][3].startswith("8 spans, ")
+    assert rows["align-test-spm, chance: retrieved among 8, %"][3] == "12.50"
+    assert rows["align-test-spm, best layer, whitened: its number (0: embedding)"][3].isdigit()
+    assert any("that layer, whitened, untrained weights: retrieved among 8, raw to spm, %" in row for row in rows)
+    assert "-" not in rows["translate-test-spm, raw bytes, untrained weights: symbols right, teacher-forced, %"][3:]
     assert found["not_alike"] == []
     page, text = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert page.count("<svg") == page.count("</svg>") > 3
+    assert page.count("by layer (dashed: untrained)") >= 3  # the plots of align
     for title in ("Beside each other", "Bits per byte", "Lines", "Translation", "Alignment", "Robustness", "What is not claimed"):
         assert f"## {title}" in text
         assert title in page
@@ -168,6 +179,12 @@ def test_what_is_not_alike_is_said_and_never_paired(runs, capsys, tmp_path):
     found = json.loads(capsys.readouterr().out)
     assert len(found["not_alike"]) == 1
     assert "context_bytes: 128 and 7" in found["not_alike"][0]
+    rows = {row[0]: row[1:] for row in found["summary"]["rows"]}
+    (left, right), alike = rows["bpb-test, bits per byte"], rows["lines-test, next line: bits per byte"]
+    assert right == f"{left} (*)"  # marked where it stands
+    assert alike[0] == alike[1]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.index("Marked (*)") < text.index("context_bytes: 128 and 7") < text.index("| bpb-test, asked")
     assert [run["name"].endswith("/bytes") for run in found["runs"]] == [True, True]  # told apart by the folder before
 
 
@@ -177,6 +194,7 @@ def test_results_that_cannot_be_read_are_refused(runs, capsys, tmp_path):
         return capsys.readouterr().err.strip().splitlines()[-1]
 
     assert "is not a folder" in refused(tmp_path / "none")
+    assert f"is a folder of runs (bytes, proxy, tokens); name each: proxy-lm-eval report {runs}/*" in refused(runs)
     assert "holds no result" in refused(tmp_path)
     assert "given twice" in refused(runs / "bytes", runs / "bytes")
     (tmp_path / "eval").mkdir()
