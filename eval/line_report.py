@@ -23,11 +23,7 @@ OF_TASK: Final = {
     "sweep": ("exact", "share_right", "first_byte", "bits_per_byte", "stumbles"),
 }
 _COUNTS: Final = ("items", "places", "projects")
-_ASKED: Final = {
-    "line": ("lines", "line", ""),
-    "identifier": ("identifiers", "identifier", ""),
-    "sweep": ("swept lines", "swept line", " ({:,} offsets)"),
-}
+_ASKED: Final = {"line": "line", "identifier": "identifier", "sweep": "swept line"}
 _PARTS: Final = (
     ("line", "groups", "next line, by language"),
     ("identifier", "groups", "rest of an identifier, seen in the prompt or new"),
@@ -73,16 +69,17 @@ def _cells(measured: Mapping[str, Any], task: str) -> list[str]:
     return [*("-" if count is None else f"{count:,}" for count in counts), *texts.values()]
 
 
-def counted(result: Mapping[str, Any]) -> str:
-    """What was asked: '200 lines of 90 documents in 31 projects; ...'."""
+def counted(result: Mapping[str, Any], *, short: bool = False) -> str:
+    """What was asked: '200 lines of 90 documents in 31 projects; ...'; `short`: without documents and projects."""
     said = []
     for task, found in next(iter(result["prompts"].values()), {}).items():
-        many, one, of = _ASKED[task]
-        number_of = found.get("num_places", found["num_items"])
-        text = f"{number_of:,} {one if number_of == 1 else many}{of.format(found['num_items'])}"
-        if "num_projects" in found:
-            text += f" of {_many(found['num_documents'], 'document')} in {_many(found['num_projects'], 'project')}"
-        said.append(text)
+        name, offsets = _ASKED[task], f"{found['num_items']:,} offsets"
+        if "num_places" not in found:  # a result of an earlier version
+            said.append(f"{offsets} of swept lines" if task == "sweep" else _many(found["num_items"], name))
+            continue
+        text = _many(found["num_places"], name) + (f" ({offsets})" if task == "sweep" else "")
+        behind = f" of {_many(found['num_documents'], 'document')} in {_many(found['num_projects'], 'project')}"
+        said.append(text if short else text + behind)
     return "; ".join(said)
 
 

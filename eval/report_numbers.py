@@ -87,11 +87,11 @@ def dataset_of(result: Mapping[str, Any]) -> Dataset:
     return Dataset(name=f"{result['split']} split of the corpus", digest=result["corpus_digest"], num_items=result["num_documents"])
 
 
-def asked(result: Mapping[str, Any]) -> str:
+def asked(result: Mapping[str, Any], *, short: bool = False) -> str:
     """How much stands behind the numbers of a result, in words: '40 problems, 1 sample each'."""
     kind, settings = kind_of("", result), result.get("settings", {})
     if kind == "lines":
-        return counted(result)
+        return counted(result, short=short)
     if kind == "bpb":
         projects = (result.get("by_project") or {}).get("projects")
         return _counts(document=result.get("num_documents"), project=None if projects is None else len(projects))

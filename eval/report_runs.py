@@ -146,12 +146,14 @@ def sections(subjects: Sequence[Subject], baseline: Subject | None, kinds: Seque
     found: list[Section] = []
     for kind, stem in _stems(subjects, kinds):
         title = _TITLES[kind] if stem == kind else f"{_TITLES[kind]}: {stem}"
+        have = {s.name: s.results[stem] for s in subjects if stem in s.results}
+        counts, told = "; ".join(f"{name}: {asked(result)}" for name, result in have.items()), False
         if kind == "lines":
-            for part, table in line_report.tables({s.name: s.results[stem] for s in subjects if stem in s.results}):
-                found.append(Section(part.replace("lines", title, 1), [], table))
+            for part, table in line_report.tables(have):
+                text = [] if told else [f"Asked: {counts}."]
+                found.append(Section(part.replace("lines", title, 1), text, table))
+                told = True
         else:
-            have = {s.name: s.results[stem] for s in subjects if stem in s.results}
-            counts = "; ".join(f"{name}: {asked(result)}" for name, result in have.items())
             drawn = partial(_alignments, have) if kind == "align" else None
             found.append(Section(title, [f"Asked: {counts}."], full_table(subjects, stem), figures=drawn))
         paired = None if baseline is None else pair_table(subjects, stem, baseline)
@@ -185,7 +187,9 @@ def summary(subjects: Sequence[Subject]) -> Table:
     for _, stem in _stems(subjects):
         found = {subject.name: numbers_of(stem, subject.results[stem]) for subject in subjects if stem in subject.results}
         apart = _unlike(subjects, stem)
-        amounts = [("" if way else asked(s.results[stem]) + _apart(s, apart)) if stem in s.results else "-" for s, way in columns]
+        amounts = [
+            ("" if way else asked(s.results[stem], short=True) + _apart(s, apart)) if stem in s.results else "-" for s, way in columns
+        ]
         rows.append([f"{stem}, asked", *amounts])
         for name in dict.fromkeys(one.name for numbers in found.values() for one in numbers if one.headline):
             cells = [_cell(found.get(subject.name, ()), name, way) for subject, way in columns]

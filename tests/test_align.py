@@ -229,3 +229,10 @@ def test_it_is_shown_as_a_table(place, capsys):
     shown = capsys.readouterr().out
     assert "final norm" in shown
     assert "chance 5.00 %" in shown
+    folder = place / "same" / "eval"
+    *_, where, why, plot = shown.splitlines()  # the test above asked more
+    path = Path(where.removeprefix("result: "))
+    assert (path.name, path.parent.parent) == ("result.json", folder)
+    assert f"asked less than {folder / 'align-test-identity.json'} (num_items: 20 and 60, untrained: 0 and 1)" in why
+    assert plot == f"plot: {path.with_suffix('.svg')}"
+    assert json.loads((folder / "align-test-identity.json").read_text())["num_spans"] == 60

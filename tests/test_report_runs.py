@@ -74,8 +74,7 @@ def test_every_evaluation_stands_beside_bits_per_byte(runs, capsys, tmp_path):
     assert any(title.startswith("align-") for title in titles)
     assert any(title.startswith("robustness-") for title in titles)
     rows = {row[0]: row[1:] for row in found["summary"]["rows"]}
-    assert rows["lines-test, asked"][0].startswith("6 lines of ")
-    assert "1 swept line (" in rows["lines-test, asked"][0]
+    assert rows["lines-test, asked"][0].startswith("6 lines; 4 identifiers; 1 swept line (")
     assert rows["robustness-graded, asked"] == ["-", "-", "-", "2 tasks, 1 seed, 2 files"]
     assert rows["translate-test-spm, asked"][3].startswith("6 stretches, ")
     assert rows["align-test-spm, asked"][3].startswith("8 spans, ")
@@ -87,6 +86,7 @@ def test_every_evaluation_stands_beside_bits_per_byte(runs, capsys, tmp_path):
     page, text = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert page.count("<svg") == page.count("</svg>") > 3
     assert page.count("by layer (dashed: untrained)") >= 3  # the plots of align
+    assert "Asked: bytes: 6 lines of 6 documents in 6 projects; 4 identifiers of 4 documents" in text
     for title in ("Beside each other", "Bits per byte", "Lines", "Translation", "Alignment", "Robustness", "What is not claimed"):
         assert f"## {title}" in text
         assert title in page

@@ -183,6 +183,10 @@ def test_it_is_shown_as_tables(place, capsys):
     shown = capsys.readouterr().out
     assert "free: whole stretches" in shown
     assert "pairs told: 40.0 %" in shown
+    assert "(0.0 to 0.0)" not in shown  # of nothing right no certainty is told
+    assert "change beside a stranger's" in shown  # a pipe is not 80 columns wide
+    aside = shown.splitlines()[-2]  # the test above asked more
+    assert aside.startswith("result: ") or shown.splitlines()[-1].startswith("result: ")
 
 
 def memorised(rows, vocabulary):

@@ -65,6 +65,8 @@ def show(result: dict[str, Any]) -> None:
         cells.append(_both(layer["cka"], None if base is None else base["cka"], 2))
         table.add_row(layer["name"], *cells)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe cuts nothing
     console.print(table)
     told = result["pairs_told"]
     console.print(

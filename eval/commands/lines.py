@@ -73,7 +73,7 @@ def show(result: dict[str, Any]) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(width=190)
     name = result["run"]["name"]
     for title, table in tables({name: result}):
         shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

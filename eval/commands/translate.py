@@ -53,6 +53,8 @@ def show(result: dict[str, Any]) -> None:
     from eval.envelope import where
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe cuts nothing
     view, bits, untrained = result["view"], result["bits_per_byte"], result["untrained"]
     table = Table(title=f"bits per source byte, raw and {view}, split {result['settings']['split']}", title_justify="left")
     for name in ("asked for", "alone", "after its other telling", "change", "change beside a stranger's"):
@@ -97,8 +99,5 @@ def _span(found: dict[str, Any] | None, digits: int, scale: float = 1.0) -> str:
     if found is None or found["value"] is None:
         return "-"
     text = f"{scale * found['value']:.{digits}f}"
-    return (
-        text
-        if found["interval"] is None
-        else f"{text} ({scale * found['interval'][0]:.{digits}f} to {scale * found['interval'][1]:.{digits}f})"
-    )
+    nothing = found["interval"] is None or (found["value"] == 0 and found["interval"] == [0, 0])  # of none it tells no certainty
+    return text if nothing else f"{text} ({scale * found['interval'][0]:.{digits}f} to {scale * found['interval'][1]:.{digits}f})"
