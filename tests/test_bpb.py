@@ -231,13 +231,13 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
     small = ["--context-bytes", 32, "--stride-bytes", 16]
     for words, expected in [
         ([tmp_path / "none"], "is not a folder"),
-        ([tmp_path, *small], "has no checkpoint"),
+        ([tmp_path, *small], f"is no run, it holds 1; give one of them: {run}"),
         ([run, "--context-bytes", 65], "longer than the rows of 64 ids"),
         ([run, *small, "--split", "dev"], "unknown split 'dev'; the corpus has train, valid, test"),
         ([run, *small, "--split", "valid"], "has no bytes to measure"),
         ([run, *small, "--view", "spm"], "the run has no view 'spm'; it can be read as: raw"),
         ([run, "--context-bytes", 32, "--stride-bytes", 33], "a stride of 33 bytes would skip"),
-        ([run, *small, "--max-bytes", 0], "max_bytes"),
+        ([run, *small, "--max-bytes", 0], "--max-bytes 0: "),
         ([run, *small, "--workers", 0], "at least 1"),
     ]:
         code, sentence = fails(capsys, *words)
