@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,9 @@ def test_generated_samples_are_what_evalplus_reads_and_continue(run, capsys):
 
 def test_run_writes_what_judging_its_samples_says(run, capsys, tmp_path):
     result = ask(capsys, "run", run, *FEW)
-    assert json.loads((run / "eval" / "code-graded.json").read_text()) == {k: v for k, v in result.items() if k not in ("action", "written")}
+    assert json.loads((run / "eval" / "code-graded.json").read_text()) == {
+        k: v for k, v in result.items() if k not in ("action", "written")
+    }
     assert result["dataset"] == {"name": "graded", "digest": load_problems("graded").digest, "num_items": 4}
     assert result["run"]["view"] == "raw"
     assert result["run"]["healing"] is False
@@ -114,6 +118,30 @@ def test_a_token_run_is_asked_plain_and_healed(tokens, capsys):
     made = ask(capsys, "generate", tokens, "--limit", 2, "--max-bytes", 8)
     assert [each["healing"] for each in made["samples"]] == [False, True]
     assert len({each["path"] for each in made["samples"]}) == 2
+
+
+def test_reasons_are_told_for_both_readings(tokens, capsys):
+    assert main(["code", "run", str(tokens), "--limit", "2", "--max-bytes", "8"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.index("why programs did not pass (plain):") < shown.index("why programs did not pass (healed):")
+
+
+def test_what_is_skipped_is_not_run_and_named(tmp_path, capsys):
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({"task_id": "Graded/0", "solution": load_problems("graded")["0"].gold}) + "\n")
+    result = ask(capsys, "judge", "--samples", path, "--missing", "skip")
+    assert (result["pass@1"], result["num_problems"], result["num_without_samples"]) == (1.0, 1, 39)
+    assert result["gold"]["num_judged"] == 1
+    assert main(["code", "judge", "--samples", str(path), "--missing", "skip"]) == 0
+    shown = capsys.readouterr().out
+    assert "graded, 1 of 40 problems; 39 without a sample left out" in shown
+    assert "why programs" not in shown
+
+
+def test_a_wrong_request_is_answered_without_torch():
+    words = ["code", "run", "nowhere", "--limit", "2", "--k", "10"]
+    program = f"import sys; from eval.cli import main; assert main({words}) == 2; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_infilling_asks_with_the_suffix_and_counts_exact_parts(run, saved_run, tmp_path, capsys):
@@ -165,16 +193,17 @@ def test_explain_shows_prompt_stops_and_program(capsys, tmp_path):
         (("generate", "RUN", "--policy", "fim"), "no prompt policy 'fim' for Graded/0"),
         (("generate", "RUN", "--healing", "yes"), "leave healing off"),
         (("run", "RUN", "--limit", "1", "--k", "1", "5"), "pass@5 needs at least 5 samples"),
+        (("run", "nowhere", "--limit", "2", "--k", "10"), "pass@10 needs at least 10 samples of each problem and there is 1: make more"),
         (("generate", "nowhere"), "nowhere is not a folder"),
-        (("generate", "RUN", "--max-bytes", "0"), "max_bytes"),
+        (("generate", "RUN", "--max-bytes", "0"), "--max-bytes 0"),
         (("run", "RUN", "--limit", "0"), "--limit 0 leaves no problem"),
-        (("run", "RUN", "--limit", "1", "--tier", "none"), "unknown sandbox tier 'none'"),
+        (("run", "RUN", "--limit", "1", "--tier", "none"), "argument --tier: invalid choice: 'none' (choose from"),
         (("judge", "--samples", "nowhere.jsonl"), "nowhere.jsonl is not a file"),
         (("explain", "Graded/99"), "0 tasks of graded are called 'Graded/99'"),
         (("explain", "1", "--problems", "none.jsonl"), "neither a file nor a packaged problem set; packaged: graded"),
         (("generate", "RUN", "--limit", "1", "--temperature", "101"), "less than or equal to 100"),
     ],
-    ids=range(12),
+    ids=range(13),
 )
 def test_bad_requests_are_one_sentence_and_exit_2(run, capsys, words, said):
     assert said in ask(capsys, *[run if word == "RUN" else word for word in words], code=2)["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import subprocess
@@ -22,6 +23,7 @@ from eval.problems import load_problems
 from eval.robust_costs import fit, pairs_of_problems
 from eval.robust_programs import judge
 from eval.robust_report import of_problems
+from eval.robust_tables import notes, tables
 from eval.variants import Suite, own_suite
 from proxy_lm.data.corpus import Corpus, build_small
 
@@ -152,10 +154,31 @@ def test_tables_are_shown_and_tasks_explained(measured, capsys):
     assert "pass@1" in shown
     assert "cut_after_indentation" in shown
     assert "held-out files (2)" in shown
+    assert "drop: the share of nominal that is lost" in shown
+    assert "families and total without * leave these out" in shown
+    assert "perturbed reference programs that were run: " in shown
+    assert "; all pass" in shown
     assert main(["robustness", str(run), "--explain", "20", "--perturbations", "for_to_while", "exchanged_branches", "--seeds", "1"]) == 0
     shown = capsys.readouterr().out
     assert "while True:" in shown
     assert "nothing to change for: exchanged_branches" in shown
+
+
+def test_what_changes_no_task_has_no_score(measured):
+    result = copy.deepcopy(measured[0])
+    found = result["prompts"]["plain"]
+    found["perturbations"]["tabs"]["num_changed_tasks"] = 0
+    table = next(table for table in tables(result) if table.title.endswith("pass@1"))
+    rows = {str(cells[0]).strip(): cells[1:] for cells in zip(*(column.cells for column in table.columns), strict=True)}
+    assert rows["tabs"] == ("0", "-", "-", "-", "-")
+    assert rows["for_to_while"] == ("2", "0.000", "0.000", "-", "0.000")
+
+
+@pytest.mark.parametrize(("left_out", "became"), [(True, "2 fail and are left out"), (False, "2 fail and are asked all the same")])
+def test_reference_programs_that_fail_are_told(measured, left_out, became):
+    proof = {"num_run": 9, "failing": {"a": "x", "b": "y"}, "left_out": left_out}
+    told = notes({**measured[0], "reference_programs": proof})
+    assert told[-1] == f"perturbed reference programs that were run: 9; {became}"
 
 
 def test_a_run_that_reads_symbols_is_asked_both_ways(tmp_path, saved_run, corpus, capsys):
@@ -181,6 +204,7 @@ def test_a_run_that_reads_symbols_is_asked_both_ways(tmp_path, saved_run, corpus
     ("words", "sentence"),
     [
         ("--perturbations typo", "unknown perturbation 'typo'"),
+        ("--tier none", "invalid choice: 'none'"),
         ("--half mbpp", "give its folder with --recode"),
         ("--seeds 0", "at least 1"),
         ("--k 5", "needs 5 samples"),
