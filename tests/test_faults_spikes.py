@@ -128,7 +128,8 @@ def run_two(tiny_run, config: Path, faults: str = "", code: int = 0) -> str:
 
 def lines(run: Path, name: str = "metrics.jsonl") -> list[dict]:
     path = run / name
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    whole, _, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")  # the last line of a run at work may be half there
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def weights(run: Path, step: int) -> str:
