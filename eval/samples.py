@@ -26,11 +26,13 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from compressors.files import atomic_writer, canonical_json, digest_of, disk_error, read_json, write_json
+from eval.blocks import sound_record
 from proxy_lm.errors import RequestError
 from proxy_lm.progress import note
 from proxy_lm.train.checkpoint_files import MANIFEST_NAME, parse_step
 
 NAME = "samples.jsonl"
+_DIGITS = 16  # of a line's digest
 
 
 def eval_folder(run: Path) -> Path:
@@ -111,7 +113,7 @@ class Samples:
         assert not {"key", "digest"} & set(record), "a record has no fields 'key' and 'digest' of its own"
         line = {"key": key, **record}
         try:
-            self._file.write(json.dumps({**line, "digest": digest_of(line)[:16]}, allow_nan=False).encode() + b"\n")
+            self._file.write(json.dumps({**line, "digest": digest_of(line)[:_DIGITS]}, allow_nan=False).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise disk_error(error, self.path) from error
@@ -138,8 +140,8 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     sound, done = [], {}
     for line in lines:
-        record = _checked(line)
-        if record is not None and record["key"] not in done:
+        record = sound_record(line, _DIGITS)
+        if record is not None and isinstance(record.get("key"), str) and record["key"] not in done:
             sound.append(line)
             done[record.pop("key")] = record
     if len(sound) < len(lines):
@@ -149,13 +151,3 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         with atomic_writer(path) as file:
             file.write(kept)
     return done
-
-
-def _checked(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict) or not isinstance(record.get("key"), str):
-        return None
-    return record if record.pop("digest", None) == digest_of(record)[:16] else None

@@ -6,6 +6,7 @@ mistake into one sentence that names the key, the value and the nearest known na
 
 from __future__ import annotations
 
+import argparse
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,11 @@ def validate(kind: type[S], values: dict[str, Any], source: str) -> S:
             raise RequestError("; ".join(_of_option(kind, problem) for problem in error.errors())) from error
         lines = [_sentence(kind, problem) for problem in error.errors()]
         raise RequestError(f"{source}: " + "; ".join(lines)) from error
+
+
+def options_of(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Of the options with these names those that were given: None is an option left out, whose default is that of its settings class."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def dump_yaml(settings: Settings) -> str:

@@ -18,6 +18,12 @@ def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def console_of(pipe_width: int, *, stderr: bool = False) -> Console:
+    """Where a command prints its tables: as wide as the terminal, and in a pipe or a file wide enough that they are not squeezed."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=pipe_width)
+
+
 def live_bar(count: ProgressColumn) -> Progress | None:
     """A bar on standard error whose middle column counts in the caller's unit and whose tasks have a `state` text; None off a terminal."""
     if not sys.stderr.isatty():

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.config import validate
-from proxy_lm.errors import RequestError
+from proxy_lm.config import OPTIONS, options_of, validate
+from proxy_lm.train.run_files import check_run
 
 HELP = "similarity of hidden states of raw bytes and of a view by layer, and retrieval of a span's other telling, with a plot"
 EXAMPLE = """  proxy-lm-eval align runs/nano
@@ -35,22 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the result is what `RUN/eval/align-<split>-<view>.json` holds."""
+    check_run(args.run)  # before torch is imported
+
     from eval.align import AlignSettings, align
 
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
     names = ("split", "limit", "span_bytes", "stretches_per_document", "max_stretch_bytes", "seed", "untrained", "rows_per_pass")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = validate(AlignSettings, given, source="the options")
+    settings = validate(AlignSettings, options_of(args, names), source=OPTIONS)
     return align(args.run, settings, view=args.view, device=args.device, corpus=args.corpus, plot=args.plot)
 
 
 def show(result: dict[str, Any]) -> None:
     """One table: a row a layer, and the untrained weights in brackets."""
-    from rich.console import Console
     from rich.table import Table
 
     from eval.envelope import where
+    from proxy_lm.progress import console_of
 
     table = Table(
         title=f"raw bytes and {result['view']}, {result['num_spans']:,} spans; untrained weights in brackets", title_justify="left"
@@ -64,9 +63,7 @@ def show(result: dict[str, Any]) -> None:
         cells += [_both(_retrieval(layer, way), None if base is None else _retrieval(base, way), 1) for way in ways]
         cells.append(_both(layer["cka"], None if base is None else base["cka"], 2))
         table.add_row(layer["name"], *cells)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a pipe cuts nothing
+    console = console_of(160)
     console.print(table)
     told = result["pairs_told"]
     console.print(

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.config import read_yaml, validate
-from proxy_lm.errors import RequestError
+from proxy_lm.config import OPTIONS, options_of, read_yaml, validate
+from proxy_lm.train.run_files import check_run
 
 HELP = "bits per byte of a trained run on the raw bytes of a corpus split"
 EXAMPLE = """  proxy-lm-eval bpb runs/nano --split test
@@ -41,15 +41,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the result is what `RUN/eval/bpb-<split>.json` holds."""
+    names = ("split", "context_bytes", "stride_bytes", "max_bytes", "windows_per_batch", "score_end", "view", "device")
+    given = options_of(args, names)
+    check_run(args.run)  # before torch is imported
+
     from eval.bpb import EvaluationSettings, evaluate
 
-    names = ("split", "context_bytes", "stride_bytes", "max_bytes", "windows_per_batch", "score_end", "view", "device")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
     context = given.setdefault("context_bytes", min(EvaluationSettings().context_bytes, _row_length(args.run)))
     given.setdefault("stride_bytes", max(1, context // 2))
-    settings = validate(EvaluationSettings, given, source="the options")
+    settings = validate(EvaluationSettings, given, source=OPTIONS)
     measured = evaluate(args.run, settings, num_workers=args.workers, corpus=args.corpus)
     if int(os.environ.get("RANK", "0")):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - of several ranks one prints, for as long as the process lives

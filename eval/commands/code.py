@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.config import validate
-from proxy_lm.errors import RequestError
+from proxy_lm.config import OPTIONS, options_of, validate
+from proxy_lm.train.run_files import check_run
 
 HELP = "pass@k of generated programs: HumanEval, MBPP, their plus sets, infilling, and 40 small problems of our own"
 EXAMPLE = """  proxy-lm-eval code run runs/nano
@@ -141,7 +141,7 @@ def _check(args: argparse.Namespace, problems: Any) -> Any:
     from eval.code import CodeSettings, named
     from eval.pass_at_k import check_ks
 
-    settings = validate(CodeSettings, _given(args, _GENERATION), source="the options")
+    settings = validate(CodeSettings, options_of(args, _GENERATION), source=OPTIONS)
     named(settings, problems)
     if args.action == "run":
         _judge_settings(args)
@@ -151,8 +151,7 @@ def _check(args: argparse.Namespace, problems: Any) -> Any:
 
 def _with_model(args: argparse.Namespace, problems: Any) -> dict[str, Any]:
     settings = _check(args, problems)
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
+    check_run(args.run)
 
     from eval.code import named
     from eval.code_runs import evaluate, generate, readings_of
@@ -172,14 +171,10 @@ def _with_model(args: argparse.Namespace, problems: Any) -> dict[str, Any]:
     }
 
 
-def _given(args: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 def _judge_settings(args: argparse.Namespace) -> Any:
     from eval.judging import JudgeSettings
 
-    return validate(JudgeSettings, _given(args, _JUDGING), source="the options")
+    return validate(JudgeSettings, options_of(args, _JUDGING), source=OPTIONS)
 
 
 def _how(args: argparse.Namespace) -> dict[str, Any]:

@@ -72,10 +72,10 @@ def show(result: dict[str, Any]) -> None:
 
 def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from eval.report import content, label
+    from proxy_lm.progress import console_of
     from proxy_lm.report import number, si
 
     colours = {"better": "green", "worse": "red", "failed": "red", "not run": "red"}
@@ -97,9 +97,7 @@ def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
             f"{si(arm.source_bytes)}B",
             number(arm.seconds, 1),
         )
-    console = Console(stderr=to_stderr)
-    if not console.is_terminal:
-        console = Console(stderr=to_stderr, width=120)
+    console = console_of(120, stderr=to_stderr)
     console.print(table)
     for line in content(found).sections[0].text:
         console.print(line, highlight=False)

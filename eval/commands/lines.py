@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.errors import RequestError
-
 HELP = "complete lines and identifiers of held-out files, and lines cut at every byte offset"
 EXAMPLE = """  proxy-lm-eval lines runs/nano --limit 200
   proxy-lm-eval lines runs/nano --num-sweep-lines 100 --num-lines 0 --num-identifiers 0 --borders views/spm
@@ -50,13 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the result is what `RUN/eval/lines-<set>.json` holds."""
-    from eval.lines import LinesSettings, evaluate
-    from proxy_lm.config import validate
+    from proxy_lm.config import OPTIONS, options_of, validate
+    from proxy_lm.train.run_files import check_run
 
-    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
-    settings = validate(LinesSettings, given, source="the options")
+    check_run(args.run)  # before torch is imported
+
+    from eval.lines import LinesSettings, evaluate
+
+    settings = validate(LinesSettings, options_of(args, _SETTINGS), source=OPTIONS)
     if args.limit is not None:
         settings = settings.limited(args.limit)
     return evaluate(args.run, settings, corpus=args.corpus, files=args.files or (), borders=args.borders)
@@ -65,15 +64,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """Every task as a table, then the offsets of the sweep by kind."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from eval.envelope import where
     from eval.line_report import counted, tables
+    from proxy_lm.progress import console_of
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=190)
+    console = console_of(190)
     name = result["run"]["name"]
     for title, table in tables({name: result}):
         shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)

@@ -30,12 +30,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The headlines, as the report's first table has them."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    from proxy_lm.progress import console_of
+
+    console = console_of(160)
     shown = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(result["summary"]["columns"]):
         shown.add_column(column, justify="right" if index else "left")

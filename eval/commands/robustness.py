@@ -73,13 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the result is what `RUN/eval/robustness-<set>.json` holds. With --explain: the prompts of a task."""
+    from proxy_lm.train.run_files import check_run
+
+    check_run(args.run)  # before anything heavy is imported
+
     from eval.perturb.registry import chosen
     from eval.problems import load_problems
     from eval.recode import recode_suite
     from eval.variants import own_suite
 
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
     names = tuple(args.perturbations or ())
     num_seeds = 3 if args.seeds is None else args.seeds
     if num_seeds < 1 or (args.seed or 0) < 0:
@@ -131,14 +133,13 @@ def check(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace) -> RobustnessSettings:
     from eval.robustness import RobustnessSettings
-    from proxy_lm.config import validate
+    from proxy_lm.config import OPTIONS, options_of, validate
 
-    given = {name: getattr(args, name) for name in _SETTINGS if getattr(args, name) is not None}
-    code = {name: getattr(args, name) for name in _CODE if getattr(args, name) is not None}
+    given, code = options_of(args, _SETTINGS), options_of(args, _CODE)
     num_files = 100 if args.files is None else args.files
     given |= {"code": code, "generate": not args.bits_only, "num_seeds": 3 if args.seeds is None else args.seeds}
     given["num_files"] = num_files if args.limit is None else min(num_files, args.limit)
-    return validate(RobustnessSettings, given, source="the options")
+    return validate(RobustnessSettings, given, source=OPTIONS)
 
 
 def _explained(suite: Suite, task: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from proxy_lm.config import validate
-from proxy_lm.errors import RequestError
+from proxy_lm.config import OPTIONS, options_of, validate
+from proxy_lm.train.run_files import check_run
 
 HELP = "translation between raw bytes and a view: exact match, byte accuracy, and bits per byte with and without the other telling"
 EXAMPLE = """  proxy-lm-eval translate runs/nano
@@ -35,26 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure; the result is what `RUN/eval/translate-<split>-<view>.json` holds."""
+    check_run(args.run)  # before torch is imported
+
     from eval.translate import TranslateSettings, translate
 
-    if not args.run.is_dir():
-        raise RequestError(f"{args.run} is not a folder; give the run folder that training wrote")
     names = ("split", "limit", "stretches_per_document", "max_stretch_bytes", "num_free", "num_untrained", "rows_per_pass")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = validate(TranslateSettings, given, source="the options")
+    settings = validate(TranslateSettings, options_of(args, names), source=OPTIONS)
     return translate(args.run, settings, view=args.view, device=args.device, corpus=args.corpus)
 
 
 def show(result: dict[str, Any]) -> None:
     """Two tables: bits per byte with and without the other telling, and what was right."""
-    from rich.console import Console
     from rich.table import Table
 
     from eval.envelope import where
+    from proxy_lm.progress import console_of
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a pipe cuts nothing
+    console = console_of(160)
     view, bits, untrained = result["view"], result["bits_per_byte"], result["untrained"]
     table = Table(title=f"bits per source byte, raw and {view}, split {result['settings']['split']}", title_justify="left")
     for name in ("asked for", "alone", "after its other telling", "change", "change beside a stranger's"):

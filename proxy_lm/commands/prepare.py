@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """The manifest's account of the corpus, with its path and the time it took."""
-    from proxy_lm.config import validate
+    from proxy_lm.config import OPTIONS, validate
     from proxy_lm.data.engines import open_engine
     from proxy_lm.data.prepare import PrepareSettings, prepare
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         given["languages"] = [word for word in given["languages"].split(",") if word.strip()]
     if "near_duplicates" in given:
         given["near_duplicates"] = None if given["near_duplicates"] == "off" else given["near_duplicates"]
-    settings = validate(PrepareSettings, given, "the options")
+    settings = validate(PrepareSettings, given, OPTIONS)
     started = time.monotonic()
     with open_engine(args.engine, num_workers=args.workers, address=args.address) as engine:
         manifest, made = prepare(
