@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,34 @@ class ArmLaunchSettings(LaunchSettings):
     """Processes that score; None: num_ranks on a CPU, 1 with an accelerator."""
 
 
+class SearchSettings(Settings):
+    """The same small search for learning rates for every arm: short runs of each at each rate, judged on the valid split."""
+
+    learning_rates: list[float] = Field(min_length=2)
+    """Peak rates that are tried."""
+
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Length of a try, as a share of the arm's first budget at that scale."""
+
+    seed: int = Field(default=1000, ge=0)
+    """Seed of all tries; none of `seeds`, so that the search has not seen the runs it serves."""
+
+    scales: list[str] | None = None
+    """Scales that are searched. The others take the rate from the last of these, by `transfer`. None: all."""
+
+    transfer: Literal["width", "same"] = "width"
+    """width: the rate times the ratio of the widths (searched over taken); same: the rate as it is."""
+
+
+class LeftOut(Settings):
+    """Cells of the grid that are not run: all that match what is given here."""
+
+    arms: list[str] | None = None
+    scales: list[str] | None = None
+    budgets: list[str] | None = None
+    seeds: list[int] | None = None
+
+
 class ComparePlan(Settings):
     """The whole comparison."""
 
@@ -94,6 +122,16 @@ class ComparePlan(Settings):
 
     match: MatchSettings
     """What is equal between arms."""
+
+    budgets: dict[str, float | dict[str, float]] = Field(default_factory=dict)
+    """Targets in the unit of `match`, by name: a number for every scale, or {scale: number}, where a scale that is not named has no cell.
+    Empty: the one of `match`."""
+
+    left_out: list[LeftOut] = Field(default_factory=list)
+    """Cells that are not run."""
+
+    search: SearchSettings | None = None
+    """How learning rates are chosen; None: as they stand in `base`, `scales` and the arms."""
 
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
     """Every arm runs once with each."""

@@ -15,7 +15,7 @@ from compressors.files import read_json, write_json
 from proxy_lm.config import Settings, validate
 from proxy_lm.errors import RequestError
 
-SCHEMA = "proxy-lm comparison 1"
+SCHEMA = "proxy-lm comparison 2"
 
 
 class Point(Settings):
@@ -52,12 +52,48 @@ class Verdict(Settings):
     num_projects: int
 
 
+class Projects(Settings):
+    """The documents that every arm was scored on, added up by project. Names are not needed to draw projects again, and are left out."""
+
+    num_bytes: list[float]
+    """Bytes of each project, in the order of `ArmResult.nll_nats_by_project`."""
+
+
+class SearchedRate(Settings):
+    """One short run of the search for learning rates; its cost is outside the match."""
+
+    arm: str
+    scale: str | None
+    learning_rate: float
+    seed: int
+    training_flops: float
+    bits_per_byte: float | None
+    """On the valid split, in the view in which the arm is asked; None: failed or diverged."""
+    failure: str | None = None
+
+
+class ChosenRate(Settings):
+    """The learning rate of an arm at a scale, and why it is that."""
+
+    arm: str
+    scale: str | None
+    learning_rate: float
+    reason: str
+    """'searched', 'transferred from SCALE', or 'edge of the searched rates'."""
+
+
 class ArmResult(Settings):
-    """One run of one arm, its ledger and its score."""
+    """One run of one arm (a cell of the grid arms x scales x budgets x seeds), its ledger and its score."""
 
     name: str
     scale: str | None
+    budget: str | None = None
+    """Name of its budget, where the plan has several."""
     seed: int
+    learning_rate: float | None = None
+    """Peak rate it was trained with."""
+    finished_on: str | None = None
+    """Day of its score, YYYY-MM-DD."""
     folder: str
     status: Literal["done", "failed", "not run"]
     failure: str | None = None
@@ -95,6 +131,8 @@ class ArmResult(Settings):
 
     bits_per_byte: float | None = None
     interval: tuple[float, float] | None = None
+    nll_nats_by_project: list[float] | None = None
+    """Nats of the scored documents added up by project, in the order of `Results.projects`: all intervals are made from these."""
     evaluation: dict[str, Any] | None = None
     """The whole result of `proxy-lm-eval bpb`."""
     view: str | None = None
@@ -114,7 +152,7 @@ class ArmResult(Settings):
 class Results(Settings):
     """A comparison."""
 
-    result_schema: Literal["proxy-lm comparison 1"] = "proxy-lm comparison 1"
+    result_schema: Literal["proxy-lm comparison 2"] = "proxy-lm comparison 2"
     name: str
     question: str
     command: str
@@ -129,6 +167,9 @@ class Results(Settings):
     match: dict[str, Any]
     baseline: str
     arms: list[ArmResult]
+    projects: Projects | None = None
+    searched: list[SearchedRate] = Field(default_factory=list)
+    chosen: list[ChosenRate] = Field(default_factory=list)
 
     @property
     def finished(self) -> list[ArmResult]:
