@@ -34,7 +34,7 @@ def content(results: Results) -> Content:
         f"Comparison: {results.name}",
         results.question,
         [
-            Section("Result", _answers(results), main_table(results)),
+            Section("Result", answers(results), main_table(results)),
             Section("Curves", _curve_notes(results), figures=lambda: plots.draw_all(results.arms)),
             Section(
                 "Ledger",
@@ -185,7 +185,8 @@ def difference(arm: ArmResult) -> str:
     return text if bounds is None else f"{text} ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
 
 
-def _answers(results: Results) -> list[str]:
+def answers(results: Results) -> list[str]:
+    """What was found, in sentences; they are printed on the terminal too."""
     lines = []
     seen: set[tuple[str, str | None]] = set()
     for arm in results.arms:

@@ -74,7 +74,7 @@ def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
     from rich import box
     from rich.table import Table
 
-    from eval.report import content, label
+    from eval.report import answers, label
     from proxy_lm.progress import console_of
     from proxy_lm.report import number, si
 
@@ -99,7 +99,7 @@ def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
         )
     console = console_of(120, stderr=to_stderr)
     console.print(table)
-    for line in content(found).sections[0].text:
+    for line in answers(found):
         console.print(line, highlight=False)
     console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
