@@ -58,6 +58,10 @@ class MatchSettings(Settings):
         """Its value."""
         return float(getattr(self, self.kind))
 
+    def at(self, target: float) -> MatchSettings:
+        """The same unit with another target."""
+        return MatchSettings.model_validate({self.kind: round(target) if self.kind in ("symbols", "source_bytes") else target})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
@@ -85,26 +89,27 @@ class Rates:
         return self.seconds_per_step * num_steps
 
 
-def solve(arms: Mapping[str, Rates], match: MatchSettings) -> dict[str, int]:
-    """Steps of every arm. Raises `RequestError` naming an arm that cannot come within 1 % of the target, or two that end further apart."""
+def solve(arms: Mapping[str, Rates], match: MatchSettings, *, setting: str | None = None, tolerance: float = TOLERANCE) -> dict[str, int]:
+    """Steps of every arm. Raises `RequestError` naming an arm that cannot come within `tolerance` of the target, or two that end further
+    apart; `setting` is the one to change in the plan, when that is not `match`."""
+    setting = setting or f"match.{match.kind}"
     steps = {name: _nearest(rates, match.kind, match.target) for name, rates in arms.items()}
     for name, rates in arms.items():
         spent = rates.spent(match.kind, steps[name])
-        if abs(spent - match.target) > TOLERANCE * match.target:
+        if abs(spent - match.target) > tolerance * match.target:
             per_step = spent / steps[name]
-            enough = f"{50 * per_step:.2g}"
             raise RequestError(
-                f"arm '{name}' comes to {spent:.4g} {match.kind} with {steps[name]} steps, more than 1 % from the target "
-                f"{match.target:.4g}, since one step is {per_step:.4g}; set match.{match.kind} to {enough} or more, "
+                f"arm '{name}' comes to {spent:.4g} {match.kind} with {steps[name]} steps, more than {100 * tolerance:g} % from the target "
+                f"{match.target:.4g}, since one step is {per_step:.4g}; set {setting} to {per_step / (2 * tolerance):.2g} or more, "
                 "or use fewer rows_per_step"
             )
     costs = {name: rates.spent(match.kind, steps[name]) for name, rates in arms.items()}
     least, most = (choose(costs, key=costs.__getitem__) for choose in (min, max))
-    if costs[most] - costs[least] > TOLERANCE * costs[least]:
-        enough = f"{100 * max(costs[name] / steps[name] for name in arms):.2g}"
+    if costs[most] - costs[least] > tolerance * costs[least]:
+        enough = f"{max(costs[name] / steps[name] for name in arms) / tolerance:.2g}"
         raise RequestError(
-            f"arms '{least}' and '{most}' come to {costs[least]:.4g} and {costs[most]:.4g} {match.kind}, more than 1 % apart, since steps "
-            f"are whole; set match.{match.kind} to {enough} or more, or use fewer rows_per_step"
+            f"arms '{least}' and '{most}' come to {costs[least]:.4g} and {costs[most]:.4g} {match.kind}, more than {100 * tolerance:g} % "
+            f"apart, since steps are whole; set {setting} to {enough} or more, or use fewer rows_per_step"
         )
     return steps
 

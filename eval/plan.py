@@ -7,14 +7,14 @@
     match: {flops: 2.0e14}                                                      see eval/budget.py
 
 Everything in `base` is equal for all arms by construction: data order, seeds, heads, optimizer. What an arm changes is listed in the
-report. Arms run in the order written; `scales` and `seeds` multiply them.
+report. `scales`, `budgets` and `seeds` multiply arms (eval/README.md, "Grids").
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,11 @@ class ViewPlan(Settings):
 
 
 class ArmLaunchSettings(LaunchSettings):
-    """How every arm is started, and how many processes score it."""
+    """How every arm is started, how many run side by side, and how many processes score one."""
+
+    jobs: int | None = Field(default=None, ge=1)
+    """Runs side by side on this machine, which share its cores; None: one without accelerators, else as many as there are devices for
+    `num_ranks` ranks each. More than that share devices."""
 
     evaluation_workers: int | None = Field(default=None, ge=1)
     """Processes that score; None: num_ranks on a CPU, 1 with an accelerator."""
@@ -168,7 +172,55 @@ class ComparePlan(Settings):
             unknown = [view for view in arm.get("views", []) if view not in self.views]
             if unknown:
                 raise ValueError(f"arm '{name}' uses view '{unknown[0]}'; the plan has: {', '.join(self.views) or 'none'}")
+        self._check_grid()
         return self
+
+    def _check_grid(self) -> None:
+        """Budgets, what is left out, and the search name what is there."""
+        known = {"arms": list(self.arms), "scales": list(self.scales), "budgets": list(self.budgets), "seeds": self.seeds}
+        for name, targets in self.budgets.items():
+            if not _NAME.match(name):
+                raise ValueError(f"budget '{name}' is used as a folder name: letters, digits, '.' and '_', a letter or digit first")
+            _among(f"budgets.{name}", list(targets) if isinstance(targets, dict) else [], known["scales"], "scale")
+            wrong = [value for value in (targets.values() if isinstance(targets, dict) else [targets]) if value <= 0]
+            if wrong:
+                raise ValueError(f"budgets.{name} is {wrong[0]:g} {self.match.kind}; give a number above 0")
+        for entry in self.left_out:
+            given = entry.model_dump(exclude_none=True)
+            if not given:
+                raise ValueError("an entry of 'left_out' names nothing, so nothing would be run; name arms, scales, budgets or seeds")
+            for what, names in given.items():
+                _among(f"left_out.{what}", names, known[what], what[:-1])
+        if next(arm_runs(self), None) is None:
+            raise ValueError("'left_out' and 'budgets' leave no cell to run; take an entry out")
+        if self.search is not None:
+            self._check_search(self.search)
+
+    def _check_search(self, search: SearchSettings) -> None:
+        _among("search.scales", search.scales or [], list(self.scales), "scale")
+        if search.scales == []:
+            raise ValueError("search.scales is empty, so no learning rate would be found; name a scale, or leave it out for all")
+        names = [f"{rate:g}" for rate in search.learning_rates]
+        if len(set(names)) != len(names) or min(search.learning_rates) <= 0:
+            raise ValueError(f"search.learning_rates are {', '.join(names)}; give different numbers above 0")
+        if search.seed in self.seeds:
+            raise ValueError(f"search.seed {search.seed} is one of 'seeds'; the search must not have seen the runs it serves: give another")
+        for group, changes in (("arms", self.arms), ("scales", self.scales)):
+            for name, values in changes.items():
+                if isinstance(values.get("optimizer"), dict) and "learning_rate" in values["optimizer"]:
+                    raise ValueError(f"{group}.{name} sets optimizer.learning_rate, which 'search' chooses; take one of them out")
+
+    def targets(self, scale: str | None) -> dict[str | None, float]:
+        """Budgets of a scale by name, in the unit of `match`; {None: the target of `match`} for a plan without budgets."""
+        if not self.budgets:
+            return {None: self.match.target}
+        found: dict[str | None, float] = {}
+        for name, target in self.budgets.items():
+            if not isinstance(target, dict):
+                found[name] = target
+            elif scale in target:
+                found[name] = target[scale]
+        return found
 
     @property
     def judged_against(self) -> str:
@@ -178,7 +230,7 @@ class ComparePlan(Settings):
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One training run of the comparison."""
+    """One training run of the comparison: a cell of the grid, or a try of the search."""
 
     arm: str
     scale: str | None
@@ -187,12 +239,31 @@ class ArmRun:
     views: tuple[str, ...]
     values: Mapping[str, Any]
     """Settings of the run without its budget, corpus and folders."""
+    budget: str | None = None
+    target: float = 0.0
+    """Of its budget, in the unit of `match`."""
+    tried_rate: float | None = None
+    """A try's learning rate; None for a cell of the grid."""
+
+    @property
+    def folder(self) -> str:
+        """Its run folder, in the folder of the comparison."""
+        return f"{'arms' if self.tried_rate is None else 'search'}/{self.folder_name}"
+
+    @property
+    def cell_name(self) -> str:
+        """What `--cell` takes."""
+        return self.folder_name if self.tried_rate is None else self.folder
+
+    def with_learning_rate(self, rate: float) -> ArmRun:
+        """The same run with another peak rate."""
+        return replace(self, values=merge(self.values, {"optimizer": {"learning_rate": rate}}))
 
     def settings(self, out: Path, corpus: Path, num_steps: int) -> RunSettings:
         """Complete settings. `out` is the comparison's folder."""
         located = {
             "name": self.folder_name,
-            "out": str(out / "arms" / self.folder_name),
+            "out": str(out / self.folder),
             "corpus": str(corpus),
             "views": {view: str(out / "views" / view) for view in self.views},
             "seed": self.seed,
@@ -204,28 +275,56 @@ class ArmRun:
 
 
 def arm_runs(plan: ComparePlan) -> Iterator[ArmRun]:
-    """All runs: for every seed and scale each arm, so that a comparison of one seed is complete before the next begins."""
+    """All cells: for every seed, scale and budget each arm, so that a comparison of one seed is complete before the next begins."""
     for seed in plan.seeds:
         scales: list[str | None] = list(plan.scales) or [None]
         for scale in scales:
-            for arm, changes in plan.arms.items():
-                values = merge(merge(plan.base, plan.scales[scale] if scale else {}), {k: v for k, v in changes.items() if k != "views"})
-                parts = [arm, *([scale] if scale else []), *([f"s{seed}"] if len(plan.seeds) > 1 else [])]
-                yield ArmRun(arm, scale, seed, "-".join(parts), tuple(changes.get("views", [])), values)
+            for budget, target in plan.targets(scale).items():
+                for arm, changes in plan.arms.items():
+                    if any(_leaves_out(entry, arm, scale, budget, seed) for entry in plan.left_out):
+                        continue
+                    values = merge(
+                        merge(plan.base, plan.scales[scale] if scale else {}), {k: v for k, v in changes.items() if k != "views"}
+                    )
+                    parts = [
+                        arm,
+                        *([scale] if scale else []),
+                        *([budget] if budget else []),
+                        *([f"s{seed}"] if len(plan.seeds) > 1 else []),
+                    ]
+                    yield ArmRun(arm, scale, seed, "-".join(parts), tuple(changes.get("views", [])), values, budget, target)
+
+
+def _leaves_out(entry: LeftOut, arm: str, scale: str | None, budget: str | None, seed: int) -> bool:
+    asked: tuple[tuple[Sequence[Any] | None, Any], ...] = (
+        (entry.arms, arm),
+        (entry.scales, scale),
+        (entry.budgets, budget),
+        (entry.seeds, seed),
+    )
+    return all(names is None or name in names for names, name in asked)
+
+
+def _among(where: str, names: Sequence[Any], known: Sequence[Any], what: str) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{where} names {what} '{unknown[0]}'; the plan has: {', '.join(map(str, known)) or 'none'}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed between two resolved plans that finished work depends on, as lines `key: old -> new`.
 
-    How arms are scored, launched and judged may change, and arms, views, scales and seeds may be added.
+    How arms are scored, launched and judged may change, and arms, views, scales, budgets and seeds may be added.
     """
     lines = []
     for key in ("corpus", "base", "match"):
         lines += _changed(key, old.get(key), new.get(key))
-    for group in ("views", "arms", "scales"):
-        before, after = old.get(group, {}), new.get(group, {})
-        if group == "scales" and bool(before) != bool(after):
-            lines.append(f"scales: {list(before)} -> {list(after)}")
+    if old.get("search") != new.get("search"):
+        lines += _changed("search", old.get("search") or {}, new.get("search") or {})
+    for group in ("views", "arms", "scales", "budgets"):
+        before, after = old.get(group) or {}, new.get(group) or {}
+        if group in ("scales", "budgets") and bool(before) != bool(after):
+            lines.append(f"{group}: {list(before)} -> {list(after)}")
         for name in before:
             if name in after:
                 lines += _changed(f"{group}.{name}", before[name], after[name])
