@@ -92,7 +92,7 @@ class Continuations:
             return None
         view = self.teller.view
         assert view is not None
-        ids = np.concatenate([np.array(told.ids, dtype=np.int64), symbols.astype(np.int64) + view.first_id])
+        ids = np.concatenate([np.array(told.ids, dtype=np.int64), view.to_ids(symbols)])
         allowed = self._allowed(told.tail, symbols) if told.tail else np.zeros((0, 0), dtype=np.bool_)
         return None if allowed is None else self._fitted(ids, len(told.ids), allowed)
 
@@ -108,7 +108,7 @@ class Continuations:
             if state >= len(tail):
                 break
             row = np.zeros(self.opened.loaded.vocabulary.size, dtype=np.bool_)
-            row[view.first_id : view.first_id + view.alphabet_size] = next_states[state] >= 0
+            row[view.to_ids(np.arange(view.alphabet_size))] = next_states[state] >= 0  # equal where two symbols share an id
             rows.append(row)
             state = int(next_states[state, symbol])
             if state < 0:

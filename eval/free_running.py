@@ -39,10 +39,10 @@ class _Ending:
         return ids.index(self.end_id) + 1 if self.end_id in ids else None
 
 
-def only(allowed: range, end_id: int, num_ids: int) -> Automaton:
+def only(allowed: I64, end_id: int, num_ids: int) -> Automaton:
     """Only the ids `allowed` and `end_id`. `num_ids` is the size of the vocabulary."""
     next_state = np.full((1, num_ids), -1, dtype=np.int16)
-    next_state[0, allowed.start : allowed.stop] = 0
+    next_state[0, allowed] = 0
     next_state[0, end_id] = 0
     return Automaton(next_state)
 

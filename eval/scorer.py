@@ -66,7 +66,7 @@ class Reading:
         if borders is not None:
             assert len(borders) == len(symbols) + 1, "a view's borders do not fit its symbols"
             assert (borders[0], borders[-1]) == (0, len(document)), "a view's borders do not cover the document"
-        inner = symbols.astype(np.int64) + self.view.first_id
+        inner = self.view.to_ids(symbols)
         return np.concatenate([[BOS, self.view.start_id], inner, [self.view.end_id, EOS]]), borders, False
 
 

@@ -60,8 +60,8 @@ class Row:
     ids: I64
     first: int
     num_payload: int
-    allowed: range
-    """Ids that may stand in the payload; with `end_id` all that generation may emit there."""
+    allowed: I64
+    """Ids that may stand in the payload, ascending; with `end_id` all that generation may emit there."""
     end_id: int
 
 
@@ -193,12 +193,11 @@ def told_after(
     return Row(ids, NUM_OPENING_IDS + len(before) + 2, len(payload), allowed, end)
 
 
-def _side(side: Side, stretch: Stretch, view: ViewRange) -> tuple[int, int, range, I64]:
+def _side(side: Side, stretch: Stretch, view: ViewRange) -> tuple[int, int, I64, I64]:
     """(start sentinel, end sentinel, ids of the payload's alphabet, the payload's ids)."""
     if side == "raw":
-        return RAW_START, RAW_END, range(NUM_BYTES), np.frombuffer(stretch.data, dtype=np.uint8).astype(np.int64)
-    allowed = range(view.first_id, view.first_id + view.alphabet_size)
-    return view.start_id, view.end_id, allowed, stretch.symbols + view.first_id
+        return RAW_START, RAW_END, np.arange(NUM_BYTES), np.frombuffer(stretch.data, dtype=np.uint8).astype(np.int64)
+    return view.start_id, view.end_id, view.ids, view.to_ids(stretch.symbols)
 
 
 def strangers(stretches: Sequence[Stretch]) -> list[int] | None:

@@ -7,7 +7,7 @@ emit at its place, so a row that is right throughout, end included, is one that 
 changes float rounding only.
 """
 
-# B rows, T positions, D width, C positions of a chunk, V ids
+# B rows, T positions, D width, C positions of a chunk, A possible ids, V ids
 
 from __future__ import annotations
 
@@ -95,16 +95,14 @@ def ask(model: Model, rows: Sequence[Row], *, rows_per_pass: int, device: torch.
 def _answer(model: Model, row: Row, hidden_TD: Tensor) -> Answer:
     targets = torch.from_numpy(row.ids[row.first : row.first + row.num_payload + 1]).to(hidden_TD.device)
     hidden_CD = hidden_TD[row.first - 1 : row.first + row.num_payload]
+    # Ascending: of equal logits the smaller id is chosen, as in generation.
+    possible_A = torch.from_numpy(np.sort(np.append(row.allowed, row.end_id))).to(hidden_TD.device)
     nats, right = [], []
     for at in range(0, len(targets), _POSITIONS_PER_CHUNK):
         logits_CV = model.head(hidden_CD[at : at + _POSITIONS_PER_CHUNK])
         wanted_C = targets[at : at + _POSITIONS_PER_CHUNK]
         nats.append(logits_CV.logsumexp(1) - logits_CV.gather(1, wanted_C[:, None]).squeeze(1))
-        best_C, place_C = logits_CV[:, row.allowed.start : row.allowed.stop].max(dim=1)
-        end_C = logits_CV[:, row.end_id]
-        # Of equal logits the smaller id is chosen, as in generation.
-        ends_C = end_C >= best_C if row.end_id < row.allowed.start else end_C > best_C
-        right.append(torch.where(ends_C, row.end_id, place_C + row.allowed.start) == wanted_C)
+        right.append(possible_A[logits_CV[:, possible_A].argmax(dim=1)] == wanted_C)
     found = torch.cat(nats).double().cpu().numpy()
     if not np.isfinite(found).all():
         raise WorkError("the model gives a loss that is not finite: its weights are broken; train it again with a lower learning rate")

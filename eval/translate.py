@@ -195,13 +195,12 @@ def _write(two: TwoViews, stretches: Sequence[Stretch], settings: TranslateSetti
 
 def _judged(written: Written, stretch: Stretch, side: Side, row: Row, two: TwoViews) -> dict[str, Any]:
     """What was written, decoded and held against the bytes of the stretch (of its symbols, where the view is not exact)."""
-    symbols = written.ids - row.allowed.start
     wanted = stretch.data
     if side == "raw":
-        data: bytes | None = bytes(symbols.astype(np.uint8))
+        data: bytes | None = bytes(written.ids.astype(np.uint8))
     else:
         cap = 4 * len(wanted) + 64
-        data = two.compressor.decode_batch([symbols.astype(np.uint32)], max_bytes=cap)[0]
+        data = two.compressor.decode_batch([two.view.to_symbols(written.ids).astype(np.uint32)], max_bytes=cap)[0]
         if not two.compressor.exact:
             wanted = two.compressor.decode(stretch.symbols.astype(np.uint32))
     right = row.ids[row.first : row.first + row.num_payload]

@@ -70,7 +70,7 @@ def ids_of(
         if symbols is None:
             return None
         (view,) = vocabulary.views
-        coded = np.concatenate([[view.start_id], symbols.astype(np.int64) + view.first_id, [view.end_id]])
+        coded = np.concatenate([[view.start_id], view.to_ids(symbols), [view.end_id]])
         pieces = {"decompress": [coded, raw], "compress": [raw, coded], None: [coded]}[task]
     ids = np.concatenate([[BOS], *pieces, [EOS]])
     return ids, len(ids) - len(pieces[-1]), len(ids) - 2

@@ -243,11 +243,10 @@ def _ids(args: argparse.Namespace, settings: RunSettings) -> int:
     if not all(Path(path).is_dir() for path in settings.views.values()):
         missing = next(path for path in settings.views.values() if not Path(path).is_dir())
         raise RequestError(f"the view {missing} is not here, so its ids are not known; give --ids, for example --ids {PAPER_IDS}")
-    from proxy_lm.data.views import View
-    from proxy_lm.vocabulary import Vocabulary
+    from proxy_lm.data.views import View, vocabulary_of
 
     views = [View.open(Path(path), None, verify=False, name=name) for name, path in settings.views.items()]
-    return Vocabulary([(view.name, view.alphabet_size) for view in views]).size
+    return vocabulary_of(views, settings.literals).size
 
 
 def _chosen(settings: RunSettings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from proxy_lm.data.pieces import CLOSING_LENGTHS, CLOSINGS, I64, OPENING_LENGTHS
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.slices import Slices
 from proxy_lm.errors import RequestError
-from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
+from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_CODE, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
 
 
 class Payloads(Protocol):
@@ -69,8 +69,6 @@ class RowReader:
         self.plan = plan
         self.vocabulary = vocabulary
         self._sources: list[Payloads] = [corpus, *views]
-        # By code: 0 raw, k + 1 view k.
-        self._first_ids = np.array([0, *(v.first_id for v in vocabulary.views)], dtype=np.int64)
         self._opening_ids = _special_ids(OPENINGS, vocabulary)
         self._closing_ids = _special_ids(CLOSINGS, vocabulary)
 
@@ -119,12 +117,16 @@ class RowReader:
         first, end = slices.payload_range()
         columns = starts + first + OPENING_LENGTHS[slices.opening] - slices.offset
         some = np.flatnonzero(end > first)
-        first_ids = self._first_ids.tolist()
+        views = self.vocabulary.views
         told_first, told_end = (first + slices.first)[some], (end + slices.first)[some]
         table = (slices.code[some], slices.document[some], told_first, told_end, columns[some])
         for code, document, begin, stop, column in zip(*(values.tolist() for values in table), strict=True):
             payload = self._sources[code].slice(document, begin, stop)
-            np.add(payload, first_ids[code], out=ids[column : column + stop - begin], dtype=np.int64)
+            place = ids[column : column + stop - begin]
+            if code == RAW_CODE:
+                place[:] = payload
+            else:
+                views[code - 1].to_ids(payload, out=place)
 
 
 def _spread(values: npt.NDArray[Any], between: Any, lengths: I64, gaps: I64 | None) -> npt.NDArray[Any]:

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from compressors.registry import read_artifact
+from compressors.registry import load, read_artifact
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.encoding import encode_corpus
 from proxy_lm.data.view_files import INDEX, RAW_ONLY, REMEDY, SYMBOLS, read_manifest, symbol_type
 from proxy_lm.errors import RequestError
+from proxy_lm.vocabulary import Literals, LiteralsSetting, Vocabulary, literals_of
 
-__all__ = ["View", "encode_corpus"]
+__all__ = ["View", "encode_corpus", "vocabulary_of"]
 
 _BLOCK_BYTES = 1 << 24
 
@@ -99,6 +101,19 @@ class View:
         assert 0 <= start <= stop <= self.lengths[index], (index, start, stop)
         first = int(self._offsets[index])
         return self._symbols[first + start : first + stop]
+
+
+def vocabulary_of(views: Sequence[View], literals: LiteralsSetting) -> Vocabulary:
+    """The ids of a run with these views. Raises `RequestError` where literals are to be shared and a view has none, or its compressor
+    cannot be loaded."""
+    shared = {view.name: _literals(view.name, view.path, view.fingerprint) for view in views} if literals == "shared" else {}
+    return Vocabulary([(view.name, view.alphabet_size) for view in views], shared)
+
+
+@lru_cache(maxsize=32)
+def _literals(name: str, folder: Path, fingerprint: str) -> Literals:
+    """Kept by fingerprint: a comparison opens the same views many times, and a large dictionary takes a while to load."""
+    return literals_of(name, load(folder).spelling())
 
 
 def _checked_map(file: Path, manifest: Mapping[str, Any], dtype: np.dtype[Any], verify: bool) -> npt.NDArray[Any]:

@@ -137,9 +137,9 @@ class Generator:
         assert self.teller.view is not None
         assert self.teller.compressor is not None
         if self.teller.spelling is not None:
-            return FixedSpeller(self.teller.spelling, self.teller.view.first_id)
+            return FixedSpeller(self.teller.spelling, self.teller.view)
         early = self.teller.compressor.spans(prompt.data) is not None
-        return DecodingSpeller(self.teller.compressor, self.teller.view.first_id, prompt.data, told.symbols, early=early)
+        return DecodingSpeller(self.teller.compressor, self.teller.view, prompt.data, told.symbols, early=early)
 
     def _automata(self, prompt: Prompt, told: Told, sampling: Sampling) -> tuple[Automaton, Automaton | None]:
         """What may follow this prompt, in free states; and the rules until its tail is spelled, whose states are those of the tail and
@@ -151,7 +151,7 @@ class Generator:
         view, healer = self.teller.view, self.teller.healer
         assert view is not None
         assert healer is not None
-        columns = slice(view.first_id, view.first_id + view.alphabet_size)
+        columns = view.to_ids(np.arange(view.alphabet_size))  # symbols that share an id spell the same and lead to the same state
         table = np.full((len(told.tail) + len(free), free.shape[1]), -1, dtype=np.int16)
         table[len(told.tail) :] = np.where(free >= 0, free + len(told.tail), -1)
         table[: len(told.tail), columns] = healer.next_states(told.tail, free[:, columns], state)
@@ -164,19 +164,19 @@ class Generator:
         table = np.full((utf8.NUM_STATES if valid_utf8 else 1, self.loaded.model.vocabulary_size), -1, dtype=np.int16)
         view = self.teller.view
         spelling: Sequence[bytes] | None = BYTES
-        first, end, num_symbols = 0, RAW_END, NUM_BYTES
+        columns, end = np.arange(NUM_BYTES), RAW_END
         if not raw and view is not None:
-            first, end, num_symbols, spelling = view.first_id, view.end_id, view.alphabet_size, self.teller.spelling
+            columns, end, spelling = view.to_ids(np.arange(view.alphabet_size)), view.end_id, self.teller.spelling
         if spelling is not None:
             found = utf8.spelled_transitions(spelling) if valid_utf8 else np.where([[not text for text in spelling]], -1, 0)
-            table[:, first : first + num_symbols] = found
+            table[:, columns] = found
         elif valid_utf8:
             raise RequestError(
                 f"the symbols of view '{self.view}' do not spell the same bytes wherever they stand, so they cannot be held to valid "
                 "UTF-8; ask without it, or in raw bytes"
             )
         else:
-            table[:, first : first + num_symbols] = 0
+            table[:, columns] = 0
         table[utf8.START, [end, EOS]] = utf8.START
         self._tables[raw, valid_utf8] = table
         return table

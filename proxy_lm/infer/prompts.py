@@ -80,7 +80,7 @@ class PromptTeller:
         if found is None:
             return _raw(prompt.data)
         symbols, tail = found
-        return Told([BOS, self.view.start_id, *(self.view.first_id + symbol for symbol in symbols)], symbols, tail, False)
+        return Told([BOS, self.view.start_id, *self.view.to_ids(np.array(symbols, dtype=np.int64)).tolist()], symbols, tail, False)
 
     def _symbols(self, data: bytes) -> tuple[list[int], bytes] | None:
         """Symbols that are read, and the bytes that are told again. None where the view cannot express the prompt."""

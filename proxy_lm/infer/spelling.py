@@ -16,7 +16,7 @@ import numpy as np
 from compressors.base import Compressor
 from compressors.errors import DecodeError
 from proxy_lm.errors import WorkError
-from proxy_lm.vocabulary import NUM_BYTES
+from proxy_lm.vocabulary import NUM_BYTES, ViewRange
 
 BYTES: Final = [bytes([value]) for value in range(NUM_BYTES)]
 _MOST_INCOMPLETE: Final = 16  # symbols at the end that may wait for the rest of their window: 128 bits in symbols of 8
@@ -45,12 +45,13 @@ class FixedSpeller:
 
     num_unspelled = 0
 
-    def __init__(self, spelling: Sequence[bytes] = BYTES, first_id: int = 0) -> None:
-        self._spelling, self._first_id = spelling, first_id
+    def __init__(self, spelling: Sequence[bytes] = BYTES, view: ViewRange | None = None) -> None:
+        """`spelling` by symbol of the view; `view` None for raw bytes."""
+        self._spelling, self._view = spelling, view
 
     def add(self, one: int) -> bytes:
         """The bytes of the id."""
-        return self._spelling[one - self._first_id]
+        return self._spelling[one if self._view is None else self._view.to_symbol(one)]
 
     def finish(self) -> bytes:
         """Nothing is ever left."""
@@ -60,9 +61,9 @@ class FixedSpeller:
 class DecodingSpeller:
     """Symbols are decoded by their compressor, from the document's begin on."""
 
-    def __init__(self, compressor: Compressor, first_id: int, prompt: bytes, symbols: Sequence[int], *, early: bool) -> None:
+    def __init__(self, compressor: Compressor, view: ViewRange, prompt: bytes, symbols: Sequence[int], *, early: bool) -> None:
         """`symbols` are those of the prompt; `early` False decodes at the end only."""
-        self._compressor, self._first_id, self._early = compressor, first_id, early
+        self._compressor, self._view, self._early = compressor, view, early
         self._symbols = list(symbols)
         self._data = prompt
         self._num_spelled = len(symbols)
@@ -75,7 +76,7 @@ class DecodingSpeller:
 
     def add(self, one: int) -> bytes:
         """The bytes that became sure, where it is time to look."""
-        self._symbols.append(one - self._first_id)
+        self._symbols.append(self._view.to_symbol(one))
         if not self._early or len(self._symbols) < self._look_at:
             return b""
         self._look_at = len(self._symbols) + 1 + len(self._symbols) // _GROWTH

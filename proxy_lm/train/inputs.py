@@ -10,7 +10,7 @@ from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.cuts import open_cuts, open_lines_of
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import RowReader
-from proxy_lm.data.views import View
+from proxy_lm.data.views import View, vocabulary_of
 from proxy_lm.errors import RequestError
 from proxy_lm.model.flops import training_flops_per_symbol
 from proxy_lm.train.settings import RunSettings, StepShape, num_steps, step_shape
@@ -67,7 +67,7 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
     shape = step_shape(settings, world_size)
     corpus = Corpus.open(Path(settings.corpus), verify=verify)
     views = [View.open(Path(path), corpus, verify=verify, name=name) for name, path in settings.views.items()]
-    vocabulary = Vocabulary([(view.name, view.alphabet_size) for view in views])
+    vocabulary = vocabulary_of(views, settings.literals)
     if settings.vocabulary_size not in (None, vocabulary.size):
         raise RequestError(
             f"vocabulary_size = {settings.vocabulary_size} and the views {[view.name for view in views]} make {vocabulary.size} ids; "
@@ -102,5 +102,8 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
 
 
 def describe_vocabulary(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The id space as JSON: enough to build the same `Vocabulary` again."""
-    return {"size": vocabulary.size, "views": [[view.name, view.alphabet_size] for view in vocabulary.views]}
+    """The id space for records, as JSON: its size, its views and, where views share literals, how many each. With the views' digests it
+    fixes every id."""
+    shared = {name: len(found) for name, found in vocabulary.literals.items()}
+    described: dict[str, Any] = {"size": vocabulary.size, "views": [[view.name, view.alphabet_size] for view in vocabulary.views]}
+    return {**described, "literals": shared} if shared else described

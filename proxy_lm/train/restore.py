@@ -50,8 +50,7 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> LoadedModel
     weights = checkpoint.file(WEIGHTS_NAME)
     try:
         with safe_open(weights, framework="pt", device="cpu") as file:
-            described = json.loads((file.metadata() or {})["vocabulary"])
-            vocabulary = Vocabulary([(str(name), int(size)) for name, size in described["views"]])
+            vocabulary = _vocabulary(file.metadata() or {}, settings)
             model = Decoder(settings.model, vocabulary.size, settings.row_length, num_views=len(vocabulary.views), seed=None)
             _fill(model, file, weights)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -66,6 +65,12 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> LoadedModel
         step=checkpoint.step,
         manifest=checkpoint.manifest,
     )
+
+
+def _vocabulary(metadata: dict[str, str], settings: RunSettings) -> Vocabulary:
+    views = [(str(name), int(size)) for name, size in json.loads(metadata["vocabulary"])["views"]]
+    shared = json.loads(metadata["literals"]) if views and settings.literals == "shared" else {}
+    return Vocabulary(views, {name: tuple((int(symbol), int(byte)) for symbol, byte in found) for name, found in shared.items()})
 
 
 def find_checkpoint(path: Path) -> Checkpoint:

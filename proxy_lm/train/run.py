@@ -245,6 +245,8 @@ def _write_checkpoint(engine: Engine, inputs: Inputs, folder: Path, step: int) -
         "vocabulary": json.dumps(describe_vocabulary(inputs.vocabulary)),
         "row_length": str(settings.row_length),
     }
+    if inputs.vocabulary.literals:
+        metadata["literals"] = json.dumps(inputs.vocabulary.literals)
     path = folder / WEIGHTS_NAME if engine.ranks.rank == 0 else None
     write_weights(path, engine.shapes(), engine.full_parameters(), metadata)
 

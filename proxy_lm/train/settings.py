@@ -32,6 +32,7 @@ from proxy_lm.train.settings_groups import (
     ZeroSettings,
 )
 from proxy_lm.train.spikes import SpikeSettings
+from proxy_lm.vocabulary import LiteralsSetting
 
 
 class RunSettings(Settings):
@@ -48,6 +49,11 @@ class RunSettings(Settings):
 
     views: dict[str, str] = Field(default_factory=dict)
     """Encoded views by name, each the folder of `proxy-lm encode`; their order fixes the ids."""
+
+    literals: LiteralsSetting = "separate"
+    """separate: every symbol of a view has an id of its own. shared: a symbol that stands for one byte wherever it stands has that byte's
+    id, in the input and in the output, so that raw text and view learn of one another; the model has fewer rows by so many. Refused for
+    views whose symbols spell no fixed bytes (gzip), and for those without such a symbol."""
 
     vocabulary_size: int | None = None
     """Never needed: it is derived from the views. A value here is checked against the derived one and refused when it differs."""
