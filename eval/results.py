@@ -184,8 +184,12 @@ def save(results: Results, folder: Path) -> None:
 
 def load(folder: Path) -> Results:
     """Read `results.json`. Raises `RequestError` when it is missing, damaged, or of another version."""
-    value = read_json(folder / "results.json", "result of a comparison")
+    return read(folder / "results.json")
+
+
+def read(path: Path) -> Results:
+    """Read the results in a file of any name, such as a kept one. Raises as `load`."""
+    value = read_json(path, "result of a comparison")
     if value.get("result_schema") != SCHEMA:
-        found = value.get("result_schema")
-        raise RequestError(f"{folder / 'results.json'} has schema {found!r}; this program reads '{SCHEMA}': run compare again")
-    return validate(Results, value, source=str(folder / "results.json"))
+        raise RequestError(f"{path} has schema {value.get('result_schema')!r}; this program reads '{SCHEMA}': run compare again")
+    return validate(Results, value, source=str(path))
