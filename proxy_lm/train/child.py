@@ -83,8 +83,10 @@ def finished_run(settings: RunSettings) -> dict[str, Any] | None:
     path = settings.folder / "run.json"
     if not path.exists():
         return None
+    from proxy_lm.train.provenance import completed  # a second of imports that no refusal needs
+
     record = read_json(path, "record of the run")
-    same = not changed_settings(record.get("settings", {}), settings.model_dump(mode="json"))
+    same = not changed_settings(completed(record.get("settings", {})), settings.model_dump(mode="json"))
     return record if record.get("status") == "finished" and same else None
 
 
