@@ -1,0 +1,356 @@
+"""What a comparison's numbers say, from `results.json` alone: points, verdicts, multipliers, fits, and whether a margin grows with scale.
+
+    analysis = analyse(results.load(folder))
+    analysis.verdict('proxy', 's1', 'x1')       better, worse, tie or not decided, with intervals
+
+Read `seed_intervals.py` (how sure a number is), `multipliers.py` and `scaling_fits.py` beside it. Means over seeds, intervals, verdicts,
+fits and multipliers are made here and nowhere else; report, tables and commands spell them.
+
+An arm is judged against the baseline of its own scale and budget, on the seeds that both finished. Better and worse are said at 95 % after
+Holm's correction over all pairs of the comparison, so the chance of one false verdict among them all is 5 %. Not promised: that a tie
+means equal, and anything about what failed or was not run, which is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from eval.grid_cells import Cell, cells_of
+from eval.intervals import MIN_PROJECTS
+from eval.multipliers import Multiplier, multiplier
+from eval.results import Results
+from eval.scaling_fits import ArmFit, fit_compute, fit_parameters_and_data
+from eval.seed_intervals import COVERAGE, Bounds, Floats, draws, holm, middle, uncertain
+from proxy_lm.errors import RequestError
+
+Key = tuple[str, str | None, str | None]
+"""Arm, scale, budget."""
+_MOST_FIT_DRAWS = 400  # each is a search of its own: 400 take about a second an arm
+
+
+@dataclass(frozen=True)
+class Point:
+    """An arm at a scale and a budget, over its seeds."""
+
+    arm: str
+    scale: str | None
+    budget: str | None
+    seeds: tuple[int, ...]
+    """Those that finished."""
+    values: tuple[float, ...]
+    """Bits per byte, by seed."""
+    mean: float | None
+    """None where no seed finished."""
+    interval: Bounds | None
+    """95 %, seeds and projects (projects alone with one seed: see `covers_seeds`)."""
+    covers_seeds: bool
+    seed_deviation: float | None
+    """Standard deviation of the seeds' values; None with fewer than two."""
+    flops: float
+    """Training FLOPs of a run, the mean over seeds."""
+    flops_with_compressor: float
+    symbols: float
+    source_bytes: float
+    num_body_parameters: int
+    num_parameters: int
+    failed: list[int]
+    """Seeds that failed."""
+    not_run: list[int]
+
+
+@dataclass(frozen=True)
+class PairVerdict:
+    """Two arms at one scale and budget."""
+
+    arm: str
+    against: str
+    scale: str | None
+    budget: str | None
+    difference: float | None
+    """Bits per byte of `arm` minus those of `against`, the mean over the seeds of both; negative is better. None: nothing to subtract."""
+    relative: float | None
+    """The same as a share of what `against` has."""
+    interval: Bounds | None
+    """95 % for this pair alone."""
+    interval_corrected: Bounds | None
+    """As wide as Holm's correction makes it: without 0 exactly where the verdict is better or worse."""
+    p: float | None
+    p_corrected: float | None
+    """Holm over all pairs of the comparison."""
+    verdict: Literal["better", "worse", "tie", "not decided"]
+    num_pairs: int
+    """Pairs that the correction is for."""
+    seeds: tuple[int, ...]
+    num_projects: int
+    covers_seeds: bool
+    """False with one seed: what another seed would have given is not in the interval."""
+    reason: str
+    """Why it is not decided; else empty."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference from the baseline at one scale, in percent of the baseline's bits per byte."""
+
+    scale: str | None
+    num_body_parameters: int
+    """Of the baseline."""
+    percent: float
+    interval: Bounds | None
+
+
+@dataclass(frozen=True)
+class ByScale:
+    """Whether the margin of an arm grows with scale, at one budget."""
+
+    arm: str
+    budget: str | None
+    gaps: list[Gap]
+    """From the smallest scale up."""
+    slope: float | None
+    """Percent of the baseline's bits per byte per tenfold of body parameters, least squares; negative: the arm gains on the baseline."""
+    interval: Bounds | None
+    """Seeds and projects; what the points are off a line is not in it."""
+    covers_seeds: bool
+    trend: Literal["gains", "loses", "not decided"]
+    reason: str
+    """Why there is no slope; else empty."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """All that a report of a comparison says."""
+
+    baseline: str
+    points: list[Point] = field(default_factory=list)
+    verdicts: list[PairVerdict] = field(default_factory=list)
+    """Against the baseline of the same scale and budget, then the other pairs that were asked for."""
+    multipliers: list[Multiplier] = field(default_factory=list)
+    """Along the baseline's budgets at the arm's scale."""
+    frontier_multipliers: list[Multiplier] = field(default_factory=list)
+    """Along the baseline's scales at the arm's budget: what growing model and data together would have cost."""
+    fits: list[ArmFit] = field(default_factory=list)
+    by_scale: list[ByScale] = field(default_factory=list)
+
+    def point(self, arm: str, scale: str | None = None, budget: str | None = None) -> Point | None:
+        """The point of a cell; None where the comparison has none."""
+        return next((p for p in self.points if (p.arm, p.scale, p.budget) == (arm, scale, budget)), None)
+
+    def verdict(self, arm: str, scale: str | None = None, budget: str | None = None, against: str | None = None) -> PairVerdict | None:
+        """The verdict on a pair, against the baseline unless said otherwise."""
+        key = (arm, against or self.baseline, scale, budget)
+        return next((v for v in self.verdicts if (v.arm, v.against, v.scale, v.budget) == key), None)
+
+
+def analyse(results: Results, *, num_draws: int = 2000, seed: int = 0, pairs: Sequence[tuple[str, str]] = ()) -> Analysis:
+    """Everything above. `pairs` are further (arm, against) to be judged wherever both ran; they count in the correction.
+
+    The same results give the same analysis, to the last bit. Raises `RequestError` for results that do not fit together
+    (numbers by project of another length, nats that are not the bits per byte beside them) and for pairs of arms that are not there.
+    """
+    cells = cells_of(results)
+    arms = list(dict.fromkeys(cell.arm for cell in cells.values()))
+    for arm in (name for pair in pairs for name in pair):
+        if arm not in arms:
+            raise RequestError(f"arm '{arm}' is not in comparison '{results.name}'; it has: {', '.join(arms)}")
+    samples = {key: cell.sample for key, cell in cells.items() if cell.sample is not None}
+    drawn = draws(samples, {key: key[1] for key in samples}, num_draws=num_draws, seed=seed)
+    baseline = results.baseline
+    others = [key for key in cells if key[0] != baseline]
+    return Analysis(
+        baseline=baseline,
+        points=[_point(cell) for cell in cells.values()],
+        verdicts=_verdicts(cells, baseline, pairs),
+        multipliers=[m for key in others if (m := _multiplier(cells, drawn, key, baseline, "budgets")) is not None],
+        frontier_multipliers=[m for key in others if (m := _multiplier(cells, drawn, key, baseline, "scales")) is not None],
+        fits=[_fit(arm, cells, drawn, min(num_draws, _MOST_FIT_DRAWS), seed) for arm in arms],
+        by_scale=[
+            _by_scale(arm, budget, cells, drawn, baseline)
+            for arm in arms
+            if arm != baseline
+            for budget in dict.fromkeys(key[2] for key in cells if key[0] == arm)
+        ],
+    )
+
+
+def _point(cell: Cell) -> Point:
+    found = None if cell.sample is None else uncertain(cell.sample)
+    return Point(
+        arm=cell.arm,
+        scale=cell.scale,
+        budget=cell.budget,
+        seeds=cell.seeds,
+        values=cell.values,
+        mean=cell.mean,
+        interval=None if found is None else found.interval(),
+        covers_seeds=len(cell.seeds) > 1,
+        seed_deviation=float(np.std(cell.values, ddof=1)) if len(cell.values) > 1 else None,
+        flops=cell.flops,
+        flops_with_compressor=cell.flops + cell.compressor_flops,
+        symbols=cell.symbols,
+        source_bytes=cell.source_bytes,
+        num_body_parameters=cell.num_body_parameters,
+        num_parameters=cell.num_parameters,
+        failed=cell.failed,
+        not_run=cell.not_run,
+    )
+
+
+@dataclass
+class _Judged:
+    """A pair before the correction."""
+
+    mine: Cell
+    base: Cell
+
+    def __post_init__(self) -> None:
+        mine, base = self.mine, self.base
+        self.seeds = tuple(seed for seed in mine.seeds if seed in base.seeds)
+        self.difference: float | None = None
+        self.relative: float | None = None
+        self.found = None
+        self.num_projects = 0
+        self.reason = ""
+        if not self.seeds:
+            self.reason = f"no seed of which both '{mine.arm}' and '{base.arm}' finished"
+            return
+        beside = float(np.mean([base.value_of(seed) for seed in self.seeds]))
+        self.difference = float(np.mean([mine.value_of(seed) for seed in self.seeds])) - beside
+        self.relative = self.difference / beside
+        if mine.sample is None or base.sample is None:
+            self.reason = "the results hold no nats by project; run compare again to have them"
+            return
+        self.num_projects = int(np.count_nonzero(mine.sample.num_bytes_J))
+        self.found = uncertain(mine.sample.minus(base.sample))
+        if self.num_projects < MIN_PROJECTS:
+            self.reason = f"{self.num_projects} projects; fewer than {MIN_PROJECTS} decide nothing"
+
+
+def _verdicts(cells: dict[Key, Cell], baseline: str, pairs: Sequence[tuple[str, str]]) -> list[PairVerdict]:
+    """Against the baseline, then the pairs asked for; corrected together."""
+    asked = [(key, (baseline, *key[1:])) for key in cells if key[0] != baseline]
+    asked += [(key, (against, *key[1:])) for arm, against in pairs for key in cells if key[0] == arm and against != arm]
+    judged = [_Judged(cells[mine], cells[base]) for mine, base in dict.fromkeys(asked) if base in cells]
+    p_values = [pair.found.p for pair in judged if pair.found is not None and not pair.reason]
+    corrected = iter(holm(p_values))
+    verdicts = []
+    for pair in judged:
+        p = pair.found.p if pair.found is not None and not pair.reason else None
+        p_corrected = None if p is None else next(corrected)
+        verdicts.append(_verdict(pair, p, p_corrected, len(p_values)))
+    return verdicts
+
+
+def _verdict(pair: _Judged, p: float | None, p_corrected: float | None, num_pairs: int) -> PairVerdict:
+    verdict: Literal["better", "worse", "tie", "not decided"] = "not decided"
+    wide = None
+    if p is not None and p_corrected is not None and pair.found is not None:
+        # The level at which this pair was read: then the interval is without 0 exactly where the corrected p is small.
+        times = min(float(num_pairs), max(1.0, p_corrected / p)) if p > 0 else float(num_pairs)
+        wide = pair.found.interval(1 - (1 - COVERAGE) / times)
+        verdict = "tie" if p_corrected >= 1 - COVERAGE else "better" if pair.found.value < 0 else "worse"
+    return PairVerdict(
+        arm=pair.mine.arm,
+        against=pair.base.arm,
+        scale=pair.mine.scale,
+        budget=pair.mine.budget,
+        difference=pair.difference,
+        relative=pair.relative,
+        interval=None if pair.found is None else pair.found.interval(),
+        interval_corrected=wide,
+        p=p,
+        p_corrected=p_corrected,
+        verdict=verdict,
+        num_pairs=num_pairs,
+        seeds=pair.seeds,
+        num_projects=pair.num_projects,
+        covers_seeds=len(pair.seeds) > 1,
+        reason=pair.reason,
+    )
+
+
+def _multiplier(
+    cells: dict[Key, Cell], drawn: dict[Key, Floats], key: Key, baseline: str, along: Literal["budgets", "scales"]
+) -> Multiplier | None:
+    """The multiplier of a cell; None where the cell has no number."""
+    cell = cells[key]
+    if cell.mean is None:
+        return None
+    fixed = 1 if along == "budgets" else 2
+    curve = [c for k, c in cells.items() if k[0] == baseline and k[fixed] == key[fixed] and c.mean is not None]
+    curve = _apart(sorted(curve, key=lambda c: c.flops))
+    used = [key, *(c.key for c in curve)]
+    has_draws = all(k in drawn for k in used)
+    nothing = np.empty((0, len(curve)))
+    return multiplier(
+        *key,
+        flops=cell.flops,
+        compressor_flops=cell.compressor_flops,
+        bits=(cell.mean, drawn[key] if has_draws else nothing[:, 0] if curve else np.empty(0)),
+        curve_flops_P=np.array([c.flops for c in curve]),
+        curve_bits=(np.array([c.mean for c in curve]), np.stack([drawn[c.key] for c in curve], axis=1) if has_draws and curve else nothing),
+        along=along,
+        covers_seeds=all(len(cells[k].seeds) > 1 for k in used),
+        has_interval=has_draws,
+    )
+
+
+def _apart(curve: list[Cell]) -> list[Cell]:
+    """Without cells of nearly the compute of the one before: no curve runs through two heights at one place."""
+    kept: list[Cell] = []
+    for cell in curve:
+        if not kept or cell.flops > 1.05 * kept[-1].flops:
+            kept.append(cell)
+    return kept
+
+
+def _fit(arm: str, cells: dict[Key, Cell], drawn: dict[Key, Floats], num_draws: int, seed: int) -> ArmFit:
+    """Parameters and data if the arm's runs can tell them apart, else compute along its scales."""
+    mine = [cell for cell in cells.values() if cell.arm == arm and cell.mean is not None]
+    rows = [(cell.num_body_parameters, cell.source_bytes, value) for cell in mine for value in cell.values]
+    parameters, data, bits = np.array(rows, dtype=np.float64).reshape(-1, 3).T
+    full = fit_parameters_and_data(arm, parameters, data, bits, num_draws=num_draws, seed=seed)
+    if full.form != "none":
+        return full
+    budgets = list(dict.fromkeys(cell.budget for cell in mine))
+    along = {budget: sorted((c for c in mine if c.budget == budget), key=lambda c: c.flops) for budget in budgets}
+    budget = max(budgets, key=lambda name: len(along[name]), default=None)
+    points = along.get(budget, [])
+    has_draws = all(cell.key in drawn for cell in points)
+    spread = np.stack([drawn[cell.key] for cell in points], axis=1) if has_draws and points else None
+    flops, means = np.array([cell.flops for cell in points]), np.array([cell.mean for cell in points], dtype=np.float64)
+    return fit_compute(arm, flops, means, spread, budget, full.reason)
+
+
+def _by_scale(arm: str, budget: str | None, cells: dict[Key, Cell], drawn: dict[Key, Floats], baseline: str) -> ByScale:
+    """Relative gaps over scales and their slope."""
+    gaps, spreads, covers = [], [], True
+    for (name, scale, of), cell in cells.items():
+        base = cells.get((baseline, scale, budget))
+        if (name, of) != (arm, budget) or base is None or cell.mean is None or base.mean is None:
+            continue
+        spread = None
+        if cell.key in drawn and base.key in drawn:
+            spread = 100 * (drawn[cell.key] / drawn[base.key] - 1)
+        covers = covers and len(cell.seeds) > 1 and len(base.seeds) > 1
+        gaps.append(Gap(scale, base.num_body_parameters, 100 * (cell.mean / base.mean - 1), None if spread is None else middle(spread)))
+        spreads.append(spread)
+    order = sorted(range(len(gaps)), key=lambda i: gaps[i].num_body_parameters)
+    gaps = [gaps[i] for i in order]
+    sizes = np.log10([gap.num_body_parameters for gap in gaps])
+    if len(set(sizes.tolist())) < 2:
+        reason = f"{len(gaps)} scale{'' if len(gaps) == 1 else 's'} with numbers of both arms; a slope needs two"
+        return ByScale(arm, budget, gaps, None, None, covers, "not decided", reason)
+    centred = sizes - sizes.mean()
+    slope = float(centred @ np.array([gap.percent for gap in gaps]) / (centred @ centred))
+    told = [spreads[i] for i in order]
+    parts = [spread for spread in told if spread is not None]
+    if len(parts) < len(told):
+        return ByScale(arm, budget, gaps, slope, None, covers, "not decided", "the results hold no nats by project")
+    bounds = middle(centred @ np.stack(parts) / (centred @ centred))
+    trend: Literal["gains", "loses", "not decided"] = "gains" if bounds[1] < 0 else "loses" if bounds[0] > 0 else "not decided"
+    return ByScale(arm, budget, gaps, slope, bounds, covers, trend, "")

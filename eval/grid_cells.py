@@ -1,0 +1,112 @@
+"""Results put together by cell: an (arm, scale, budget) with all its seeds, as samples that intervals are made from. No statistics here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.results import ArmResult, Results
+from eval.seed_intervals import Floats, Sample
+from proxy_lm.errors import RequestError
+
+_ROUNDING = 1e-4  # nats are exact sums; whoever rounds a kept file to fewer digits than this has changed it
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one scale and budget."""
+
+    arm: str
+    scale: str | None
+    budget: str | None
+    seeds: tuple[int, ...]
+    """Those with a score, in ascending order."""
+    values: tuple[float, ...]
+    """Bits per byte, by seed."""
+    sample: Sample | None
+    """None where no seed finished, or a seed has no nats by project."""
+    flops: float
+    """Means over the finished seeds, over all where none finished."""
+    compressor_flops: float
+    symbols: float
+    source_bytes: float
+    num_body_parameters: int
+    num_parameters: int
+    failed: list[int]
+    not_run: list[int]
+
+    @property
+    def key(self) -> tuple[str, str | None, str | None]:
+        """Arm, scale, budget."""
+        return self.arm, self.scale, self.budget
+
+    @property
+    def mean(self) -> float | None:
+        """Mean bits per byte over seeds."""
+        return math.fsum(self.values) / len(self.values) if self.values else None
+
+    def value_of(self, seed: int) -> float:
+        """Bits per byte of one of `seeds`."""
+        return self.values[self.seeds.index(seed)]
+
+
+def cells_of(results: Results) -> dict[tuple[str, str | None, str | None], Cell]:
+    """All cells, in the order in which their first runs stand. Raises `RequestError` for numbers that do not fit together."""
+    groups: dict[tuple[str, str | None, str | None], list[ArmResult]] = {}
+    for run in results.arms:
+        groups.setdefault((run.name, run.scale, run.budget), []).append(run)
+    num_bytes = np.array(results.projects.num_bytes, dtype=np.float64) if results.projects is not None else None
+    if num_bytes is not None and (not np.isfinite(num_bytes).all() or (num_bytes < 0).any() or not num_bytes.sum() > 0):
+        raise RequestError(f"projects.num_bytes of comparison '{results.name}' must be 0 or more and not all 0; run compare again")
+    return {key: _cell(key, sorted(runs, key=lambda run: run.seed), num_bytes) for key, runs in groups.items()}
+
+
+def _cell(key: tuple[str, str | None, str | None], runs: Sequence[ArmResult], num_bytes: Floats | None) -> Cell:
+    done = [run for run in runs if run.bits_per_byte is not None]
+    seeds = tuple(run.seed for run in done)
+    if len({run.seed for run in runs}) < len(runs):
+        raise RequestError(f"arm '{key[0]}' (scale {key[1]}, budget {key[2]}) has two results of one seed: {[run.seed for run in runs]}")
+    rows = [_bits(run, num_bytes) for run in done]
+    told = [row for row in rows if row is not None]
+    sample = Sample(seeds, np.stack(told), num_bytes) if num_bytes is not None and told and len(told) == len(rows) else None
+    of = done or list(runs)
+
+    def mean(values: Sequence[float]) -> float:
+        return math.fsum(values) / len(values)
+
+    return Cell(
+        *key,
+        seeds=seeds,
+        values=tuple(float(run.bits_per_byte) for run in done if run.bits_per_byte is not None),
+        sample=sample,
+        flops=mean([run.training_flops for run in of]),
+        compressor_flops=mean([run.compressor_flops for run in of]),
+        symbols=mean([run.symbols for run in of]),
+        source_bytes=mean([run.source_bytes for run in of]),
+        num_body_parameters=of[0].num_parameters["body"],
+        num_parameters=of[0].num_parameters["total"],
+        failed=[run.seed for run in runs if run.status == "failed"],
+        not_run=[run.seed for run in runs if run.status == "not run"],
+    )
+
+
+def _bits(run: ArmResult, num_bytes: Floats | None) -> Floats | None:
+    """Bits of each project, not divided by bytes; None where the result has none."""
+    if run.nll_nats_by_project is None or num_bytes is None or run.bits_per_byte is None:
+        return None
+    bits = np.array(run.nll_nats_by_project, dtype=np.float64) / math.log(2)
+    if len(bits) != len(num_bytes):
+        raise RequestError(
+            f"{run.folder}: nll_nats_by_project has {len(bits)} numbers and projects.num_bytes {len(num_bytes)}; they are of different "
+            "corpora or files, run compare again"
+        )
+    summed = float(bits.sum() / num_bytes.sum())
+    if not abs(summed - run.bits_per_byte) <= _ROUNDING * abs(run.bits_per_byte):
+        raise RequestError(
+            f"{run.folder}: nll_nats_by_project gives {summed:.6f} bits per byte and bits_per_byte is {run.bits_per_byte:.6f}; one of them "
+            "was changed by hand, run compare again"
+        )
+    return bits

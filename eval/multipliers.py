@@ -1,0 +1,199 @@
+"""How many times the baseline's compute an arm's bits per byte are worth: C_baseline(bits of the arm) / C_arm.
+
+    curve = fit_curve(flops_P, bits_DP)      bits(C) of the baseline through its P measured points, for D draws at once
+    curve.flops_at(bits_D)                   C at which it reaches these bits
+
+Two points give a power law through them, three or more a + b C^-c (a and b not negative, least squares). 1.5 means: the baseline needs 1.5
+times the arm's FLOPs for the arm's bits per byte, so above 1 the arm is the better one.
+
+Not promised: anything far outside the compute the baseline was measured at. A value up to `MOST_EXTRAPOLATION` times beyond it is told with
+its kind 'beyond the measured range'; further off there is only a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from eval.seed_intervals import Bounds, Floats, middle
+
+# D draws, P points of the baseline
+Kind = Literal["measured", "beyond the measured range", "not defined"]
+MOST_EXTRAPOLATION = 4.0
+_EXPONENTS = np.geomspace(0.005, 3.0, 120)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A multiplier. Ends of the interval are 0 or infinity where the draws leave what the curve can tell."""
+
+    value: float | None
+    interval: Bounds | None
+
+    @property
+    def text(self) -> str:
+        """Such as '1.48 (1.31 to 1.66)', '1.48 (1.31 or more)', '-'."""
+        if self.value is None:
+            return "-"
+        if self.interval is None:
+            return f"{self.value:.3g}"
+        low, high = self.interval
+        if low <= 0 and math.isinf(high):
+            return f"{self.value:.3g} (any)"
+        if low <= 0:
+            return f"{self.value:.3g} ({high:.3g} or less)"
+        return f"{self.value:.3g} ({low:.3g} or more)" if math.isinf(high) else f"{self.value:.3g} ({low:.3g} to {high:.3g})"
+
+
+@dataclass(frozen=True)
+class Multiplier:
+    """One arm at one scale and budget against the baseline's curve."""
+
+    arm: str
+    scale: str | None
+    budget: str | None
+    kind: Kind
+    value: float | None
+    interval: Bounds | None
+    with_compressor: Ratio
+    """The same, the arm charged with its compressor's fitting and encoding."""
+    bound: float | None
+    """Beyond the measured range: the multiplier at the end of the range; the true one is further from 1 on that side."""
+    along: Literal["budgets", "scales"]
+    """What the curve runs along: the baseline's budgets at this scale, or its scales at this budget."""
+    num_points: int
+    """Points of the curve."""
+    covers_seeds: bool
+    """Whether the interval covers seeds: every cell that it uses has at least two."""
+    reason: str
+    """Why it is not defined, or only a bound; else empty."""
+    is_more: bool = False
+    """With a bound: whether the truth is above it, the arm being better than all that the baseline was measured at."""
+
+    @property
+    def text(self) -> str:
+        """Value with interval; a bound where there is no value; '-' where there is nothing."""
+        if self.value is not None:
+            return Ratio(self.value, self.interval).text
+        if self.bound is None:
+            return "-"
+        return f"more than {self.bound:.3g}" if self.is_more else f"less than {self.bound:.3g}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """bits(C) = a + b C^-c with C in units of `unit`; arrays of [D]. A row of nan: no falling curve goes through its points."""
+
+    a: Floats
+    b: Floats
+    c: Floats
+    unit: float
+
+    def bits_at(self, flops: float) -> Floats:
+        """Bits per byte at `flops`, [D]."""
+        bits: Floats = self.a + self.b * (flops / self.unit) ** -self.c
+        return bits
+
+    def flops_at(self, bits: Floats) -> Floats:
+        """FLOPs at which it reaches `bits` [D]; infinity at or below its floor, nan where there is no curve."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            above = (bits - self.a) / self.b
+            log = -np.log(np.maximum(above, 1e-300)) / self.c
+            flops = self.unit * np.exp(np.minimum(log, 600.0))
+        return np.where(np.isnan(self.b), np.nan, np.where(above <= 0, np.inf, flops))
+
+
+def fit_curve(flops_P: Floats, bits_DP: Floats) -> Curve:
+    """The baseline's curve for every draw: two points exactly, more by least squares over a, b >= 0 and a grid of exponents.
+
+    Points need not be sorted; equal FLOPs are one point only if the caller made them one. Raises `ValueError` with fewer than two.
+    """
+    if len(flops_P) < 2:
+        raise ValueError("a curve needs two points")
+    unit = float(np.exp(np.log(flops_P).mean()))
+    log_P = np.log(flops_P / unit)
+    if len(flops_P) == 2:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            c = -(np.log(bits_DP[:, 1]) - np.log(bits_DP[:, 0])) / (log_P[1] - log_P[0])
+            b = np.exp(np.log(bits_DP).mean(axis=1))
+        falls = np.isfinite(c) & (c > 0)
+        return Curve(np.where(falls, 0.0, np.nan), np.where(falls, b, np.nan), np.where(falls, c, np.nan), unit)
+    best = np.full(len(bits_DP), np.inf)
+    found = np.full((3, len(bits_DP)), np.nan)
+    for exponent in _EXPONENTS:
+        x_P = np.exp(-exponent * log_P)
+        centred = x_P - x_P.mean()
+        slope = (bits_DP - bits_DP.mean(axis=1, keepdims=True)) @ centred / (centred @ centred)
+        floor = bits_DP.mean(axis=1) - slope * x_P.mean()
+        through_zero = bits_DP @ x_P / (x_P @ x_P)
+        b, a = np.where(floor < 0, through_zero, slope), np.maximum(floor, 0.0)
+        wrong = ((a[:, None] + b[:, None] * x_P - bits_DP) ** 2).sum(axis=1)
+        take = (wrong < best) & (b > 0)
+        best = np.where(take, wrong, best)
+        found = np.where(take, np.stack([a, b, np.full_like(a, exponent)]), found)
+    return Curve(found[0], found[1], found[2], unit)
+
+
+def multiplier(
+    arm: str,
+    scale: str | None,
+    budget: str | None,
+    *,
+    flops: float,
+    compressor_flops: float,
+    bits: tuple[float, Floats],
+    curve_flops_P: Floats,
+    curve_bits: tuple[Floats, Floats],
+    along: Literal["budgets", "scales"],
+    covers_seeds: bool,
+    has_interval: bool,
+) -> Multiplier:
+    """One multiplier. `bits` and `curve_bits` are (measured, draws): (float, [D]) and ([P], [D, P])."""
+    nothing = Ratio(None, None)
+    common = {"arm": arm, "scale": scale, "budget": budget, "along": along, "num_points": len(curve_flops_P)}
+
+    def made(
+        kind: Kind, ratio: Ratio, with_compressor: Ratio, reason: str = "", bound: float | None = None, above: bool = False
+    ) -> Multiplier:
+        return Multiplier(
+            **common,  # type: ignore[arg-type]
+            kind=kind,
+            value=ratio.value,
+            interval=ratio.interval,
+            with_compressor=with_compressor,
+            bound=bound,
+            covers_seeds=covers_seeds,
+            reason=reason,
+            is_more=above,
+        )
+
+    if len(curve_flops_P) < 2:
+        what = "budget at this scale" if along == "budgets" else "scale at this budget"
+        return made("not defined", nothing, nothing, f"the baseline finished {len(curve_flops_P) or 'no'} {what}; a curve needs two")
+    measured, drawn = bits
+    curve = fit_curve(curve_flops_P, curve_bits[0][None, :])
+    if np.isnan(curve.b[0]):
+        return made("not defined", nothing, nothing, "the baseline's bits per byte do not fall with compute")
+    equal = float(curve.flops_at(np.array([measured]))[0])
+    low, high = float(curve_flops_P.min()), float(curve_flops_P.max())
+    outside = not low <= equal <= high
+    if not low / MOST_EXTRAPOLATION <= equal <= high * MOST_EXTRAPOLATION:
+        border, side = (high, "more") if equal > high else (low, "less")
+        reason = f"worth {side} than {MOST_EXTRAPOLATION:g} times beyond the compute that the baseline was measured at"
+        return made("beyond the measured range", nothing, nothing, reason, border / flops, equal > high)
+    bounds = None
+    if has_interval:
+        equals = fit_curve(curve_flops_P, curve_bits[1]).flops_at(drawn)
+        equals = np.where(equals > high * MOST_EXTRAPOLATION, np.inf, np.where(equals < low / MOST_EXTRAPOLATION, 0.0, equals))
+        bounds = middle(equals)
+        bounds = max(0.0, bounds[0]), bounds[1]
+
+    def over(cost: float) -> Ratio:
+        return Ratio(equal / cost, None if bounds is None else (bounds[0] / cost, bounds[1] / cost))
+
+    kind: Kind = "beyond the measured range" if outside else "measured"
+    bound = None if not outside else (high if equal > high else low) / flops
+    return made(kind, over(flops), over(flops + compressor_flops), "", bound, equal > high)
