@@ -12,10 +12,11 @@ import compressors.registry as registry
 from eval import further
 from eval.budget import Rates, describe, solve
 from eval.plan import ArmRun, ComparePlan, ViewPlan, arm_runs, check_arms
+from eval.planned_literals import planned_literals
 from proxy_lm.errors import RequestError
 from proxy_lm.model.flops import num_parameters, training_flops_per_symbol
 from proxy_lm.view_training import NEURAL
-from proxy_lm.vocabulary import Vocabulary
+from proxy_lm.vocabulary import NUM_BYTES, Literals, Vocabulary
 
 
 def check(plan: ComparePlan, out: Path) -> None:
@@ -27,9 +28,13 @@ def check(plan: ComparePlan, out: Path) -> None:
     further.check(plan.evaluations, plan.views)
     alphabets = {name: _alphabet(name, view, out) for name, view in plan.views.items()}
     known = {name: size for name, size in alphabets.items() if size is not None}
+    literals = planned_literals(plan, out, alphabets)
     if plan.match.kind == "symbols" or (plan.match.kind == "flops" and len(known) == len(alphabets)):
         # Symbols of a step do not depend on alphabets.
-        solve({run.folder_name: _cost(run, {**dict.fromkeys(alphabets, 2), **known})[0] for run in arm_runs(plan)}, plan.match)
+        solve(
+            {run.folder_name: _cost(run, {**dict.fromkeys(alphabets, NUM_BYTES), **known}, literals)[0] for run in arm_runs(plan)},
+            plan.match,
+        )
 
 
 def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
@@ -38,11 +43,12 @@ def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
     if plan.match.kind not in ("flops", "symbols"):
         raise RequestError(f"a match by {plan.match.kind} is solved from the corpus or a pace; --dry-run solves flops and symbols")
     alphabets = {name: _known_alphabet(name, view, out) for name, view in plan.views.items()}
+    literals = planned_literals(plan, out, alphabets)
     runs = list(arm_runs(plan))
     costs: dict[str, Rates] = {}
     parameters: dict[str, int] = {}
     for run in runs:
-        costs[run.folder_name], parameters[run.folder_name] = _cost(run, alphabets)
+        costs[run.folder_name], parameters[run.folder_name] = _cost(run, alphabets, literals)
     steps = solve(costs, plan.match)
     rows = [{**row, "num_parameters": parameters[row["arm"]]} for row in describe(costs, steps, plan.match)]
     return {"out": str(out), "match": {"kind": plan.match.kind, "target": plan.match.target}, "alphabets": alphabets, "arms": rows}
@@ -91,9 +97,9 @@ def _alphabet(name: str, view: ViewPlan, out: Path) -> int | None:
     return wanted if isinstance(wanted, int) else None
 
 
-def _cost(run: ArmRun, alphabets: dict[str, int]) -> tuple[Rates, int]:
+def _cost(run: ArmRun, alphabets: dict[str, int], literals: dict[str, Literals]) -> tuple[Rates, int]:
     settings = run.settings(Path("runs"), Path("corpus"), num_steps=1)
-    vocabulary = Vocabulary([(view, alphabets[view]) for view in run.views])
+    vocabulary = Vocabulary([(view, alphabets[view]) for view in run.views], literals if settings.literals == "shared" else {})
     flops = training_flops_per_symbol(settings.model, vocabulary.size, settings.row_length)
     symbols = settings.rows_per_step * settings.row_length
     rates = Rates(symbols_per_step=symbols, flops_per_symbol=flops, source_bytes=lambda _: 0)
