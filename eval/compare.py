@@ -1,73 +1,200 @@
-"""Run a comparison to its end: corpus, views, budget, arms, scores, verdicts, report. Whatever is finished is found and kept.
+"""Run a comparison to its end: corpus, views, budget, search, cells, verdicts, report. Whatever is finished is found and kept.
 
     proxy-lm-eval compare configs/compare/quickstart.yaml
 
-    out/ corpus/ views/<name>/ arms/<arm>[-<scale>][-s<seed>]/ plan.json results.json report.md report.html
+    out/ corpus/ views/<name>/ search/<try>/ arms/<cell>/ cells/<cell>.json plan.json results.json report.md report.html
 
 Killed anywhere and run again it continues; a failed arm is reported as failed and the others go on. `results.json` is written after every
-arm, so a part of a comparison can be read.
+cell, so a part of a comparison can be read. Several processes may share one folder, each with cells of its own (`eval.compare_cells`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import platform
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import compressors.registry as registry
 from compressors.files import read_json, write_json
-from eval import dry_run, further, intervals, ledger, report, results
-from eval.bpb import Measured, evaluate
-from eval.budget import Rates, describe, solve
+from eval import dry_run, ledger, rate_search, report, results, schedule
+from eval.budget import Rates
+from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell, state_of, without_folders
+from eval.imported_cells import import_cells
+from eval.matching import describe_runs, solve_runs
 from eval.plan import ArmRun, ComparePlan, arm_runs, differences
-from eval.results import ArmResult, Results, Verdict
+from eval.results import ArmResult, ChosenRate, Projects, Results
+from eval.verdicts import with_verdicts
 from proxy_lm import plotting
 from proxy_lm.config import validate
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.encoding import encode_corpus
 from proxy_lm.data.prepare import PrepareSettings, prepare
 from proxy_lm.data.views import View
-from proxy_lm.errors import ProxyError, RequestError
+from proxy_lm.errors import RequestError
 from proxy_lm.progress import note
 from proxy_lm.train import child
 from proxy_lm.view_training import train_view
 
 _LIBRARIES = ("proxy-lm", "torch", "deepspeed", "numpy", "sentencepiece", "zstandard")
 _PROBE_STEPS = 12
+_WAIT_SECONDS = 5.0
 
 
-def compare(plan: ComparePlan, out: Path, command: str) -> Results:
-    """Everything. Raises `RequestError` before any work for a plan that cannot run or is not the one in `out`."""
+@dataclass(frozen=True)
+class Prepared:
+    """A comparison whose corpus, views and budget are there."""
+
+    grid: Grid
+    resolved: dict[str, Any]
+    corpus: Corpus
+    views: dict[str, View]
+    tries: list[ArmRun]
+    runs: list[ArmRun]
+    """Cells in the order of the plan, with the learning rates that the plan states."""
+    costs: dict[str, Rates]
+    """Of every run, by cell name."""
+    jobs: int
+
+
+def compare(plan: ComparePlan, out: Path, command: str, *, imported: Path | None = None, only_collect: bool = False) -> Results:
+    """Everything, or with `only_collect` a report of what is finished. Raises `RequestError` before any work for a plan that cannot run
+    or is not the one in `out`."""
     plotting.require()
+    ready = prepared(plan, out)
+    grid = ready.grid
+    tell_budget(plan, ready.runs, ready.costs, grid.steps)
+    if imported is not None:
+        tell_import(imported, grid, ready.tries)
+    if not only_collect:
+        _run(ready, ready.tries, {}, "search", lambda: None)
+    tried = {run.cell_name: cell for run in ready.tries if (cell := _kept_result(grid, run)) is not None}
+    chosen = rate_search.choose(plan, rate_search.searched(ready.tries, tried))
+    runs, unrated = rate_search.with_rates(plan, ready.runs, chosen)
+    if imported is not None:
+        tell_import(imported, grid, runs)
+    cells = {run.cell_name: _kept_result(grid, run) or blank(grid, run) for run in runs}
+
+    def save() -> Results:
+        found = gathered(ready, command, runs, cells, tried, chosen)
+        results.save(found, out)
+        return found
+
+    if not only_collect:
+        for run in runs:
+            if run.cell_name in unrated:
+                cells[run.cell_name] = keep_failure(grid, run, cells[run.cell_name], unrated[run.cell_name])
+        save()
+        _run(ready, [run for run in runs if run.cell_name not in unrated], cells, "grid", save)
+    found = with_verdicts(save())
+    results.save(found, out)
+    report.write(found, out)
+    return found
+
+
+def one_cell(plan: ComparePlan, out: Path, name: str, *, imported: Path | None = None) -> ArmResult:
+    """Run one cell of the grid or one try of the search, for array jobs. Raises `RequestError` for a name that is none of them, for a cell
+    that another process runs, and for one whose learning rate is not chosen yet."""
+    ready = prepared(plan, out, jobs=1)
+    grid, known = ready.grid, {run.cell_name: run for run in (*ready.tries, *ready.runs)}
+    if name not in known:
+        raise RequestError(f"'{name}' is no cell of this comparison; --cells lists its {len(known)} cells")
+    if imported is not None:
+        tell_import(imported, grid, ready.tries)
+    run = known[name]
+    tell_budget(plan, [run], ready.costs, grid.steps)
+    if run.tried_rate is None:
+        run = rated_cell(ready, run)
+        if imported is not None:
+            tell_import(imported, grid, [run])
+    result = run_cell(grid, run)
+    if result.status == "not run":
+        raise RequestError(f"cell {name} is being run by another process; wait for it, or run another cell")
+    return result
+
+
+def rated_cell(ready: Prepared, run: ArmRun) -> ArmRun:
+    """The cell with the learning rate that the search chose."""
+    plan = ready.grid.plan
+    tried = {one.cell_name: kept for one in ready.tries if (kept := _kept_result(ready.grid, one)) is not None}
+    missing = [one.cell_name for one in ready.tries if one.arm == run.arm and one.cell_name not in tried]
+    if missing:
+        raise RequestError(f"the learning rate of {run.cell_name} is not chosen yet: run first --cell {' and --cell '.join(missing)}")
+    (rated,), failures = rate_search.with_rates(plan, [run], rate_search.choose(plan, rate_search.searched(ready.tries, tried)))
+    if failures:
+        raise RequestError(f"cell {run.cell_name} has {failures[run.cell_name]}")
+    return rated
+
+
+def prepared(plan: ComparePlan, out: Path, *, jobs: int | None = None) -> Prepared:
+    """Corpus, views and budget, made as far as they are not there; one process at a time makes them, others wait. `jobs` stands in for
+    the plan's, where another program decides how many run here."""
     child.require_deepspeed()
     dry_run.check(plan, out)
     resolved = plan.model_dump(mode="json")
-    with _alone_in(out):
+    jobs = jobs or schedule.num_jobs(plan)
+    plan = schedule.shared_out(plan, jobs)
+    with _one_prepares(out):
         check_same_plan(out, resolved)
         write_json(out / "plan.json", resolved)
         corpus = prepare_corpus(plan, out)
         views = {name: make_view(plan, name, corpus, out) for name in plan.views}
         place = ledger.Place(out, corpus.path, plan.launch.num_ranks)
-        runs = list(arm_runs(plan))
-        steps = solve_budget(plan, runs, place)
-        found = blank_results(plan, resolved, command, corpus, views, runs, place, steps)
-        results.save(found, out)
-        scores: dict[str, Measured] = {}
-        for index, run in enumerate(runs):
-            arm, measured = run_arm(plan, run, place, steps[run.folder_name], found.arms[index])
-            if measured is not None:
-                scores[run.folder_name] = measured
-            found = found.model_copy(update={"arms": [*found.arms[:index], arm, *found.arms[index + 1 :]]})
-            results.save(found, out)
-        found = found.model_copy(update={"arms": with_verdicts(plan, runs, found.arms, scores)})
-        results.save(found, out)
-        report.write(found, out)
-    return found
+        runs, tries = list(arm_runs(plan)), rate_search.tries(plan)
+        costs = {run.cell_name: ledger.rates(run, place, _pace(plan, run, place)) for run in (*runs, *tries)}
+    steps = solve_runs(plan, runs, costs) | solve_runs(plan, tries, costs, tolerance=rate_search.TOLERANCE)
+    grid = Grid(
+        plan=plan,
+        place=place,
+        steps=steps,
+        flops={name: float(costs[name].flops_per_step * steps[name]) for name in steps},
+        corpus_digest=corpus.digest,
+        view_digests={name: view.digest for name, view in views.items()},
+        machine=_machine(),
+        evaluation_workers=_evaluation_workers(plan),
+    )
+    return Prepared(grid, resolved, corpus, views, tries, runs, costs, jobs)
+
+
+def _run(ready: Prepared, runs: Sequence[ArmRun], cells: dict[str, ArmResult], what: str, keep: Callable[[], object]) -> None:
+    """Run what is not done, cheap cells first, and wait for what other processes run; `cells` gets the results, `keep` is called after
+    each."""
+    todo = [run for run in runs if (kept := finished(ready.grid, run)) is None or kept.result.status != "done"]
+    elsewhere: list[ArmRun] = []
+
+    def found(run: ArmRun, result: ArmResult) -> None:
+        cells[run.cell_name] = result
+        if result.status == "not run":
+            elsewhere.append(run)
+        keep()
+
+    while todo:
+        ordered = schedule.in_order(todo, ready.grid.flops, ready.grid.plan.seeds)
+        schedule.run_cells(ready.grid, ordered, ready.jobs, found, what, num_done=len(runs) - len(todo))
+        if elsewhere:
+            note(f"{what}: waiting for {len(elsewhere)} cells that other processes run")
+            while all(state_of(ready.grid.out, run) == "running" for run in elsewhere):
+                time.sleep(_WAIT_SECONDS)
+        todo, elsewhere = elsewhere, []
+
+
+def _kept_result(grid: Grid, run: ArmRun) -> ArmResult | None:
+    kept = finished(grid, run)
+    return None if kept is None else kept.result
+
+
+def tell_import(path: Path, grid: Grid, runs: Sequence[ArmRun]) -> None:
+    """Import what fits, and say on standard error what came and what did not."""
+    taken, reasons = import_cells(path, grid, runs)
+    if taken:
+        note(f"imported from {path.name}: {', '.join(taken)}")
+    for name, reason in reasons.items():
+        note(f"not imported: {name}: {reason}")
 
 
 def check_same_plan(out: Path, resolved: dict[str, Any]) -> None:
@@ -89,7 +216,7 @@ def prepare_corpus(plan: ComparePlan, out: Path) -> Corpus:
     if plan.corpus.path is not None:
         return Corpus.open(Path(plan.corpus.path))
     settings = validate(PrepareSettings, plan.corpus.options, source="corpus.options")
-    prepare(plan.corpus.sources, out / "corpus", settings, num_workers=_num_cores())
+    prepare(plan.corpus.sources, out / "corpus", settings, num_workers=schedule.num_cores())
     return Corpus.open(out / "corpus")
 
 
@@ -98,7 +225,7 @@ def make_view(plan: ComparePlan, name: str, corpus: Corpus, out: Path) -> View:
     wanted, folder = plan.views[name], out / "views" / name
     if not _fitted(folder, wanted.kind, wanted.options, corpus):
         train_view(wanted.kind, corpus, folder, options=wanted.options)
-    encode_corpus(corpus, folder, folder, num_workers=_num_cores())
+    encode_corpus(corpus, folder, folder, num_workers=schedule.num_cores())
     return View.open(folder, corpus, name=name)
 
 
@@ -111,18 +238,12 @@ def _fitted(folder: Path, kind: str, options: dict[str, Any], corpus: Corpus) ->
     return bool(artifact["kind"] == kind and training.get("options") == options and training.get("corpus_digest") == corpus.digest)
 
 
-def solve_budget(plan: ComparePlan, runs: Sequence[ArmRun], place: ledger.Place) -> dict[str, int]:
-    """Steps of every run; says on standard error what each was given."""
-    costs = {run.folder_name: ledger.rates(run, place, _pace(plan, run, place)) for run in runs}
-    steps = solve(costs, plan.match)
-    tell_budget(costs, steps, plan)
-    return steps
-
-
-def tell_budget(costs: dict[str, Rates], steps: dict[str, int], plan: ComparePlan) -> None:
-    """One line an arm on standard error."""
-    note(f"budget: equal {plan.match.kind}, {plan.match.target:.4g}")
-    for row in describe(costs, steps, plan.match):
+def tell_budget(plan: ComparePlan, runs: Sequence[ArmRun], costs: Mapping[str, Rates], steps: Mapping[str, int]) -> None:
+    """One line a cell on standard error; where all seeds are given the same, of one seed."""
+    first = [run for run in runs if run.seed == runs[0].seed] if plan.match.kind in ("flops", "symbols") else runs
+    target = "" if plan.budgets else f", {plan.match.target:.4g}"
+    note(f"budget: equal {plan.match.kind}{target}, {len(runs)} cells")
+    for row in describe_runs(plan, first, costs, steps):
         note(
             f"  {row['arm']}: {row['num_steps']} steps, {row['symbols']:,} symbols, {row['training_flops']:.4g} FLOPs "
             f"({100 * row['off_target']:+.2f} % from the target)"
@@ -145,104 +266,37 @@ def _pace(plan: ComparePlan, run: ArmRun, place: ledger.Place) -> float | None:
     return float(read_json(path, "pace of an arm")["seconds_per_step"])
 
 
-def run_arm(plan: ComparePlan, run: ArmRun, place: ledger.Place, num_steps: int, blank: ArmResult) -> tuple[ArmResult, Measured | None]:
-    """Train and score one arm. A failure is a result, not an exception."""
-    settings = run.settings(place.out, place.corpus, num_steps)
-    title = f"arm {run.folder_name}"
-    outcome = child.train_run(settings, plan.launch, title)
-    spent = ledger.spent(settings)
-    known = blank.model_copy(update={**spent, "wall_seconds": outcome.wall_seconds})
-    if outcome.failure is not None:
-        note(f"{title}: failed; {outcome.failure}")
-        return known.model_copy(update={"status": "failed", "failure": outcome.failure}), None
-    try:
-        measured = evaluate(settings.folder, plan.evaluation, num_workers=_evaluation_workers(plan))
-    except ProxyError as error:
-        note(f"{title}: could not be scored: {error}")
-        return known.model_copy(update={"status": "failed", "failure": f"trained, but not scored: {error}"}), None
-    score = measured.result
-    record = child.finished_run(settings)
-    assert record is not None
-    note(f"{title}: {score['bits_per_byte']:.4f} bits per byte")
-    asked, failures = further.measure(plan.evaluations, settings.folder, {name: place.out / "views" / name for name in plan.views}, title)
-    update = {
-        "status": "done",
-        "bits_per_byte": score["bits_per_byte"],
-        "interval": tuple(score["interval"]) if score["interval"] else None,
-        "evaluation": score,
-        "view": score["view"],
-        "final": {**known.final, "loss_hex": record["final_loss_hex"], "checkpoint": score["checkpoint"]},
-        **ledger.curve(settings, record, score["view"]),
-        "evaluations": asked,
-        "evaluation_failures": failures,
-    }
-    return known.model_copy(update=update), measured
-
-
-def with_verdicts(plan: ComparePlan, runs: Sequence[ArmRun], found: Sequence[ArmResult], scores: dict[str, Measured]) -> list[ArmResult]:
-    """Every arm against the baseline of its scale, over the seeds that both finished."""
-    judged = []
-    for run, arm in zip(runs, found, strict=True):
-        if run.folder_name not in scores:
-            judged.append(arm)
-            continue
-        mine = {other.seed: scores[other.folder_name] for other in runs if _same(other, run.arm, run.scale) and other.folder_name in scores}
-        base = {
-            other.seed: scores[other.folder_name]
-            for other in runs
-            if _same(other, plan.judged_against, run.scale) and other.folder_name in scores
-        }
-        seeds = [seed for seed in mine if seed in base]
-        if not seeds:
-            judged.append(arm)
-            continue
-        outcome = intervals.compare([mine[seed].clusters for seed in seeds], [base[seed].clusters for seed in seeds])
-        facts = outcome.to_json()
-        if run.arm == plan.judged_against:
-            facts |= {"verdict": "baseline", "difference": 0.0, "interval": None}
-        judged.append(arm.model_copy(update={"verdict": Verdict.model_validate({"baseline": plan.judged_against, **facts})}))
-    return judged
-
-
-def _same(run: ArmRun, arm: str, scale: str | None) -> bool:
-    return run.arm == arm and run.scale == scale
-
-
-def blank_results(
-    plan: ComparePlan,
-    resolved: dict[str, Any],
+def gathered(
+    ready: Prepared,
     command: str,
-    corpus: Corpus,
-    views: dict[str, View],
     runs: Sequence[ArmRun],
-    place: ledger.Place,
-    steps: dict[str, int],
+    cells: Mapping[str, ArmResult],
+    tried: Mapping[str, ArmResult],
+    chosen: Sequence[ChosenRate],
 ) -> Results:
-    """Results in which no arm has run yet: the ledger is known, the scores are not."""
-    blanks = [
-        ArmResult(
-            name=run.arm,
-            scale=run.scale,
-            seed=run.seed,
-            folder=f"arms/{run.folder_name}",
-            status="not run",
-            differs=plan.arms[run.arm],
-            **ledger.ledger(run, place, steps[run.folder_name]),
-        )
-        for run in runs
-    ]
+    """Results as far as there are any; verdicts are added at the end."""
+    grid, plan = ready.grid, ready.grid.plan
+    kept = [found for run in (*runs, *ready.tries) if (found := finished(grid, run)) is not None]
+    num_bytes = [cell.num_bytes_by_project for cell in kept if cell.num_bytes_by_project is not None]
+    if any(one != num_bytes[0] for one in num_bytes):
+        raise RequestError(f"cells in {grid.out / 'cells'} were scored on different documents; delete the ones that do not belong there")
+    others = [machine for cell in kept if (machine := cell.machine) != grid.machine]
+    machine = {**grid.machine, **({"others": [one for index, one in enumerate(others) if one not in others[:index]]} if others else {})}
     return Results(
         name=plan.name,
         question=plan.question,
         command=command,
-        plan=_without_paths(resolved),
+        plan=_without_paths(ready.resolved),
         versions={"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
-        machine=_machine(),
-        corpus=ledger.corpus_facts(corpus),
-        views={name: ledger.view_facts(view) for name, view in views.items()},
+        machine=machine,
+        corpus=ledger.corpus_facts(ready.corpus),
+        views={name: ledger.view_facts(view) for name, view in ready.views.items()},
         match={"kind": plan.match.kind, "target": plan.match.target},
         baseline=plan.judged_against,
-        arms=blanks,
+        arms=[cells[run.cell_name] for run in runs],
+        projects=Projects(num_bytes=num_bytes[0]) if num_bytes else None,
+        searched=rate_search.searched(ready.tries, tried),
+        chosen=list(chosen),
     )
 
 
@@ -252,18 +306,14 @@ def _without_paths(resolved: dict[str, Any]) -> dict[str, Any]:
     if corpus["path"]:
         corpus["path"] = Path(corpus["path"]).name
     corpus["sources"] = [Path(source).name if source.startswith("/") else source for source in corpus["sources"]]
-    evaluations = {
-        name: {key: Path(value).name if isinstance(value, str) and value.startswith("/") else value for key, value in options.items()}
-        for name, options in resolved["evaluations"].items()
-    }
-    return {**resolved, "corpus": corpus, "evaluations": evaluations}
+    return {**resolved, "corpus": corpus, "evaluations": without_folders(resolved["evaluations"])}
 
 
 def _machine() -> dict[str, Any]:
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-    return {"device": device, "num_cores": _num_cores()}
+    return {"device": device, "num_cores": schedule.num_cores()}
 
 
 def _evaluation_workers(plan: ComparePlan) -> int:
@@ -271,11 +321,7 @@ def _evaluation_workers(plan: ComparePlan) -> int:
 
     if plan.launch.evaluation_workers is not None:
         return plan.launch.evaluation_workers
-    return 1 if torch.cuda.is_available() else min(plan.launch.num_ranks, _num_cores())
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return 1 if torch.cuda.is_available() else min(plan.launch.num_ranks, schedule.num_cores())
 
 
 def _version(name: str) -> str | None:
@@ -286,12 +332,13 @@ def _version(name: str) -> str | None:
 
 
 @contextmanager
-def _alone_in(out: Path) -> Iterator[None]:
-    """One comparison a folder at a time; the lock goes with the process, however it ends."""
+def _one_prepares(out: Path) -> Iterator[None]:
+    """One process a folder at a time; the lock goes with the process, however it ends."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / ".compare.lock").open("a") as file:
+    with (out / ".prepare.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RequestError(f"another comparison is running in {out}; wait for it, or give another folder with --out") from error
+        except BlockingIOError:
+            note(f"another process prepares {out}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

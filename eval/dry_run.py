@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import compressors.registry as registry
-from eval import further
-from eval.budget import Rates, describe, solve
+from eval import further, rate_search
+from eval.budget import TOLERANCE, Rates
+from eval.matching import describe_runs, solve_runs
 from eval.plan import ArmRun, ComparePlan, ViewPlan, arm_runs, check_arms
 from eval.planned_literals import planned_literals
 from proxy_lm.errors import RequestError
@@ -31,10 +32,9 @@ def check(plan: ComparePlan, out: Path) -> None:
     literals = planned_literals(plan, out, alphabets)
     if plan.match.kind == "symbols" or (plan.match.kind == "flops" and len(known) == len(alphabets)):
         # Symbols of a step do not depend on alphabets.
-        solve(
-            {run.folder_name: _cost(run, {**dict.fromkeys(alphabets, NUM_BYTES), **known}, literals)[0] for run in arm_runs(plan)},
-            plan.match,
-        )
+        sizes = {**dict.fromkeys(alphabets, NUM_BYTES), **known}
+        for runs, tolerance in ((list(arm_runs(plan)), TOLERANCE), (rate_search.tries(plan), rate_search.TOLERANCE)):
+            solve_runs(plan, runs, {run.cell_name: _cost(run, sizes, literals)[0] for run in runs}, tolerance=tolerance)
 
 
 def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
@@ -48,9 +48,9 @@ def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
     costs: dict[str, Rates] = {}
     parameters: dict[str, int] = {}
     for run in runs:
-        costs[run.folder_name], parameters[run.folder_name] = _cost(run, alphabets, literals)
-    steps = solve(costs, plan.match)
-    rows = [{**row, "num_parameters": parameters[row["arm"]]} for row in describe(costs, steps, plan.match)]
+        costs[run.cell_name], parameters[run.cell_name] = _cost(run, alphabets, literals)
+    steps = solve_runs(plan, runs, costs)
+    rows = [{**row, "num_parameters": parameters[row["arm"]]} for row in describe_runs(plan, runs, costs, steps)]
     return {"out": str(out), "match": {"kind": plan.match.kind, "target": plan.match.target}, "alphabets": alphabets, "arms": rows}
 
 
@@ -59,7 +59,9 @@ def show_dry_run(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"equal {result['match']['kind']}, {result['match']['target']:.4g}", title_justify="left")
+    budgets = any(row["budget"] for row in result["arms"])
+    within = "within each scale and budget" if budgets else f"{result['match']['target']:.4g}"
+    table = Table(title=f"equal {result['match']['kind']}, {within}", title_justify="left")
     for name in ("arm", "parameters", "steps", "symbols", "training FLOPs", "off target"):
         table.add_column(name, justify="left" if name == "arm" else "right")
     for row in result["arms"]:

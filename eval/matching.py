@@ -17,7 +17,7 @@ def solve_runs(plan: ComparePlan, runs: Sequence[ArmRun], costs: Mapping[str, Ra
         per_scale = isinstance(plan.budgets.get(budget or ""), dict)
         setting = None if budget is None else f"budgets.{budget}{f'.{scale}' if per_scale else ''}"
         match = plan.match.at(group[0].target)
-        steps |= solve({run.folder_name: costs[run.folder_name] for run in group}, match, setting=setting, tolerance=tolerance)
+        steps |= solve({run.cell_name: costs[run.cell_name] for run in group}, match, setting=setting, tolerance=tolerance)
     return steps
 
 
@@ -25,7 +25,7 @@ def describe_runs(plan: ComparePlan, runs: Sequence[ArmRun], costs: Mapping[str,
     """What the solver gave each run, as JSON: one row a run, its scale and budget beside what `describe` tells."""
     rows = []
     for run in runs:
-        name = run.folder_name
+        name = run.cell_name
         (row,) = describe({name: costs[name]}, steps, plan.match.at(run.target))
         rows.append({**row, "scale": run.scale, "budget": run.budget, "seed": run.seed, "target": run.target})
     return rows

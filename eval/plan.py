@@ -177,7 +177,12 @@ class ComparePlan(Settings):
 
     def _check_grid(self) -> None:
         """Budgets, what is left out, and the search name what is there."""
-        known = {"arms": list(self.arms), "scales": list(self.scales), "budgets": list(self.budgets), "seeds": self.seeds}
+        known: dict[str, Sequence[Any]] = {
+            "arms": list(self.arms),
+            "scales": list(self.scales),
+            "budgets": list(self.budgets),
+            "seeds": self.seeds,
+        }
         for name, targets in self.budgets.items():
             if not _NAME.match(name):
                 raise ValueError(f"budget '{name}' is used as a folder name: letters, digits, '.' and '_', a letter or digit first")
@@ -257,7 +262,7 @@ class ArmRun:
 
     def with_learning_rate(self, rate: float) -> ArmRun:
         """The same run with another peak rate."""
-        return replace(self, values=merge(self.values, {"optimizer": {"learning_rate": rate}}))
+        return replace(self, values=merge(dict(self.values), {"optimizer": {"learning_rate": rate}}))
 
     def settings(self, out: Path, corpus: Path, num_steps: int) -> RunSettings:
         """Complete settings. `out` is the comparison's folder."""
@@ -318,24 +323,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     lines = []
     for key in ("corpus", "base", "match"):
-        lines += _changed(key, old.get(key), new.get(key))
+        lines += changed(key, old.get(key), new.get(key))
     if old.get("search") != new.get("search"):
-        lines += _changed("search", old.get("search") or {}, new.get("search") or {})
+        lines += changed("search", old.get("search") or {}, new.get("search") or {})
     for group in ("views", "arms", "scales", "budgets"):
         before, after = old.get(group) or {}, new.get(group) or {}
         if group in ("scales", "budgets") and bool(before) != bool(after):
             lines.append(f"{group}: {list(before)} -> {list(after)}")
         for name in before:
             if name in after:
-                lines += _changed(f"{group}.{name}", before[name], after[name])
+                lines += changed(f"{group}.{name}", before[name], after[name])
     if (len(old["seeds"]) > 1) != (len(new["seeds"]) > 1):
         lines.append(f"seeds: {old['seeds']} -> {new['seeds']} (folders of one seed and of several are named differently)")
     return lines
 
 
-def _changed(key: str, old: Any, new: Any) -> list[str]:
+def changed(key: str, old: Any, new: Any) -> list[str]:
+    """Where two JSON values differ, as lines `key.name: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        return [line for name in {**old, **new} for line in _changed(f"{key}.{name}", old.get(name), new.get(name))]
+        return [line for name in {**old, **new} for line in changed(f"{key}.{name}".lstrip("."), old.get(name), new.get(name))]
     return [] if old == new else [f"{key}: {old!r} -> {new!r}"]
 
 

@@ -12,7 +12,6 @@ edge of the list says so. What the search cost is outside the match and stands i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def searched(runs: Sequence[ArmRun], found: Mapping[str, ArmResult]) -> list[Sea
         SearchedRate(
             arm=run.arm,
             scale=run.scale,
-            learning_rate=_rate(run),
+            learning_rate=_tried_rate(run),
             seed=run.seed,
             training_flops=result.training_flops,
             bits_per_byte=result.bits_per_byte,
@@ -58,14 +57,16 @@ def searched(runs: Sequence[ArmRun], found: Mapping[str, ArmResult]) -> list[Sea
 
 
 def choose(plan: ComparePlan, tried: Sequence[SearchedRate]) -> list[ChosenRate]:
-    """The rate of every (scale, arm); an arm whose tries all failed has none, there and where it would be transferred to."""
+    """The rate of every (scale, arm) whose tries have all run. An arm whose tries all failed has none, there and where it would be
+    transferred to."""
     if plan.search is None:
         return []
     rates, chosen = plan.search.learning_rates, []
     for run in _first_cells(plan):
         source = _searched_scale(plan, run)
-        finite = [(one.bits_per_byte, one.learning_rate) for one in tried if (one.arm, one.scale) == (run.arm, source) if _is_number(one)]
-        if not finite:
+        own = [one for one in tried if (one.arm, one.scale) == (run.arm, source)]
+        finite = [(one.bits_per_byte, one.learning_rate) for one in own if one.bits_per_byte is not None]
+        if not finite or len(own) < len(rates):
             continue
         best = min(finite)[1]
         if source == run.scale:
@@ -113,10 +114,6 @@ def _width(plan: ComparePlan, arm: str, scale: str | None) -> int:
     return run.settings(Path("runs"), Path("corpus"), num_steps=1).model.resolved().width
 
 
-def _rate(run: ArmRun) -> float:
+def _tried_rate(run: ArmRun) -> float:
     assert run.tried_rate is not None
     return run.tried_rate
-
-
-def _is_number(one: SearchedRate) -> bool:
-    return one.bits_per_byte is not None and math.isfinite(one.bits_per_byte)

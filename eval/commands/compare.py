@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from proxy_lm.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
+    from eval.plan import ComparePlan
     from eval.results import Results
 
 HELP = "train and score several arms at matched cost, and write a report"
@@ -16,6 +17,9 @@ EXAMPLE = """  proxy-lm-eval compare configs/compare/quickstart.yaml
   proxy-lm-eval compare configs/compare/quickstart.yaml --out runs/mine corpus.sources='[../code]' match.flops=1e15
   proxy-lm-eval compare configs/compare/quickstart.yaml --dry-run
   proxy-lm-eval compare configs/compare/quickstart.yaml --report-only
+  proxy-lm-eval compare configs/compare/ladder.yaml --jobs 2
+  proxy-lm-eval compare configs/compare/ladder.yaml --cells
+  proxy-lm-eval compare configs/compare/ladder.yaml --slurm > grid.sh
 
 The same command continues a comparison that was interrupted or killed."""
 
@@ -25,8 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", type=Path, help="YAML of the comparison; see configs/README.md")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings of the plan, later ones win")
     parser.add_argument("--out", type=Path, help="folder of the comparison (default: runs/NAME)")
-    parser.add_argument("--dry-run", action="store_true", help="check the plan and say what each arm would be given; makes nothing")
-    parser.add_argument("--report-only", action="store_true", help="write the report again from results.json")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side on this machine (launch.jobs of the plan)")
+    parser.add_argument(
+        "--import", type=Path, dest="imported", metavar="RESULTS.json", help="take finished cells over from another session's results"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--cell", metavar="NAME", help="run one cell only, for array jobs; several processes may share one --out")
+    what.add_argument("--cells", action="store_true", help="list the cells with their state and a forecast of their seconds; makes nothing")
+    what.add_argument("--slurm", action="store_true", help="print a job file for Slurm, one array element a cell")
+    what.add_argument("--prepare", action="store_true", help="make corpus, views and budget only")
+    what.add_argument("--collect", action="store_true", help="report what is finished, and run nothing")
+    what.add_argument("--dry-run", action="store_true", help="check the plan and say what each arm would be given; makes nothing")
+    what.add_argument("--report-only", action="store_true", help="write the report again from results.json")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -36,25 +50,45 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from proxy_lm import plotting
     from proxy_lm.config import load
 
-    plan = load(ComparePlan, args.plan, args.overrides)
+    jobs = [] if args.jobs is None else [f"launch.jobs={args.jobs}"]
+    plan = load(ComparePlan, args.plan, [*args.overrides, *jobs])
     out = args.out or Path("runs") / plan.name
     if args.report_only:
         plotting.require()
         found = results.load(out)
         report.write(found, out)
         return {"out": str(out), **found.model_dump(mode="json")}
-    if args.dry_run:
-        from eval.dry_run import dry_run
+    if args.dry_run or args.cells or args.slurm:
+        return _without_running(args, plan, out)
+    from eval import compare
 
-        return {"dry_run": dry_run(plan, out)}
-    from eval.compare import compare
-
-    found = compare(plan, out, _command(args))
-    failed = [arm.folder for arm in found.arms if arm.status != "done"]
+    if args.prepare:
+        ready = compare.prepared(plan, out)
+        return {"prepared": str(out), "num_cells": len(ready.runs), "num_tries": len(ready.tries)}
+    if args.cell is not None:
+        cell = compare.one_cell(plan, out, args.cell, imported=args.imported)
+        if cell.status == "failed":
+            raise WorkError(f"cell {args.cell} failed: {cell.failure}")
+        return {"cell": cell.model_dump(mode="json")}
+    found = compare.compare(plan, out, _command(args), imported=args.imported, only_collect=args.collect)
+    failed = [arm.folder for arm in found.arms if arm.status == "failed"]
     if failed:
         _print_table(found, out)
         raise WorkError(f"{len(failed)} of {len(found.arms)} arms failed ({', '.join(failed)}); {out / 'report.md'} says why")
     return {"out": str(out), **found.model_dump(mode="json")}
+
+
+def _without_running(args: argparse.Namespace, plan: ComparePlan, out: Path) -> dict[str, Any]:
+    from eval import array_jobs
+    from eval.dry_run import check, dry_run
+
+    if args.dry_run:
+        return {"dry_run": dry_run(plan, out)}
+    check(plan, out)
+    if args.cells:
+        return {"cells": array_jobs.listing(plan, out)}
+    command = ["proxy-lm-eval", "compare", str(args.plan), *args.overrides, "--out", str(out)]
+    return {"slurm": array_jobs.slurm_script(plan, command)}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -64,10 +98,29 @@ def show(result: dict[str, Any]) -> None:
 
         show_dry_run(result["dry_run"])
         return
+    if "slurm" in result:
+        print(result["slurm"], end="")
+        return
+    if "cells" in result:
+        _print_cells(result["cells"])
+        return
+    if "cell" in result or "prepared" in result:
+        cell = result.get("cell")
+        print(f"{cell['folder']}: {cell['bits_per_byte']:.4f} bits per byte" if cell else f"prepared: {result['num_cells']} cells")
+        return
     from eval.results import Results
 
     values = {key: value for key, value in result.items() if key != "out"}
     _print_table(Results.model_validate(values), Path(result["out"]), to_stderr=False)
+
+
+def _print_cells(rows: list[dict[str, Any]]) -> None:
+    from eval.schedule import span
+
+    wide = max(len(row["cell"]) for row in rows)
+    for row in rows:
+        seconds = row["forecast_seconds"]
+        print(f"{row['cell']:<{wide}}  {row['state']:<8}  {row['target']:.4g}  {'-' if seconds is None else span(seconds)}")
 
 
 def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:

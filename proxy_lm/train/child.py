@@ -92,7 +92,9 @@ def finished_run(settings: RunSettings) -> dict[str, Any] | None:
 
 def command_of(settings: RunSettings, launch: LaunchSettings, port: int) -> list[str]:
     """The launcher's command line."""
-    ranks = launch.arguments if launch.arguments is not None else ["--num_accelerators", str(launch.num_ranks)]
+    # Told a number, the launcher takes the first devices of the machine, whichever CUDA_VISIBLE_DEVICES names.
+    number = [] if _own_devices(launch) else ["--num_accelerators", str(launch.num_ranks)]
+    ranks = launch.arguments if launch.arguments is not None else number
     launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--master_port", str(port), *ranks]
     return [*launcher, "--module", "proxy_lm.train", str(settings.folder / "launch.yaml")]
 
@@ -105,9 +107,31 @@ def environment_of(launch: LaunchSettings) -> dict[str, str]:
     threads = launch.threads_per_rank or max(1, len(os.sched_getaffinity(0)) // launch.num_ranks)
     environment["OMP_NUM_THREADS"] = str(threads)
     environment["PYTHONUNBUFFERED"] = "1"
+    if launch.arguments is None and (devices := _own_devices(launch)):
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     if not torch.cuda.is_available():
         environment.setdefault("DS_ACCELERATOR", "cpu")
     return environment
+
+
+def _own_devices(launch: LaunchSettings) -> list[str]:
+    """The devices of the ranks where CUDA_VISIBLE_DEVICES names enough of them by number; else none, and the launcher chooses."""
+    import torch
+
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    usable = torch.cuda.is_available() and len(named) >= launch.num_ranks and all(name.isdigit() for name in named)
+    return named[: launch.num_ranks] if usable else []
+
+
+def last_record(folder: Path) -> dict[str, Any] | None:
+    """The newest whole record of `metrics.jsonl`, without reading all of it; None before there is one."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 16_384))
+        lines = file.read().splitlines()
+    return next((record for line in reversed(lines) if (record := _record(line)) is not None), None)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

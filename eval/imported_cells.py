@@ -1,0 +1,92 @@
+"""Finished cells from another session or machine: `proxy-lm-eval compare PLAN --import RESULTS.json`.
+
+A cell is taken when all that it depends on is equal: settings, budget and steps, the digests of corpus and views, how it was scored. What
+is not equal is told, and that cell is run here. Tries of the search come along, so that the same rates are chosen.
+
+Not promised: that the cell would have come out the same here to the last bit; other devices round otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval import rate_search
+from eval.compare_cells import Grid, blank, cell_key, finished, keep, key_of, only_one
+from eval.plan import ArmRun, ComparePlan, arm_runs, changed
+from eval.results import ArmResult, Results, read
+from proxy_lm.config import validate
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """Another comparison's results, and the runs of the plan they were made by."""
+
+    results: Results
+    plan: ComparePlan
+    runs: Mapping[tuple[str, str | None, str | None, int], ArmRun]
+
+    @classmethod
+    def read(cls, path: Path) -> Theirs:
+        """Raises `RequestError` for what is no result of a comparison of this version."""
+        results = read(path)
+        plan = validate(ComparePlan, results.plan, source=f"the plan in {path}")
+        rated, _ = rate_search.with_rates(plan, list(arm_runs(plan)), results.chosen)
+        return cls(results, plan, {_place(run): run for run in rated})
+
+    def find(self, grid: Grid, run: ArmRun) -> tuple[ArmResult, dict[str, Any]] | None:
+        """Their finished result of this cell as one of `grid`, and its key; None where they have none."""
+        if run.tried_rate is None:
+            found = next((arm for arm in self.results.finished if (arm.name, arm.scale, arm.budget, arm.seed) == _place(run)), None)
+            made_by, num_steps = self.runs.get(_place(run)), 0 if found is None else found.num_steps
+        else:
+            found, made_by, num_steps = self._try(grid, run), self._planned_try(run), grid.steps[run.cell_name]
+        digests = {name: str(facts["digest"]) for name, facts in self.results.views.items()}
+        if found is None or made_by is None or any(view not in digests for view in made_by.views):
+            return None
+        moved = found.model_copy(update={"folder": run.folder, "verdict": None})
+        return moved, key_of(self.plan, made_by, num_steps, str(self.results.corpus["digest"]), digests)
+
+    def _planned_try(self, run: ArmRun) -> ArmRun | None:
+        return next((one for one in rate_search.tries(self.plan) if one.cell_name == run.cell_name), None)
+
+    def _try(self, grid: Grid, run: ArmRun) -> ArmResult | None:
+        """Results keep of a try what is reported; steps are compared by its FLOPs."""
+        asked = (run.arm, run.scale, run.tried_rate, run.seed)
+        for one in self.results.searched:
+            if (one.arm, one.scale, one.learning_rate, one.seed) == asked and one.bits_per_byte is not None:
+                empty = blank(grid, run)
+                if math.isclose(one.training_flops, empty.training_flops, rel_tol=1e-9):
+                    return empty.model_copy(update={"status": "done", "bits_per_byte": one.bits_per_byte})
+        return None
+
+
+def import_cells(path: Path, grid: Grid, runs: Sequence[ArmRun]) -> tuple[list[str], dict[str, str]]:
+    """Keep what `path` has of these runs and is not done here: (names of cells taken, why others were not by name)."""
+    theirs = Theirs.read(path)
+    projects = None if theirs.results.projects is None else theirs.results.projects.num_bytes
+    machine = {key: value for key, value in theirs.results.machine.items() if key != "others"}
+    taken: list[str] = []
+    reasons: dict[str, str] = {}
+    for run in runs:
+        kept = finished(grid, run)
+        found = None if kept is not None and kept.result.status == "done" else theirs.find(grid, run)
+        if found is None:
+            continue
+        differing = changed("", found[1], cell_key(grid, run))
+        with only_one(grid.out, run) as free:
+            if differing:
+                reasons[run.cell_name] = "; ".join(differing)
+            elif not free:
+                reasons[run.cell_name] = "another process is running it"
+            else:
+                keep(grid, run, found[0], projects, machine)
+                taken.append(run.cell_name)
+    return taken, reasons
+
+
+def _place(run: ArmRun) -> tuple[str, str | None, str | None, int]:
+    return run.arm, run.scale, run.budget, run.seed
