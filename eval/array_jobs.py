@@ -63,7 +63,7 @@ CELLS=({_names(cells)})
 OPTIONS=(--parsable --ntasks=1 --cpus-per-task="${{CPUS:-{cores}}}" --time="${{TIME:-24:00:00}}" --signal=B:TERM@120 --open-mode=append)
 if [ "${{GPUS:-{ranks}}}" -gt 0 ]; then OPTIONS+=(--gpus-per-task="${{GPUS:-{ranks}}}"); fi
 
-submit() {{ sbatch "${{OPTIONS[@]}}" --job-name={plan.name} --output={plan.name}-%A-%a.log "$@" | cut -d';' -f1; }}
+submit() {{ sbatch "${{OPTIONS[@]}}" --job-name={plan.name} --output={plan.name}-%j.log "$@" | cut -d';' -f1; }}
 
 # Near the end of its time a cell saves a checkpoint and goes back into the queue.
 one() {{

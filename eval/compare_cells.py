@@ -129,28 +129,36 @@ def state_of(out: Path, run: ArmRun) -> CellState:
     kept = read_kept(out, run)
     if kept is not None and kept.result.status == "done":
         return "done"
-    with only_one(out, run) as free:
-        if not free:
-            return "running"
+    if _lock_path(out, run).exists():
+        with only_one(out, run, patience_seconds=0) as free:
+            if not free:
+                return "running"
     return "failed" if kept is not None else "waiting"
 
 
 @contextmanager
-def only_one(out: Path, run: ArmRun) -> Iterator[bool]:
-    """Whether this process has the cell for itself while the block runs."""
-    path = out / "cells" / run.cell_name
-    lock = path.with_name(f".{path.name}.lock")
-    if not out.exists():
-        yield True
-        return
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
+def only_one(out: Path, run: ArmRun, *, patience_seconds: float = 2.0) -> Iterator[bool]:
+    """Whether this process has the cell for itself while the block runs. The patience is for those who only look whether it is free."""
+    path = _lock_path(out, run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience_seconds
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    yield False
+                    return
+                time.sleep(0.1)
+                continue
+            yield True
             return
-        yield True
+
+
+def _lock_path(out: Path, run: ArmRun) -> Path:
+    path = kept_path(out, run)
+    return path.with_name(f".{path.stem}.lock")
 
 
 def blank(grid: Grid, run: ArmRun) -> ArmResult:

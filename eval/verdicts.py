@@ -1,40 +1,36 @@
-"""Every cell against the baseline of its scale and budget, from `Results` alone."""
+"""Every cell with the verdict of its arm at its scale and budget, as `eval.grid_analysis` finds it from `Results` alone."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from eval import intervals
-from eval.intervals import Clusters
+from eval.grid_analysis import PairVerdict, analyse
 from eval.results import ArmResult, Results, Verdict
 
 
 def with_verdicts(found: Results) -> Results:
-    """The same results with `ArmResult.verdict` filled where arm and baseline have a seed in common; seeds of an arm share one verdict."""
-    if found.projects is None:
-        return found
-    arms = [arm.model_copy(update={"verdict": _verdict(found, arm)}) for arm in found.arms]
+    """The same results with `ArmResult.verdict` filled where there is a difference; the seeds of an arm share one."""
+    analysis = analyse(found)
+    arms = []
+    for arm in found.arms:
+        pair = analysis.verdict(arm.name, arm.scale, arm.budget)
+        point = analysis.point(arm.name, arm.scale, arm.budget)
+        num_seeds = 0 if point is None else len(point.seeds)
+        arms.append(arm.model_copy(update={"verdict": _verdict(found.baseline, arm, pair, num_seeds)}))
     return found.model_copy(update={"arms": arms})
 
 
-def _verdict(found: Results, arm: ArmResult) -> Verdict | None:
-    mine, base = _by_seed(found, arm.name, arm), _by_seed(found, found.baseline, arm)
-    seeds = [seed for seed in mine if seed in base]
-    if arm.bits_per_byte is None or not seeds:
+def _verdict(baseline: str, arm: ArmResult, pair: PairVerdict | None, num_seeds: int) -> Verdict | None:
+    if arm.bits_per_byte is None:
         return None
-    outcome = intervals.compare([mine[seed] for seed in seeds], [base[seed] for seed in seeds])
-    facts = outcome.to_json()
-    if arm.name == found.baseline:
-        facts |= {"verdict": "baseline", "difference": 0.0, "interval": None}
-    return Verdict.model_validate({"baseline": found.baseline, **facts})
-
-
-def _by_seed(found: Results, name: str, like: ArmResult) -> dict[int, Clusters]:
-    assert found.projects is not None
-    num_bytes = np.array(found.projects.num_bytes)
-    names = tuple(str(index) for index in range(len(num_bytes)))
-    return {
-        arm.seed: Clusters(names, np.array(arm.nll_nats_by_project), num_bytes)
-        for arm in found.finished
-        if (arm.name, arm.scale, arm.budget) == (name, like.scale, like.budget) and arm.nll_nats_by_project is not None
-    }
+    if arm.name == baseline:
+        projects = len(arm.nll_nats_by_project or ())
+        return Verdict(baseline=baseline, verdict="baseline", difference=0.0, interval=None, num_seeds=num_seeds, num_projects=projects)
+    if pair is None or pair.difference is None:
+        return None
+    return Verdict(
+        baseline=baseline,
+        verdict=pair.verdict,
+        difference=pair.difference,
+        interval=pair.interval,
+        num_seeds=len(pair.seeds),
+        num_projects=pair.num_projects,
+    )
