@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from proxy_lm.infer.cache import CachedBody
-from proxy_lm.infer.drafts import IDS_OF_A_MATCH, HeadDrafter, Past, Trust
+from proxy_lm.infer.drafts import HeadDrafter, Trust
 from proxy_lm.infer.draws import Sampler
 from proxy_lm.infer.engine import Automaton, IdEngine, IdRequest
+from proxy_lm.infer.said import CONTEXT_LENGTHS, Said, Told
 from proxy_lm.model.decoder import Decoder
 from proxy_lm.model.settings import ModelSettings
 from proxy_lm.vocabulary import BOS, EOS, RAW_END, RAW_START
@@ -176,19 +177,53 @@ def test_drafts_stay_inside_the_row_and_what_was_asked(model, text):
         assert result.ids == results[-1].ids[: len(result.ids)]
 
 
-def test_the_past_is_found_by_its_last_ids():
-    assert IDS_OF_A_MATCH == 5
-    past = Past([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4])
-    assert past.continuation(3) == []
-    past.add([5])
-    assert past.continuation(3) == [6, 7, 8]
-    assert past.continuation(10) == [6, 7, 8, 1, 2, 3, 4, 5, 6, 7]  # its own period goes on
-    past.add([9])
-    assert past.continuation(3) == []
-    past.add([2, 3, 4, 5, 6])
-    assert past.continuation(2) == [7, 8]
-    repeating = Past([3] * 6)
-    assert repeating.continuation(4) == [3, 3, 3, 3]
+def test_what_was_said_is_found_by_the_longest_context_that_is_known():
+    assert CONTEXT_LENGTHS == (16, 10, 6, 4, 3)
+    said, told = Said(), Told([1, 2, 3, 4])
+    said.add(told)
+    assert said.following([1, 2]) is None
+    assert said.following([9, 1, 2, 3]) == (4, 12)  # a context of 3
+    told.ids += [5, 9, 1, 2, 3, 6]
+    said.add(told)
+    assert said.following([9, 1, 2, 3]) == (6, 9)  # one of 4, and the last time counts
+    assert said.following([8, 1, 2, 3]) == (6, 12)
+    assert said.following([7, 2, 3, 4]) == (5, 12)
+
+
+def test_the_level_says_how_often_the_same_was_said():
+    said, told = Said(), Told([7])
+    for level in (0, 1, 2, 2):
+        told.ids += [1, 2, 3, 4, 5 + told.num_added]
+        said.add(told)
+        assert said.following([1, 2, 3]) == (4, 12 + level)
+    told.ids += [1, 2, 3, 9]
+    said.add(told)
+    assert said.following([1, 2, 3]) == (9, 12)
+
+
+def test_many_ids_are_found_as_few_are():
+    ids = np.random.default_rng(0).integers(0, 3, 300).tolist()
+    few, many, told = Said(), Said(), Told(ids[:1])
+    for one in ids[1:]:
+        told.ids.append(one)
+        few.add(told)
+    many.add(Told(ids))
+    for stop in range(len(ids)):
+        one, other = few.following(ids[:stop]), many.following(ids[:stop])
+        assert (one is None) == (other is None)
+        assert one is None or other is None or (one[0], one[1] // 3) == (other[0], other[1] // 3)
+
+
+def test_rows_learn_from_each_other_and_the_oldest_is_forgotten(monkeypatch):
+    said = Said()
+    said.add(Told([1, 2, 3, 4]))
+    said.add(Told([5, 1, 2, 3, 9]))
+    assert said.following([1, 2, 3]) == (9, 12)
+    monkeypatch.setattr("proxy_lm.infer.said.MOST_CONTEXTS", 40)
+    said.add(Told(range(100, 200)))
+    assert said.following([1, 2, 3]) is None
+    assert said.following([180, 181, 182]) == (183, 12)
+    assert said.following([110, 111, 112]) is None
 
 
 def test_heads_draft_what_they_say(model, text):
@@ -198,22 +233,20 @@ def test_heads_draft_what_they_say(model, text):
     with torch.no_grad():
         *_, last = model.states(torch.from_numpy(ids)[None], torch.zeros((1, 42), dtype=torch.int32), torch.arange(42)[None])
         chances = [torch.softmax(last[0, -1] @ head.weight[:256].T, dim=0) for head in model.raw_heads]
-    everything, together = HeadDrafter(model, body).draft(hidden, np.zeros((1, NUM_HEADS)), [Sampler()])
+    everything, sure = HeadDrafter(model, body).draft(hidden, np.zeros((1, NUM_HEADS)), [Sampler()])
     assert everything.tolist() == [[int(chance.argmax()) for chance in chances]]
-    np.testing.assert_allclose(together[0], np.cumprod([float(chance.max()) for chance in chances]), rtol=1e-4)
+    np.testing.assert_allclose(sure[0], [float(chance.max()) for chance in chances], rtol=1e-4)
     bounds = [chance.cumsum(dim=0) for chance in chances]
     for u in (0.1, 0.5, 0.9):
         drawn, _ = HeadDrafter(model, body).draft(hidden, np.full((1, NUM_HEADS), u), [Sampler(1.0)])
         assert drawn.tolist() == [[int((bound <= u).sum()) for bound in bounds]]
 
 
-def test_drafts_are_as_long_as_chains_of_their_kind_have_been_right():
+def test_trust_counts_what_stood_behind_right_drafts():
     trust = Trust([0.5, 0.5, 0.1])
-    assert [trust.worth([0, 1], 0.2), trust.worth([0, 2, 1], 0.2), trust.worth([2], 0.2), trust.worth([2], 0.0)] == [2, 1, 0, 1]
     for _ in range(20):
-        trust.learn([0, 1], 1)
+        trust.learn([0, 1, 2], 1)  # the third was never looked at
     assert trust.chances == [pytest.approx(22 / 24), pytest.approx(2 / 24), 0.1]
-    assert trust.worth([0, 1], 0.2) == 1
-    for _ in range(20 * 64):
-        trust.learn([2], 0)
-    assert trust.chances[:2] == [pytest.approx(0.5, abs=0.01)] * 2, "long ago is forgotten"
+    for _ in range(200):
+        trust.learn([1], 1)
+    assert trust.chances[1] > 0.85, "long ago counts for less"

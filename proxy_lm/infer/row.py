@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import enum
-
 import numpy as np
 import numpy.typing as npt
 
 from proxy_lm.infer.automata import Table
-from proxy_lm.infer.drafts import Past
 from proxy_lm.infer.draws import F64, KeyedDraws, Sampler
 from proxy_lm.infer.id_request import IdRequest, IdResult
+from proxy_lm.infer.said import Told
 
 I64 = npt.NDArray[np.int64]
-
-
-class Drafted(enum.Enum):
-    """Whence a row's drafts are."""
-
-    NOTHING = enum.auto()
-    HEADS = enum.auto()
-    PAST = enum.auto()
 
 
 class Row:
@@ -36,10 +26,8 @@ class Row:
         self.draws = KeyedDraws(request.seed)
         self.state = request.automaton.start if request.automaton else 0
         self.drafts: list[int] = []
-        self.drafted = Drafted.NOTHING
         self.kinds: list[int] = []
-        self.num_repeats = 0
-        self._past: Past | None = None
+        self._told: Told | None = None
 
     @property
     def table(self) -> Table | None:
@@ -47,11 +35,11 @@ class Row:
         return self.request.automaton.next_state if self.request.automaton else None
 
     @property
-    def past(self) -> Past:
-        """What was said, for drafts; made when first asked for."""
-        if self._past is None:
-            self._past = Past(self.ids[: self.length].tolist())
-        return self._past
+    def told(self) -> Told:
+        """Its ids as a list, for drafts; made when first asked for."""
+        if self._told is None:
+            self._told = Told(self.ids[: self.length].tolist())
+        return self._told
 
     def draws_ahead(self, count: int) -> F64:
         """Draws of the next `count` ids; zeros for a greedy row, which has none."""
@@ -63,5 +51,5 @@ class Row:
         """The row has these ids now."""
         self.ids[self.length : self.length + len(new)] = new
         self.length += len(new)
-        if self._past is not None:
-            self._past.add(new)
+        if self._told is not None:
+            self._told.ids += new
