@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.report_groups import Group
 from eval.results import ArmResult, Point
 from proxy_lm import plotting
 
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p")
 EARLY = 0.05  # the first part of a run is cut off: there every curve falls from 8 bits and nothing can be told apart
 
 
@@ -31,45 +31,53 @@ AXES = (
 )
 
 
-def draw_all(arms: Sequence[ArmResult]) -> list[str]:
-    """One plot an axis, colours in the order in which the arms' names first appear."""
-    colours = {name: index for index, name in enumerate(dict.fromkeys(arm.name for arm in arms))}
-    return [_draw(arms, axis, colours) for axis in AXES]
+def draw_all(shown: Sequence[Group]) -> list[str]:
+    """One plot an axis; of several groups (scales and budgets) one plot each, against training FLOPs. Colours are in the order in which the
+    arms' names first appear."""
+    colours = {name: index for index, name in enumerate(dict.fromkeys(name for group in shown for name in group.arms))}
+    if len(shown) == 1:
+        return [_draw(shown[0], axis, colours, f"bits per byte against {axis.title}") for axis in AXES]
+    axis = AXES[0]
+    return [_draw(group, axis, colours, f"{group.name}: bits per byte against {axis.title}") for group in shown]
 
 
-def _draw(arms: Sequence[ArmResult], axis: Axis, colours: dict[str, int]) -> str:
+def _draw(group: Group, axis: Axis, colours: dict[str, int], title: str) -> str:
     """One plot as an `<svg>` element: bits per byte against `axis`, curves on the valid split, marks with intervals on the test split."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     def fill(plot: Any) -> None:
-        scales = list(dict.fromkeys(arm.scale for arm in arms))
-        for arm in arms:
-            _draw_arm(plot, arm, axis, plotting.colour(colours[arm.name]), MARKERS[scales.index(arm.scale) % len(MARKERS)])
+        for name, runs in group.arms.items():
+            for run in runs:
+                _draw_run(plot, run, axis, plotting.colour(colours[name]), 1.0 if len(runs) == 1 else 0.55)
         plot.set_xlabel(axis.title)
         plot.set_ylabel("bits per byte")
         plot.set_xlim(left=0)
         plot.xaxis.set_major_locator(MaxNLocator(nbins=5))
         plot.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        plot.set_ylim(*_height(arms))
+        plot.set_ylim(*_height(group.runs))
+        if group.name:
+            plot.set_title(group.name, fontsize=10, loc="left")
 
-    return plotting.draw(f"bits per byte against {axis.title}", fill)
+    return plotting.draw(title, fill)
 
 
-def _draw_arm(plot: Any, arm: ArmResult, axis: Axis, colour: str, marker: str) -> None:
-    points = [point for point in arm.curve if axis.of_point(point) > 0 and point.step >= EARLY * arm.num_steps]
-    plot.plot([axis.of_point(p) for p in points], [p.bits_per_byte for p in points], color=colour, linewidth=1.8, alpha=0.9)
-    at = axis.of_arm(arm)
-    if arm.bits_per_byte is None or not at:
+def _draw_run(plot: Any, run: ArmResult, axis: Axis, colour: str, strength: float) -> None:
+    points = [point for point in run.curve if axis.of_point(point) > 0 and point.step >= EARLY * run.num_steps]
+    spent, bits = [axis.of_point(p) for p in points], [p.bits_per_byte for p in points]
+    plot.plot(spent, bits, color=colour, linewidth=1.8 * strength, alpha=0.9 * strength)
+    at = axis.of_arm(run)
+    if run.bits_per_byte is None or not at:
         return
     spread = None
-    if arm.interval is not None:
-        spread = [[max(0.0, arm.bits_per_byte - arm.interval[0])], [max(0.0, arm.interval[1] - arm.bits_per_byte)]]
-    plot.errorbar([at], [arm.bits_per_byte], yerr=spread, color=colour, marker=marker, markersize=7, capsize=4, elinewidth=1.8, ls="")
+    if run.interval is not None and strength == 1:
+        spread = [[max(0.0, run.bits_per_byte - run.interval[0])], [max(0.0, run.interval[1] - run.bits_per_byte)]]
+    size = 7 * strength
+    plot.errorbar([at], [run.bits_per_byte], yerr=spread, color=colour, marker="o", markersize=size, capsize=4, elinewidth=1.8, ls="")
 
 
-def _height(arms: Sequence[ArmResult]) -> tuple[float, float]:
-    values = [p.bits_per_byte for arm in arms for p in arm.curve if p.step >= EARLY * arm.num_steps]
-    values += [v for arm in arms if arm.bits_per_byte is not None for v in (arm.interval or (arm.bits_per_byte,))]
+def _height(runs: Sequence[ArmResult]) -> tuple[float, float]:
+    values = [p.bits_per_byte for run in runs for p in run.curve if p.step >= EARLY * run.num_steps]
+    values += [v for run in runs if run.bits_per_byte is not None for v in (run.interval or (run.bits_per_byte,))]
     low, high = (min(values), max(values)) if values else (0.0, 8.0)
     margin = 0.06 * (high - low) or 0.1
     return low - margin, high + margin

@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
 from compressors.files import write_bytes
-from eval import plots, report_runs
-from eval.intervals import MIN_PROJECTS
+from eval import plots, report_grid, report_ledger, report_runs, report_samples, report_search
+from eval.grid_analysis import Analysis, analyse
+from eval.report_groups import Group, groups, label
 from eval.report_numbers import KINDS
 from eval.results import ArmResult, Results
 from proxy_lm.report import Content, Section, Table, html, markdown, number, si
@@ -30,21 +32,29 @@ def write(results: Results, folder: Path) -> None:
 
 def content(results: Results) -> Content:
     """What the report says."""
+    analysis, shown = analyse(results), groups(results)
+    plot = report_grid.main_plot(results, analysis, shown)
+    table = report_grid.main_table(results, analysis, shown)
     return Content(
         f"Comparison: {results.name}",
         results.question,
         [
-            Section("Result", answers(results), main_table(results)),
-            Section("Curves", _curve_notes(results), figures=lambda: plots.draw_all(results.arms)),
-            Section(
-                "Ledger",
-                ["What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."],
-                ledger_table(results),
-            ),
+            Section("What was compared", _in_short(results, shown), _scale_table(results, shown)),
+            *plot,
+            Section("Result", _read_as(results, analysis), table, points=_found(results, analysis, shown)),
+            *report_grid.margins(results, analysis, shown),
+            *report_grid.ablations(results, analysis, shown),
+            *report_grid.multipliers(results, analysis, shown),
+            *report_grid.fits(results, analysis),
+            Section("Curves", _curve_notes(results, shown), figures=lambda: plots.draw_all(shown), folded=len(shown) > 1),
+            *report_ledger.sections(results),
+            *report_search.sections(results),
             *_failures(results),
-            Section("By language", [], language_table(results)),
+            *_languages(results),
             *evaluations(results),
-            Section("Setting", _setting(results), arm_table(results)),
+            *report_samples.sections(results),
+            Section("Arms", ["Everything else is equal by construction: data order, seeds, heads, optimizer."], arm_table(results)),
+            Section("Measurement", _measurement(results)),
             Section("Plan", ["As run, with every default that the plan sets."], code=_yaml(results.plan), folded=True),
             Section("How to repeat", _repeat(results), code=results.command),
             Section("What is not claimed", not_claimed(results)),
@@ -52,101 +62,46 @@ def content(results: Results) -> Content:
     )
 
 
+def answers(results: Results) -> list[str]:
+    """What was found, in sentences; they are printed on the terminal too."""
+    return _answers(results, analyse(results), groups(results))
+
+
 def evaluations(results: Results) -> list[Section]:
-    """The plan's further evaluations, arms of one scale and seed beside each other and against their baseline."""
-    groups: dict[str, list[tuple[ArmResult, report_runs.Subject]]] = {}
+    """The plan's further evaluations, arms of one scale, budget and seed beside each other; several of these are folded."""
+    members_of: dict[str, list[tuple[ArmResult, report_runs.Subject]]] = {}
     for arm in results.finished:
         if arm.evaluations or arm.evaluation_failures:
-            found = {f"bpb-{results.plan['evaluation']['split']}": arm.evaluation or {}, **arm.evaluations}
+            asked = {stem: result for stem, result in arm.evaluations.items() if stem != report_samples.KEY}
+            found = {f"bpb-{results.plan['evaluation']['split']}": arm.evaluation or {}, **asked}
             name = label(arm, results).removeprefix(f"{arm.name}, ")
             subject = report_runs.Subject(arm.name, found, arm.evaluation_failures)
-            groups.setdefault("" if name == arm.name else f", {name}", []).append((arm, subject))
+            members_of.setdefault("" if name == arm.name else f", {name}", []).append((arm, subject))
     sections: list[Section] = []
-    for group, members in groups.items():
+    for group, members in members_of.items():
         subjects = [subject for _, subject in members]
         baseline = next((subject for arm, subject in members if arm.name == results.baseline), None)
-        sections.append(Section(f"Evaluations{group}", report_runs.explained(subjects), report_runs.summary(subjects)))
+        folded = len(members_of) > 1
+        sections.append(Section(f"Evaluations{group}", report_runs.explained(subjects), report_runs.summary(subjects), folded=folded))
         kinds = [kind for kind in KINDS if kind != "bpb"]
         shown = report_runs.sections(subjects, baseline, kinds)
-        sections += [replace(section, title=f"{section.title}{group}") for section in shown]
+        sections += [replace(section, title=f"{section.title}{group}", folded=folded) for section in shown]
     return sections
 
 
-def main_table(results: Results) -> Table:
-    """One row an arm; the same table is printed on the terminal."""
-    columns = [
-        "arm",
-        "bits per byte",
-        "95 % interval",
-        f"against {results.baseline}",
-        "verdict",
-        "FLOPs",
-        "symbols",
-        "source bytes",
-        "seconds",
-    ]
-    rows, marks = [], []
-    for arm in results.arms:
-        verdict = arm.verdict.verdict if arm.verdict else arm.status
-        rows.append(
-            [
-                label(arm, results),
-                number(arm.bits_per_byte, 4),
-                span(arm.interval),
-                difference(arm),
-                verdict,
-                si(arm.training_flops),
-                si(arm.symbols),
-                si(arm.source_bytes),
-                number(arm.seconds, 1),
-            ]
-        )
-        marks.append(verdict)
-    return Table(columns, rows, frozenset({0, 4}), marks)
-
-
-def ledger_table(results: Results) -> Table:
-    """Arms as columns, since the ledger is long."""
-    arms = results.arms
-    views = ["raw", *results.views]
-
-    def by_view(counts: str, view: str) -> list[str]:
-        return [si(getattr(arm, counts).get(view, 0)) for arm in arms]
-
-    rows: list[list[str]] = [
-        ["training FLOPs", *(f"{arm.training_flops:.6g}" for arm in arms)],
-        ["FLOPs a symbol", *(f"{arm.flops_per_symbol:,}" for arm in arms)],
-        ["steps", *(f"{arm.num_steps:,}" for arm in arms)],
-        ["symbols", *(f"{arm.symbols:,}" for arm in arms)],
-        ["source bytes told", *(f"{arm.source_bytes:,}" for arm in arms)],
-        *([f"source bytes as {view}", *by_view("source_bytes_by_view", view)] for view in views),
-        *([f"documents as {view}", *by_view("documents_by_view", view)] for view in views),
-        *([f"symbols as {view}", *by_view("symbols_by_view", view)] for view in views),
-        ["unique bytes", *(f"{arm.unique_bytes:,}" for arm in arms)],
-        ["epochs", *(number(arm.epochs, 2) for arm in arms)],
-        *([f"parameters: {part}", *(si(arm.num_parameters.get(part, 0)) for arm in arms)] for part in arms[0].num_parameters),
-        ["ranks", *(str(arm.world_size or "-") for arm in arms)],
-        ["seconds of steps", *(number(arm.seconds, 1) for arm in arms)],
-        ["device seconds", *(number(arm.device_seconds, 1) for arm in arms)],
-        ["wall seconds", *(number(arm.wall_seconds, 1) for arm in arms)],
-        ["compressor: fitting, CPU seconds", *(number(arm.compressor.train_seconds, 1) for arm in arms)],
-        ["compressor: encoding, CPU seconds", *(number(arm.compressor.encode_seconds, 1) for arm in arms)],
-        ["compressor: FLOPs (10^9 a CPU second where it counts none)", *(si(arm.compressor_flops) for arm in arms)],
-        ["asked in view", *(arm.view or "-" for arm in arms)],
-    ]
-    return Table(["", *(label(arm, results) for arm in arms)], rows)
-
-
-def language_table(results: Results) -> Table | None:
-    """Bits per byte of every arm in each language; the number of bytes is the same for all arms."""
-    done = results.finished
-    if not done or done[0].evaluation is None:
-        return None
+def _languages(results: Results) -> list[Section]:
+    """Bits per byte in each language, where there are several; of a grid the group with the most FLOPs, the first seed of each arm."""
+    group = max(groups(results), key=lambda group: max(run.training_flops for run in group.runs))
+    runs = [next(run for run in runs if run.evaluation) for runs in group.arms.values() if any(run.evaluation for run in runs)]
+    found = {language: row for run in runs[:1] for language, row in (run.evaluation or {}).get("by_language", {}).items()}
+    if len(found) < 2:
+        return []
     rows = []
-    for language, first in done[0].evaluation["by_language"].items():
-        cells = [(arm.evaluation or {})["by_language"].get(language, {}).get("bits_per_byte") for arm in done]
+    for language, first in found.items():
+        cells = [(run.evaluation or {})["by_language"].get(language, {}).get("bits_per_byte") for run in runs]
         rows.append([language or "(unknown)", f"{first['num_bytes']:,}", *(number(cell, 4) for cell in cells)])
-    return Table(["language", "size in bytes", *(label(arm, results) for arm in done)], rows)
+    text = [group.title(results.baseline) + "; one seed."] if group.name else []
+    return [Section("By language", text, Table(["language", "size in bytes", *(run.name for run in runs)], rows))]
 
 
 def arm_table(results: Results) -> Table:
@@ -161,65 +116,29 @@ def arm_table(results: Results) -> Table:
     return Table(["arm", "changes of the shared settings"], rows, frozenset({0, 1}))
 
 
-def label(arm: ArmResult, results: Results) -> str:
-    """Name, with scale and seed where there are several."""
-    parts = [arm.name]
-    if arm.scale is not None:
-        parts.append(arm.scale)
-    if len({other.seed for other in results.arms}) > 1:
-        parts.append(f"seed {arm.seed}")
-    return ", ".join(parts)
+def _answers(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
+    return [*_found(results, analysis, shown), *_read_as(results, analysis)]
 
 
-def span(bounds: tuple[float, float] | None) -> str:
-    """An interval."""
-    return "-" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+def _found(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
+    return [*(report_grid.tally(analysis) if len(shown) > 1 else []), *report_grid.verdict_lines(results, analysis, shown)]
 
 
-def difference(arm: ArmResult) -> str:
-    """Against the baseline, with its interval."""
-    if arm.verdict is None or arm.verdict.verdict == "baseline":
-        return "-"
-    bounds = arm.verdict.interval
-    text = f"{arm.verdict.difference:+.4f}"
-    return text if bounds is None else f"{text} ({bounds[0]:+.4f} to {bounds[1]:+.4f})"
-
-
-def answers(results: Results) -> list[str]:
-    """What was found, in sentences; they are printed on the terminal too."""
+def _read_as(results: Results, analysis: Analysis) -> list[str]:
+    """What the verdicts mean."""
     lines = []
-    seen: set[tuple[str, str | None]] = set()
-    for arm in results.arms:
-        if arm.verdict is None or arm.verdict.verdict == "baseline" or (arm.name, arm.scale) in seen:
-            continue
-        seen.add((arm.name, arm.scale))
-        who = arm.name if arm.scale is None else f"{arm.name} ({arm.scale})"
-        share = _share(results, arm)
-        said = {
-            "better": f"{who} is better than {results.baseline}: {difference(arm)} bits per byte{share}.",
-            "worse": f"{who} is worse than {results.baseline}: {difference(arm)} bits per byte{share}.",
-            "tie": f"{who} and {results.baseline} are a tie: {difference(arm)} bits per byte, and zero is inside the interval.",
-            "not decided": f"{who} against {results.baseline}: {difference(arm)} bits per byte; fewer than {MIN_PROJECTS} projects "
-            "decide nothing.",
-        }
-        lines.append(said[arm.verdict.verdict])
-    lines.append(
-        f"All arms were given equal {_MATCHED[results.match['kind']]} ({si(results.match['target'])}). Lower is better. "
-        "The verdict is a paired bootstrap over projects of the test split."
-    )
+    pairs = max((verdict.num_pairs for verdict in analysis.verdicts), default=0)
+    if pairs:
+        lines.append(
+            "Lower is better. Better and worse are said at 95 %, on the same test projects and seeds"
+            + (f", corrected for all {pairs} pairs (Holm): a tie can have an interval without zero." if pairs > 1 else ".")
+        )
     if len(results.plan["seeds"]) == 1:
         lines.append("One seed: the intervals do not cover the noise of another initialisation or data order.")
     return lines
 
 
-_MATCHED = {"flops": "training FLOPs", "symbols": "symbols", "source_bytes": "source bytes", "seconds": "seconds of training"}
-
-
-def _share(results: Results, arm: ArmResult) -> str:
-    base = [b.bits_per_byte for b in results.finished if b.name == results.baseline and b.scale == arm.scale]
-    assert arm.verdict is not None
-    values = [value for value in base if value]
-    return f", {100 * arm.verdict.difference / (sum(values) / len(values)):+.1f} %" if values else ""
+_MATCHED: Final = {"flops": "training FLOPs", "symbols": "symbols", "source_bytes": "source bytes", "seconds": "seconds of training"}
 
 
 def _failures(results: Results) -> list[Section]:
@@ -230,18 +149,72 @@ def _failures(results: Results) -> list[Section]:
     return [Section("Arms without a number", ["These did not finish; running the same command again continues them."], code=text)]
 
 
-def _curve_notes(results: Results) -> list[str]:
+def _in_short(results: Results, shown: Sequence[Group]) -> list[str]:
+    arms, failed = len({run.name for run in results.arms}), sum(run.status == "failed" for run in results.arms)
+    scales, budgets = len({group.scale for group in shown}), len({group.budget for group in shown})
+    seeds = len({run.seed for run in results.arms})
+    parts = [_count(arms, "arm"), *(_count(n, name) for n, name in ((scales, "scale"), (budgets, "budget"), (seeds, "seed")) if n > 1)]
+    missing = sum(run.status == "not run" for run in results.arms)
+    runs = f"{_count(len(results.arms), 'run')}" + (f", {failed} failed" if failed else "") + (f", {missing} not run" if missing else "")
+    matched, train = _MATCHED[results.match["kind"]], results.corpus["splits"]["train"]
+    equal = f"{matched} ({si(results.match['target'])})" if len(shown) == 1 else f"{matched} at each scale and budget"
+    test, nats = results.corpus["splits"].get(results.plan["evaluation"]["split"], {}), results.projects
+    projects = len(nats.num_bytes) if nats else test.get("num_projects")
+    return [
+        f"{', '.join(parts)}: {runs}. All arms were given equal {equal}, within 1 %.",
+        f"Trained on {si(train['num_bytes'])}B of text in {train['num_documents']:,} documents; scored by bits per byte on "
+        f"{si(sum(nats.num_bytes) if nats else test.get('num_bytes'))}B of the {results.plan['evaluation']['split']} split"
+        + (f", {projects} projects that no model was told." if projects else "."),
+    ]
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def _scale_table(results: Results, shown: Sequence[Group]) -> Table | None:
+    """What the names of scales and budgets stand for."""
+    if len(shown) < 2:
+        return None
+    rows: list[list[str]] = []
+    for group in shown:
+        runs = group.arms.get(results.baseline) or group.runs
+        body, told = runs[0].num_parameters.get("body", 0), runs[0].source_bytes
+        done = sum(run.status == "done" for run in group.runs)
+        rows.append(
+            [
+                group.name,
+                si(body),
+                si(runs[0].training_flops),
+                si(told),
+                number(told / body, 1) if body else "-",
+                str(len(group.arms)),
+                f"{done} of {len(group.runs)}",
+            ]
+        )
+    source = f"bytes told to {results.baseline}"
+    columns = ["scale, budget", "body parameters", "FLOPs a run", source, "of them a body parameter", "arms", "runs with a number"]
+    return Table(columns, rows)
+
+
+def _curve_notes(results: Results, shown: Sequence[Group]) -> list[str]:
     views = {arm.name: arm.curve_view for arm in results.arms if arm.curve}
     read = ", ".join(f"{name} in {'raw bytes' if view == 'raw' else view}" for name, view in views.items())
     return [
         "Lines: the valid split while training, in windows of one row of the model"
         + (f" ({read})" if read else "")
-        + ". Marks: the test split at the end, as in the table, with the interval. The first 5 % of each run are not drawn. "
-        "Where arms meet on an axis, that is what was matched; the other axes show what it cost otherwise."
+        + ". Marks: the test split at the end, as in the table"
+        + (
+            ", a line and a mark a seed. "
+            if any(len(runs) > 1 for group in shown for runs in group.arms.values())
+            else ", with the interval. "
+        )
+        + "The first 5 % of each run are not drawn."
+        + (" Where arms meet on an axis, that is what was matched; the other axes show what it cost otherwise." if len(shown) == 1 else "")
     ]
 
 
-def _setting(results: Results) -> list[str]:
+def _measurement(results: Results) -> list[str]:
     corpus, evaluation = results.corpus, results.plan["evaluation"]
     splits = ", ".join(f"{name} {si(row['num_bytes'])}B in {row['num_documents']:,} documents" for name, row in corpus["splits"].items())
     views = "; ".join(
@@ -256,13 +229,18 @@ def _setting(results: Results) -> list[str]:
         f"Scored on the {evaluation['split']} split, {measured}: context {evaluation['context_bytes']} bytes, stride "
         f"{evaluation['stride_bytes']} bytes for every arm; every payload byte once; end of document "
         f"{'scored' if evaluation['score_end'] else 'not scored'}; softmax over the whole joint vocabulary.",
-        f"Machine: {results.machine['device']}, {results.machine['num_cores']} cores.",
     ]
 
 
 def _repeat(results: Results) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items() if version)
-    return [f"Seeds {', '.join(map(str, results.plan['seeds']))}. Made with {versions}."]
+    days = sorted({arm.finished_on for arm in results.arms if arm.finished_on})
+    when = f" Finished {' to '.join(dict.fromkeys((days[0], days[-1])))}." if days else ""
+    return [
+        f"Seeds {', '.join(map(str, results.plan['seeds']))}. Machine: {results.machine['device']}, {results.machine['num_cores']} cores."
+        + when,
+        f"Made with {versions}.",
+    ]
 
 
 def not_claimed(results: Results) -> list[str]:

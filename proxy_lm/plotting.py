@@ -23,6 +23,10 @@ Colours = Callable[[int], str]
 # Stand-ins that the page's own colours replace; no line has them otherwise.
 INK: Final = "#010203"
 RULE: Final = "#010204"
+SOFT: Final = "#010205"
+GOOD: Final = "#010206"
+BAD: Final = "#010207"
+_NAMED: Final = {INK: "ink", RULE: "rule", SOFT: "soft", GOOD: "good", BAD: "bad"}
 _COLOURS: Final = tuple(f"#01030{k}" for k in range(NUM_COLOURS))
 
 
@@ -35,6 +39,23 @@ def require() -> None:
 def colour(index: int) -> str:
     """The colour of the name with this number, as in the page's legend."""
     return _COLOURS[index % NUM_COLOURS]
+
+
+def apart(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels as near as may be to `values`, in their order, no two nearer to each other than `gap`."""
+    places = list(values)
+    order = sorted(range(len(places)), key=lambda i: values[i])
+    groups: list[tuple[float, list[int]]] = []  # (middle, members): neighbours that touch are moved as one
+    for i in order:
+        groups.append((values[i], [i]))
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (len(groups[-1][1]) + len(groups[-2][1])) / 2:
+            (low, first), (high, second) = groups[-2:]
+            middle = (low * len(first) + high * len(second)) / (len(first) + len(second))
+            groups[-2:] = [(middle, first + second)]
+    for middle, members in groups:
+        for k, i in enumerate(members):
+            places[i] = middle + gap * (k - (len(members) - 1) / 2)
+    return places
 
 
 def draw(title: str, fill: Callable[[Any], None], *, width: float = 4.6, height: float = 3.3) -> str:
@@ -97,5 +118,6 @@ def _themed(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     for k, stand_in in enumerate(_COLOURS):
         svg = svg.replace(stand_in, f"var(--arm-{k})")
-    svg = svg.replace(INK, "var(--ink)").replace(RULE, "var(--rule)")
+    for stand_in, name in _NAMED.items():
+        svg = svg.replace(stand_in, f"var(--{name})")
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

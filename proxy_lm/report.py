@@ -11,7 +11,8 @@ by `proxy_lm.plotting`; they stand in the page only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
@@ -19,6 +20,9 @@ from typing import Final
 
 NUM_COLOURS: Final = 8
 """Colours of names that the page's style sheet has; further names begin again."""
+LONG: Final = 34
+"""A cell of a table with more characters may break into lines, so that the table stays narrow."""
+_WORTH_A_LIST: Final = 8  # sections from which on the page opens with a list of them
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
@@ -32,11 +36,13 @@ class Table:
     left: frozenset[int] = frozenset({0})
     marks: Sequence[str] = ()
     """One word a row: a verdict or a status, for colour. It also stands in the row as text."""
+    heads: Mapping[int, str] = field(default_factory=dict)
+    """By index of a row what it and the rows below it, up to the next of these, have in common: a line of its own above it."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, then a table, then preformatted text, then figures."""
+    """A heading with paragraphs, a list, a table, figures and preformatted text. Large figures come before the table."""
 
     title: str
     text: Sequence[str] = ()
@@ -45,6 +51,12 @@ class Section:
     folded: bool = False
     figures: Callable[[], Sequence[str]] | None = None
     """Draws `<svg>` elements; called for the page only."""
+    large: bool = False
+    """The figures have the width of the page's text each, not half of the page."""
+    legend: bool = True
+    """The colours of the names stand above the figures."""
+    points: Sequence[str] = ()
+    """A list, below the paragraphs."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +92,26 @@ def markdown(report: Content) -> str:
         out += [f"## {section.title}", ""]
         for paragraph in section.text:
             out += [f"{paragraph}", ""]
+        if section.points:
+            out += [*(f"* {point}" for point in section.points), ""]
         if section.table is not None:
             table = section.table
             out.append("| " + " | ".join(table.columns) + " |")
             out.append("|" + "|".join(":--" if i in table.left else "--:" for i in range(len(table.columns))) + "|")
-            out += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+            for index, row in enumerate(table.rows):
+                if index in table.heads:
+                    out.append(f"| **{_cell(table.heads[index])}** |" + " |" * (len(table.columns) - 1))
+                out.append("| " + " | ".join(map(_cell, row)) + " |")
             out.append("")
         if section.code is not None:
             out += ["```", section.code.rstrip(), "```", ""]
         if section.figures is not None:
             out += ["The plots are in `report.html`.", ""]
     return "\n".join(out)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def html(report: Content, names: Sequence[str] = ()) -> str:
@@ -100,7 +121,12 @@ def html(report: Content, names: Sequence[str] = ()) -> str:
     body = [f"<h1>{escape(report.title)}</h1>"]
     if report.question:
         body.append(f'<p class="question">{escape(report.question)}</p>')
-    body += [_section(section, colours) for section in report.sections]
+    anchors = _anchors(report.sections)
+    if len(report.sections) >= _WORTH_A_LIST:
+        open_ones = [(anchor, section.title) for anchor, section in zip(anchors, report.sections, strict=True) if not section.folded]
+        links = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title in open_ones)
+        body.append(f'<nav aria-label="Sections"><ul>{links}</ul></nav>')
+    body += [_section(section, anchor, colours) for section, anchor in zip(report.sections, anchors, strict=True)]
     head = (
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(report.title)}</title>\n<style>\n{style}</style>"
@@ -109,33 +135,56 @@ def html(report: Content, names: Sequence[str] = ()) -> str:
     return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n<main>\n{inner}\n</main>\n</body>\n</html>\n'
 
 
-def _section(section: Section, colours: dict[str, int]) -> str:
+def _anchors(sections: Sequence[Section]) -> list[str]:
+    """A name for each section's place in the page; the same title twice is numbered."""
+    found: list[str] = []
+    for section in sections:
+        name = re.sub(r"[^a-z0-9]+", "-", section.title.lower()).strip("-") or "section"
+        found.append(name if name not in found else f"{name}-{len(found)}")
+    return found
+
+
+def _section(section: Section, anchor: str, colours: dict[str, int]) -> str:
     inner = [f"<p>{escape(text)}</p>" for text in section.text]
-    if section.table is not None:
-        inner.append(_table(section.table, colours))
-    if section.figures is not None:
-        legend = "".join(f"<li>{_swatch(index)}{escape(name)}</li>" for name, index in colours.items())
-        figures = "".join(f"<figure>{figure}</figure>" for figure in section.figures())
-        inner.append(f'<ul class="legend">{legend}</ul><div class="plots">{figures}</div>')
+    if section.points:
+        inner.append(f'<ul class="points">{"".join(f"<li>{escape(point)}</li>" for point in section.points)}</ul>')
+    table = [] if section.table is None else [_table(section.table, colours)]
+    figures = [] if section.figures is None else [_figures(section.figures(), section, colours)]
+    inner += [*figures, *table] if section.large else [*table, *figures]
     if section.code is not None:
         inner.append(f"<pre>{escape(section.code.rstrip())}</pre>")
+    title, inside = f"<h2>{escape(section.title)}</h2>", "".join(inner)
     if section.folded:
-        return f"<section><details><summary><h2>{escape(section.title)}</h2></summary>{''.join(inner)}</details></section>"
-    return f"<section><h2>{escape(section.title)}</h2>{''.join(inner)}</section>"
+        return f'<section id="{anchor}"><details><summary>{title}</summary>{inside}</details></section>'
+    return f'<section id="{anchor}">{title}{inside}</section>'
+
+
+def _figures(drawn: Sequence[str], section: Section, colours: dict[str, int]) -> str:
+    names = "".join(f"<li>{_swatch(index)}{escape(name)}</li>" for name, index in colours.items())
+    legend = f'<ul class="legend">{names}</ul>' if section.legend else ""
+    figures = "".join(f"<figure>{figure}</figure>" for figure in drawn)
+    return f'{legend}<div class="{"plots large" if section.large else "plots"}">{figures}</div>'
 
 
 def _table(table: Table, colours: dict[str, int]) -> str:
     def cell(tag: str, index: int, text: str, mark: str = "") -> str:
-        kinds = [*(["left"] if index in table.left else []), *([f"is-{mark.replace(' ', '-')}"] if mark and text == mark else [])]
+        kinds = ["left"] if index in table.left else []
+        kinds += [f"is-{mark.replace(' ', '-')}"] if mark and text == mark else []
+        kinds += ["long"] if len(text) > LONG else []
         attributes = (' scope="col"' if tag == "th" else "") + (f' class="{" ".join(kinds)}"' if kinds else "")
         name = text.split(", ")[0]
         return f"<{tag}{attributes}>{_swatch(colours[name]) if name in colours else ''}{escape(text)}</{tag}>"
 
-    head = "".join(cell("th", i, name) for i, name in enumerate(table.columns))
     marks = table.marks or [""] * len(table.rows)
-    rows = ["".join(cell("td", i, text, mark) for i, text in enumerate(row)) for row, mark in zip(table.rows, marks, strict=True)]
-    inner = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{inner}</tbody></table></div>'
+    rows = []
+    for index, (row, mark) in enumerate(zip(table.rows, marks, strict=True)):
+        if index in table.heads:
+            head = f'<th class="left" scope="rowgroup" colspan="{len(table.columns)}"><span>{escape(table.heads[index])}</span></th>'
+            rows.append(f'<tr class="head">{head}</tr>')
+        rows.append(f"<tr>{''.join(cell('td', i, text, mark) for i, text in enumerate(row))}</tr>")
+    columns = "".join(cell("th", i, name) for i, name in enumerate(table.columns))
+    head = f"<thead><tr>{columns}</tr></thead>" if any(table.columns) else ""
+    return f'<div class="wide"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def _swatch(index: int) -> str:

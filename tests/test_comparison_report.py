@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from eval import report, results
 from eval.budget import MatchSettings, Rates, solve
+from eval.grid_analysis import analyse
 from eval.intervals import Clusters, compare, estimate, interval
 from eval.plan import ComparePlan, arm_runs, check_arms, differences
 from proxy_lm.config import validate
@@ -206,6 +208,16 @@ def test_what_may_change_after_arms_ran():
     assert differences(old, changed) == ["arms.proxy.mix.rate: 0.9 -> 0.5"]
 
 
+BYTES = [1000.0 + 100 * j for j in range(12)]
+
+
+def nats_of(bits, place):
+    """Nats of 12 projects, each a little off, that add up to these bits per byte."""
+    off = [0.004 * ((5 * j + 7 * place) % 11 - 5) for j in range(12)]
+    even = sum(o * b for o, b in zip(off, BYTES, strict=True)) / sum(BYTES)
+    return [(bits + o - even) * b * math.log(2) for o, b in zip(off, BYTES, strict=True)]
+
+
 def arm_result(name, bits, verdict, gap, view, seed=0):
     curve = [
         {
@@ -244,6 +256,7 @@ def arm_result(name, bits, verdict, gap, view, seed=0):
         "compressor_seconds": 4.75,
         "bits_per_byte": bits,
         "interval": [bits - 0.03, bits + 0.04],
+        "nll_nats_by_project": nats_of(bits, len(name)),
         "evaluation": {"by_language": {"python": {"bits_per_byte": bits, "num_bytes": 5000, "num_documents": 7}}},
         "view": view,
         "verdict": {
@@ -268,7 +281,9 @@ def found():
         arm_result("proxy", 2.4217, "better", -0.0783, "raw"),
         {
             **arm_result("broken", 0, "tie", 0.0, "raw"),
-            **dict.fromkeys(("bits_per_byte", "interval", "evaluation", "verdict", "seconds", "device_seconds", "view"), None),
+            **dict.fromkeys(
+                ("bits_per_byte", "interval", "nll_nats_by_project", "evaluation", "verdict", "seconds", "device_seconds", "view"), None
+            ),
             "status": "failed",
             "failure": "exit code 1; last lines: <out of memory & more>",
             "curve": [],
@@ -289,6 +304,7 @@ def found():
         "match": {"kind": "flops", "target": 1e12},
         "baseline": "bytes",
         "arms": arms,
+        "projects": {"num_bytes": BYTES},
     }
     return validate(results.Results, value, "results")
 
@@ -304,20 +320,25 @@ def test_results_come_back_from_their_file(found, tmp_path):
 def test_the_report_has_every_arm_and_every_number(found, tmp_path):
     results.save(found, tmp_path)
     report.write(results.load(tmp_path), tmp_path)
+    analysis = analyse(found)
     for name in ("report.md", "report.html"):
         text = (tmp_path / name).read_text()
         for arm in found.arms:
             assert arm.name in text
-            for value in (arm.bits_per_byte, *(arm.interval or ())):
+            point, verdict = analysis.point(arm.name), analysis.verdict(arm.name)
+            for value in (arm.bits_per_byte, *(point.interval or ())):
                 assert value is None or f"{value:.4f}" in text
+            for value in (verdict.interval or ()) if verdict else ():
+                assert f"{value:+.4f}" in text
             for value in (arm.source_bytes, arm.symbols, arm.unique_bytes, arm.flops_per_symbol):
                 assert f"{value:,}" in text
         for words in (
             "worse",
             "better",
             "failed",
-            "+0.1123 (+0.1023 to +0.1223)",
-            "-0.0783",
+            "+0.1123 (",
+            "-0.0783 (",
+            "corrected for all 2 pairs",
             "One seed",
             "out of memory",
             "2.35 bytes a symbol",

@@ -127,7 +127,8 @@ def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
     from rich import box
     from rich.table import Table
 
-    from eval.report import answers, label
+    from eval.report import answers
+    from eval.report_groups import label
     from proxy_lm.progress import console_of
     from proxy_lm.report import number, si
 

@@ -1,0 +1,335 @@
+"""What `eval.grid_analysis` found, as parts of a report: points, verdicts, margins, multipliers, fits. Nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from eval import plots_grid
+from eval.grid_analysis import Analysis, PairVerdict, Point
+from eval.multipliers import Multiplier
+from eval.plots_grid import Look, Mark
+from eval.report_groups import Group
+from eval.results import Results
+from proxy_lm.report import Section, Table, number, si
+
+MOST_PERCENT: Final = 10.0
+"""Arms further from the baseline are left out of the second plot of margins, so that the others can be told apart."""
+MANY_ARMS: Final = 6
+"""Arms at one scale and budget from which on they are drawn one below the other."""
+
+
+def look(title: str, results: Results, shown: Sequence[Group], **changes: object) -> Look:
+    """Colours in the order of the arms, shapes in that of the scales."""
+    names = dict.fromkeys(run.name for run in results.arms)
+    scales = list(dict.fromkeys(group.scale for group in shown))
+    return Look(title, {name: index for index, name in enumerate(names)}, scales, **changes)  # type: ignore[arg-type]
+
+
+def main_plot(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
+    """Bits per byte against training FLOPs, without and with the compressor; nothing where all arms stand at one scale and budget."""
+    done = [point for point in analysis.points if point.mean is not None]
+    if len(shown) < 2 or not done:
+        return []
+    seeds = max(len(point.seeds) for point in done)
+    text = [
+        "Each mark is an arm at a scale and budget"
+        + (", the mean of its seeds; the bar goes from the lowest to the highest seed" if seeds > 1 else "")
+        + ". A full line joins the first budget of each scale, a dashed one the budgets of a scale. What another choice of test projects "
+        "would change moves all arms together, and is in the intervals of the table. Lower is better.",
+    ]
+    with_cost = any(point.flops_with_compressor > point.flops for point in done)
+    if with_cost:
+        text.append("The second plot charges every run with the whole fitting and encoding of its view, as if no other used it.")
+
+    def figures() -> list[str]:
+        first = plots_grid.lines([_mark(point, point.flops) for point in done], look("bits per byte", results, shown))
+        across = "training FLOPs and the compressor's"
+        cost = [_mark(point, point.flops_with_compressor) for point in done]
+        return [first, plots_grid.lines(cost, look("bits per byte", results, shown, across=across))] if with_cost else [first]
+
+    return [Section("Bits per byte against training FLOPs", text, figures=figures, large=True)]
+
+
+def _mark(point: Point, spent: float) -> Mark:
+    assert point.mean is not None
+    return Mark(point.arm, point.scale, point.budget, spent, point.mean, (min(point.values), max(point.values)))
+
+
+def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> Table:
+    """A row an arm, under a line for each scale and budget; the same numbers are printed on the terminal."""
+    several = any(len(runs) > 1 for group in shown for runs in group.arms.values())
+    seeds = ["seeds", "seed deviation"] if several else []
+    against = [f"against {results.baseline}", "%", "p, corrected", "verdict"]
+    spent = ["FLOPs", "with compressor", "source bytes"] if len(shown) == 1 else []  # of a grid these are in its ledger
+    columns = ["arm", *seeds, "bits per byte", "95 % interval", *against, *spent]
+    rows: list[list[str]] = []
+    marks: list[str] = []
+    heads: dict[int, str] = {}
+    for group in shown:
+        if len(shown) > 1:
+            heads[len(rows)] = group.title(results.baseline)
+        for name in group.arms:
+            point = analysis.point(name, group.scale, group.budget)
+            assert point is not None, "every cell has a point"
+            verdict = analysis.verdict(name, group.scale, group.budget)
+            word = _word(point, verdict, results.baseline)
+            rows.append(
+                [
+                    name,
+                    *([_finished(point), number(point.seed_deviation, 4)] if several else []),
+                    number(point.mean, 4),
+                    span(point.interval),
+                    difference(verdict),
+                    "-" if verdict is None or verdict.relative is None else f"{100 * verdict.relative:+.2f}",
+                    "-" if verdict is None else chance(verdict.p_corrected),
+                    word,
+                    *([si(point.flops), si(point.flops_with_compressor), si(point.source_bytes)] if spent else []),
+                ]
+            )
+            marks.append(word)
+    return Table(columns, rows, frozenset({0, columns.index("verdict")}), marks, heads)
+
+
+def _word(point: Point, verdict: PairVerdict | None, baseline: str) -> str:
+    if point.mean is None:
+        return "failed" if point.failed else "not run"
+    return "baseline" if point.arm == baseline else verdict.verdict if verdict else "done"
+
+
+def _finished(point: Point) -> str:
+    all_seeds = len(point.seeds) + len(point.failed) + len(point.not_run)
+    return str(all_seeds) if len(point.seeds) == all_seeds else f"{len(point.seeds)} of {all_seeds}"
+
+
+def verdict_lines(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
+    """A sentence an arm where one scale and budget were compared, else one for each of these."""
+    if len(shown) == 1:
+        return [sentence(verdict) for verdict in analysis.verdicts if verdict.against == results.baseline]
+    lines = []
+    for group in shown:
+        found = [v for v in analysis.verdicts if (v.scale, v.budget, v.against) == (group.scale, group.budget, results.baseline)]
+        parts = []
+        for word, told in (("better", "better"), ("tie", "a tie"), ("worse", "worse"), ("not decided", "not decided")):
+            arms = sorted((v for v in found if v.verdict == word), key=lambda v: v.difference or 0)
+            if arms:
+                parts.append(f"{told}: {', '.join(_with_percent(v) for v in arms)}")
+        if parts:
+            lines.append(f"{group.title(results.baseline)}. Against {results.baseline} {'; '.join(parts)}.")
+    return lines
+
+
+def tally(analysis: Analysis) -> list[str]:
+    """How often each arm was better, worse or a tie against the baseline: the short answer of a grid."""
+    lines = []
+    for arm in dict.fromkeys(v.arm for v in analysis.verdicts):
+        words = [v.verdict for v in analysis.verdicts if v.arm == arm and v.against == analysis.baseline]
+        counts = [_times(words.count(word), word) for word in ("better", "worse", "tie", "not decided") if word in words]
+        whole = len(set(words)) == 1 and words[0] != "not decided"
+        told = f"{_ALL[words[0]].format(analysis.baseline)} in all" if whole else f"against {analysis.baseline} {', '.join(counts)} of"
+        lines.append(f"{arm}: {told} {len(words)} comparison{'' if len(words) == 1 else 's'}.")
+    return lines
+
+
+def _times(count: int, word: str) -> str:
+    return f"{count} {word}{'s' if word == 'tie' and count > 1 else ''}"
+
+
+_ALL: Final = {"better": "better than {}", "worse": "worse than {}", "tie": "a tie with {}"}
+
+
+def sentence(verdict: PairVerdict) -> str:
+    """One verdict in words."""
+    who, other, gap = verdict.arm, verdict.against, f"{difference(verdict)} bits per byte"
+    percent = "" if verdict.relative is None else f", {100 * verdict.relative:+.1f} %"
+    if verdict.verdict == "not decided":
+        return f"{who} against {other}: {gap + percent + '; ' if verdict.difference is not None else ''}not decided: {verdict.reason}."
+    if verdict.verdict == "tie":
+        return f"{who} and {other} are a tie: {gap}{percent}; a difference of none cannot be ruled out."
+    return f"{who} is {verdict.verdict} than {other}: {gap}{percent}."
+
+
+def _with_percent(verdict: PairVerdict) -> str:
+    if verdict.relative is None:
+        return f"{verdict.arm} ({verdict.reason})"
+    return f"{verdict.arm} ({100 * verdict.relative:+.1f} %{'; ' + verdict.reason if verdict.reason else ''})"
+
+
+def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
+    """The relative difference from the baseline over scales and budgets, and whether it grows with scale."""
+    marks = [
+        Mark(row.arm, gap.scale, row.budget, point.flops, gap.percent, gap.interval)
+        for row in analysis.by_scale
+        for gap in row.gaps
+        if (point := analysis.point(row.arm, gap.scale, row.budget)) is not None
+    ]
+    if len(shown) < 2 or not marks:
+        return []
+    order = {(group.scale, group.budget): place for place, group in enumerate(shown)}
+    marks.sort(key=lambda mark: order[mark.scale, mark.budget])
+    near = [arm for arm in dict.fromkeys(m.arm for m in marks) if all(abs(m.value) <= MOST_PERCENT for m in marks if m.arm == arm)]
+    close = [mark for mark in marks if mark.arm in near]
+    text = [
+        f"Bits per byte of each arm against those of {results.baseline} at the same scale and budget, in percent of the latter, with the "
+        "95 % interval of the two arms alone. Below the line is better. Arms that were matched stand a little beside each other."
+    ]
+    if close and len(close) < len(marks):
+        text.append(f"The second plot has the arms that are within {MOST_PERCENT:g} % everywhere.")
+    title = f"difference from {results.baseline}, %"
+
+    def figures() -> list[str]:
+        drawn = [marks, close] if close and len(close) < len(marks) else [marks]
+        return [plots_grid.lines(part, look(title, results, shown, level=0.0, dodged=True)) for part in drawn]
+
+    trends = [row for row in analysis.by_scale if row.slope is not None]
+    table = None
+    if trends:
+        text.append("Does the margin grow? A slope below zero: the arm gains on the baseline as models and data grow together.")
+        rows = []
+        for row in trends:
+            gaps = ", ".join(f"{gap.scale} {gap.percent:+.2f}" for gap in row.gaps)
+            bounds = "" if row.interval is None else f" ({row.interval[0]:+.2f} to {row.interval[1]:+.2f})"
+            name = row.arm if row.budget is None else f"{row.arm}, {row.budget}"
+            rows.append([name, gaps, f"{row.slope:+.2f}{bounds}", row.trend])
+        table = Table(["arm", "by scale, %", "% per tenfold of body parameters", "trend"], rows, frozenset({0, 1, 3}))
+    return [Section("Difference from the baseline by scale", text, table, figures=figures, large=True)]
+
+
+def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
+    """How many times the baseline's compute an arm's bits per byte are worth; nothing where the baseline has no curve."""
+    both = [*analysis.multipliers, *analysis.frontier_multipliers]
+    if all(one.value is None and one.bound is None for one in both):
+        return []
+    text = [
+        f"How many times an arm's FLOPs {results.baseline} needs for the same bits per byte: above 1 the arm needs less. Read from the "
+        f"curve of {results.baseline} along its budgets at the same scale (more data for the same model), and along its scales at the same "
+        "budget (model and data grown together). With the compressor: the arm charged with the whole fitting and encoding of its view.",
+    ]
+
+    if any(one.kind == "beyond the measured range" for one in both):
+        text.append(
+            f"Marked {_MARK}: {results.baseline} would reach it outside the compute that it was measured at, so its curve is prolonged."
+        )
+    text += [f"A dash: {reason}." for reason in dict.fromkeys(one.reason for one in both if one.kind == "not defined")]
+
+    def figures() -> list[str]:
+        drawn = []
+        for found, title in (
+            (analysis.multipliers, "multiplier along budgets"),
+            (analysis.frontier_multipliers, "multiplier along scales"),
+        ):
+            marks = [_multiplier_mark(one, analysis) for one in found if one.value is not None]
+            if marks:
+                drawn.append(plots_grid.lines(marks, look(title, results, shown, level=1.0, dodged=True)))
+        return drawn
+
+    return [Section("Compute multiplier", text, multiplier_table(results, analysis, shown), figures=figures, large=True)]
+
+
+def _multiplier_mark(one: Multiplier, analysis: Analysis) -> Mark:
+    point = analysis.point(one.arm, one.scale, one.budget)
+    assert point is not None
+    assert one.value is not None
+    return Mark(one.arm, one.scale, one.budget, point.flops, one.value, one.interval)
+
+
+def multiplier_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> Table:
+    """A row an arm, under a line for each scale and budget."""
+    rows: list[list[str]] = []
+    heads: dict[int, str] = {}
+    for group in shown:
+        heads[len(rows)] = group.title(results.baseline)
+        for arm in group.arms:
+            found = [
+                next((one for one in part if (one.arm, one.scale, one.budget) == (arm, group.scale, group.budget)), None)
+                for part in (analysis.multipliers, analysis.frontier_multipliers)
+            ]
+            if any(found):
+                rows.append([arm, *(cell for one in found for cell in _multiplier_cells(one))])
+    return Table(["arm", "along budgets", "with compressor", "along scales", "with compressor"], rows, heads=heads)
+
+
+def _multiplier_cells(one: Multiplier | None) -> list[str]:
+    """Value, and value with the compressor; marked where they are not simply measured."""
+    if one is None or (one.value is None and one.bound is None):
+        return ["-", "-"]
+    mark = "" if one.kind == "measured" else f" {_MARK}"
+    return [one.text + mark, one.with_compressor.text + (mark if one.value is not None else "")]
+
+
+_MARK: Final = "(*)"
+
+
+def fits(results: Results, analysis: Analysis) -> list[Section]:
+    """What was fitted to each arm; only the reason where nothing could be."""
+    made = [fit for fit in analysis.fits if fit.form != "none"]
+    if not made:
+        return []
+    names = list(dict.fromkeys(name for fit in made for name in fit.values))
+    rows = []
+    for fit in analysis.fits:
+        cells = [_fitted(fit.values.get(name), fit.intervals.get(name)) for name in names]
+        at = "" if fit.budget is None else f", {fit.budget}"
+        error = "-" if fit.error is None else f"{100 * fit.error:.2f}"
+        rows.append([fit.arm, _FORMS[fit.form] + at, *cells, str(fit.num_points), error])
+    text = [
+        "Bits per byte as E + A/N^alpha + B/D^beta, N body parameters and D bytes of source told, by the robust fit of Hoffmann et al. "
+        "2022 (approach 3); where N and D cannot be told apart, as K/C^gamma, C training FLOPs, through the scales of one budget. "
+        "Intervals draw runs again. A law that describes these points need not hold beyond them."
+    ]
+    reasons = dict.fromkeys(f"No fit of N and D for {fit.arm}: {fit.reason}." for fit in analysis.fits if fit.reason)
+    columns = ["arm", "fit", *names, "points", "error, %"]
+    return [Section("Fits", text, Table(columns, rows, frozenset({0, 1})), points=list(reasons))]
+
+
+_FORMS: Final = {"parameters and data": "N, D", "compute": "C", "none": "none"}
+
+
+def _fitted(value: float | None, bounds: tuple[float, float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if bounds is None else f"{value:.3g} ({bounds[0]:.3g} to {bounds[1]:.3g})"
+
+
+def ablations(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
+    """Where many arms stand at one scale and budget: one below the other, the best on top."""
+    found = []
+    for group in shown:
+        marks = [
+            Mark(v.arm, v.scale, v.budget, 0.0, v.difference, v.interval, v.verdict)
+            for v in analysis.verdicts
+            if (v.scale, v.budget, v.against) == (group.scale, group.budget, results.baseline) and v.difference is not None
+        ]
+        if len(marks) < MANY_ARMS - 1:
+            continue
+        text = [
+            f"{group.title(results.baseline)}. Difference in bits per byte from {results.baseline}, the best arm on top, with the 95 % "
+            "interval of the two arms alone. Coloured: better or worse after the correction for all pairs."
+        ]
+        title = "Arms in order" + (f": {group.name}" if group.name else "")
+        axis = f"difference from {results.baseline}, bits per byte"
+        found.append(Section(title, text, figures=partial(_dots, marks, axis), large=True, legend=False))
+    return found
+
+
+def _dots(marks: Sequence[Mark], axis: str) -> list[str]:
+    return [plots_grid.dots(marks, axis)]
+
+
+def span(bounds: tuple[float, float] | None) -> str:
+    """An interval."""
+    return "-" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
+
+
+def difference(verdict: PairVerdict | None) -> str:
+    """Against the other arm, with its interval."""
+    if verdict is None or verdict.difference is None:
+        return "-"
+    text = f"{verdict.difference:+.4f}"
+    return text if verdict.interval is None else f"{text} ({verdict.interval[0]:+.4f} to {verdict.interval[1]:+.4f})"
+
+
+def chance(p: float | None) -> str:
+    """A probability in two digits; very small ones as a bound."""
+    return "-" if p is None else "< 0.0001" if p < 0.0001 else f"{p:.2g}"

@@ -1,0 +1,135 @@
+"""The ledger in a report: what each arm was given and what it spent, its seeds added up, arms of one scale and budget beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from eval.report_groups import Group, groups
+from eval.results import ArmResult, Results
+from proxy_lm.report import Section, Table, number, si
+
+Runs = Sequence[ArmResult]
+
+
+def sections(results: Results) -> list[Section]:
+    """The ledger of a comparison; of a grid the main rows of all groups, then each group in full, folded."""
+    text = "What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."
+    shown = groups(results)
+    if len(shown) == 1:
+        return [Section("Ledger", [text, *_summed(shown[0])], full_table(shown[0], list(results.views)))]
+    short = (
+        "Counts are of one run (the mean of its seeds), seconds are added up over all runs. "
+        "The compressor is paid once for all runs of a view, and stands outside the match; its share is of one run's FLOPs."
+    )
+    found = [Section("Ledger", [text, short], short_table(shown, results.baseline))]
+    for group in shown:
+        full = Section(f"Ledger in full: {group.name}", [group.title(results.baseline) + ".", *_summed(group)])
+        found.append(replace(full, table=full_table(group, list(results.views)), folded=True))
+    return found
+
+
+def short_table(shown: Sequence[Group], baseline: str) -> Table:
+    """A row an arm, under a line for each scale and budget."""
+    columns = ["arm", "runs", "FLOPs", "compressor", "its share, %", "symbols", "source bytes", "unique bytes", "epochs", "device seconds"]
+    rows: list[list[str]] = []
+    heads: dict[int, str] = {}
+    for group in shown:
+        heads[len(rows)] = group.title(baseline)
+        for name, runs in group.arms.items():
+            flops, compressor = _mean(runs, "training_flops"), max(run.compressor_flops for run in runs)
+            rows.append(
+                [
+                    name,
+                    str(len(runs)),
+                    si(flops),
+                    si(compressor),
+                    number(100 * compressor / flops, 2) if flops else "-",
+                    si(_mean(runs, "symbols")),
+                    si(_mean(runs, "source_bytes")),
+                    si(_mean(runs, "unique_bytes")),
+                    number(_mean(runs, "epochs"), 2),
+                    _total(runs, lambda run: run.device_seconds, lambda value: number(value, 0)),
+                ]
+            )
+    return Table(columns, rows, heads=heads)
+
+
+def full_table(group: Group, views: Sequence[str]) -> Table:
+    """Every row of the ledger; a column an arm. What adds up is added up over the arm's seeds, the rest is told as it is."""
+    told = ["raw", *views]
+    arms = list(group.arms.values())
+
+    def whole(name: str) -> list[str]:
+        return [f"{sum(int(getattr(run, name)) for run in runs):,}" for runs in arms]
+
+    def by_view(counts: str, view: str) -> list[str]:
+        return [si(sum(getattr(run, counts).get(view, 0) for run in runs)) for runs in arms]
+
+    def seconds(name: str) -> list[str]:
+        return [_total(runs, lambda run: getattr(run, name), lambda value: number(value, 1)) for runs in arms]
+
+    def once(name: str) -> list[str]:
+        return [number(max(getattr(run.compressor, name) for run in runs), 1) for runs in arms]
+
+    rows: list[list[str]] = [
+        ["training FLOPs", *(f"{sum(run.training_flops for run in runs):.6g}" for runs in arms)],
+        ["FLOPs a symbol", *(_same(runs, lambda run: f"{run.flops_per_symbol:,}") for runs in arms)],
+        ["steps", *whole("num_steps")],
+        ["symbols", *whole("symbols")],
+        ["source bytes told", *whole("source_bytes")],
+        *([f"source bytes as {view}", *by_view("source_bytes_by_view", view)] for view in told),
+        *([f"documents as {view}", *by_view("documents_by_view", view)] for view in told),
+        *([f"symbols as {view}", *by_view("symbols_by_view", view)] for view in told),
+        ["unique bytes of a run", *(_same(runs, lambda run: f"{run.unique_bytes:,}") for runs in arms)],
+        ["epochs of a run", *(_same(runs, lambda run: number(run.epochs, 2)) for runs in arms)],
+        *([f"parameters: {part}", *_parameters(arms, part)] for part in dict.fromkeys(p for run in group.runs for p in run.num_parameters)),
+        ["peak learning rate", *(_same(runs, lambda run: "-" if run.learning_rate is None else f"{run.learning_rate:g}") for runs in arms)],
+        ["ranks", *(_same(runs, lambda run: str(run.world_size or "-")) for runs in arms)],
+        ["seconds of steps", *seconds("seconds")],
+        ["device seconds", *seconds("device_seconds")],
+        ["wall seconds", *seconds("wall_seconds")],
+        ["compressor, once: fitting, CPU seconds", *once("train_seconds")],
+        ["compressor, once: encoding, CPU seconds", *once("encode_seconds")],
+        ["compressor, once: FLOPs (10^9 a CPU second where it counts none)", *(si(max(run.compressor_flops for run in r)) for r in arms)],
+        ["asked in view", *(_same(runs, lambda run: run.view or "-") for runs in arms)],
+    ]
+    # An alphabet of a view that no arm of this group was told would be a row of zeros.
+    kept = [row for row in rows if not (" as " in row[0] and all(cell == "0" for cell in row[1:]))]
+    return Table(["", *group.arms], kept)
+
+
+def _summed(group: Group) -> list[str]:
+    most = max(len(runs) for runs in group.arms.values())
+    if most == 1:
+        return []
+    text = f"Up to {most} runs an arm (its seeds). Counts and seconds are added up over them; a run that did not finish counts with what "
+    return [text + "it was to be given. What does not add up is told as it is, from low to high where seeds differ."]
+
+
+def _parameters(arms: Sequence[Runs], part: str) -> list[str]:
+    return [_same(runs, lambda run: si(run.num_parameters.get(part, 0))) for runs in arms]
+
+
+def _mean(runs: Runs, name: str) -> float:
+    return sum(float(getattr(run, name)) for run in runs) / len(runs)
+
+
+def _total(runs: Runs, value: Callable[[ArmResult], float | None], spell: Callable[[float], str]) -> str:
+    """The sum of what is known; a dash where nothing is."""
+    known = [found for found in map(value, runs) if found is not None]
+    return spell(sum(known)) if known else "-"
+
+
+def _same(runs: Runs, spell: Callable[[ArmResult], str]) -> str:
+    """What all runs have, or the first and the last of what they have."""
+    texts = list(dict.fromkeys(spell(run) for run in runs))
+    known = sorted((text for text in texts if text != "-"), key=_size)
+    return " to ".join(dict.fromkeys((known[0], known[-1]))) if known else "-"
+
+
+def _size(text: str) -> tuple[float, str]:
+    try:
+        return float(text.replace(",", "")), ""
+    except ValueError:
+        return 0.0, text
