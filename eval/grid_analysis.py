@@ -6,9 +6,9 @@
 Read `seed_intervals.py` (how sure a number is), `multipliers.py` and `scaling_fits.py` beside it. Means over seeds, intervals, verdicts,
 fits and multipliers are made here and nowhere else; report, tables and commands spell them.
 
-An arm is judged against the baseline of its own scale and budget, on the seeds that both finished. Better and worse are said at 95 % after
-Holm's correction over all pairs of the comparison, so the chance of one false verdict among them all is 5 %. Not promised: that a tie
-means equal, and anything about what failed or was not run, which is listed.
+An arm is judged against the baseline of its own scale and budget, each with the seeds that finished. Better and worse are said at 95 %
+after Holm's correction over all pairs of the comparison, so the chance of one false verdict among them all is 5 %. Not promised: that a
+tie means equal, and anything about what failed or was not run, which is listed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ from typing import Literal
 
 import numpy as np
 
-from eval.grid_cells import Cell, cells_of
+from eval.grid_cells import Cell, Key, cells_of
 from eval.intervals import MIN_PROJECTS
+from eval.margins import ByScale, by_scale, everywhere
 from eval.multipliers import Multiplier, multiplier
 from eval.results import Results
 from eval.scaling_fits import ArmFit, fit_compute, fit_parameters_and_data
-from eval.seed_intervals import COVERAGE, Bounds, Floats, draws, holm, middle, uncertain
+from eval.seed_intervals import COVERAGE, Bounds, Joint, holm, uncertain
 from proxy_lm.errors import RequestError
 
-Key = tuple[str, str | None, str | None]
-"""Arm, scale, budget."""
 _MOST_FIT_DRAWS = 400  # each is a search of its own: 400 take about a second an arm
 
 
@@ -71,7 +70,7 @@ class PairVerdict:
     scale: str | None
     budget: str | None
     difference: float | None
-    """Bits per byte of `arm` minus those of `against`, the mean over the seeds of both; negative is better. None: nothing to subtract."""
+    """Mean bits per byte of `arm` minus that of `against`; negative is better. None: nothing to subtract."""
     relative: float | None
     """The same as a share of what `against` has."""
     interval: Bounds | None
@@ -85,40 +84,13 @@ class PairVerdict:
     num_pairs: int
     """Pairs that the correction is for."""
     seeds: tuple[int, ...]
+    """Of `arm`, those that finished."""
+    seeds_against: tuple[int, ...]
     num_projects: int
     covers_seeds: bool
-    """False with one seed: what another seed would have given is not in the interval."""
+    """False with one seed of each: what another seed would have given is not in the interval."""
     reason: str
     """Why it is not decided; else empty."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """The difference from the baseline at one scale, in percent of the baseline's bits per byte."""
-
-    scale: str | None
-    num_body_parameters: int
-    """Of the baseline."""
-    percent: float
-    interval: Bounds | None
-
-
-@dataclass(frozen=True)
-class ByScale:
-    """Whether the margin of an arm grows with scale, at one budget."""
-
-    arm: str
-    budget: str | None
-    gaps: list[Gap]
-    """From the smallest scale up."""
-    slope: float | None
-    """Percent of the baseline's bits per byte per tenfold of body parameters, least squares; negative: the arm gains on the baseline."""
-    interval: Bounds | None
-    """Seeds and projects; what the points are off a line is not in it."""
-    covers_seeds: bool
-    trend: Literal["gains", "loses", "not decided"]
-    reason: str
-    """Why there is no slope; else empty."""
 
 
 @dataclass(frozen=True)
@@ -158,22 +130,25 @@ def analyse(results: Results, *, num_draws: int = 2000, seed: int = 0, pairs: Se
         if arm not in arms:
             raise RequestError(f"arm '{arm}' is not in comparison '{results.name}'; it has: {', '.join(arms)}")
     samples = {key: cell.sample for key, cell in cells.items() if cell.sample is not None}
-    drawn = draws(samples, {key: key[1] for key in samples}, num_draws=num_draws, seed=seed)
+    joint = Joint(samples, num_draws=num_draws, seed=seed)
     baseline = results.baseline
     others = [key for key in cells if key[0] != baseline]
+    verdicts = _verdicts(cells, baseline, pairs)
+    margins = [
+        by_scale(arm, budget, cells, joint, baseline)
+        for arm in arms
+        if arm != baseline
+        for budget in dict.fromkeys(key[2] for key in cells if key[0] == arm)
+    ]
+    judged = {(v.arm, v.scale, v.budget): (v.difference, v.p) for v in verdicts if v.against == baseline}
     return Analysis(
         baseline=baseline,
         points=[_point(cell) for cell in cells.values()],
-        verdicts=_verdicts(cells, baseline, pairs),
-        multipliers=[m for key in others if (m := _multiplier(cells, drawn, key, baseline, "budgets")) is not None],
-        frontier_multipliers=[m for key in others if (m := _multiplier(cells, drawn, key, baseline, "scales")) is not None],
-        fits=[_fit(arm, cells, drawn, min(num_draws, _MOST_FIT_DRAWS), seed) for arm in arms],
-        by_scale=[
-            _by_scale(arm, budget, cells, drawn, baseline)
-            for arm in arms
-            if arm != baseline
-            for budget in dict.fromkeys(key[2] for key in cells if key[0] == arm)
-        ],
+        verdicts=verdicts,
+        multipliers=[m for key in others if (m := _multiplier(cells, joint, key, baseline, "budgets")) is not None],
+        frontier_multipliers=[m for key in others if (m := _multiplier(cells, joint, key, baseline, "scales")) is not None],
+        fits=[_fit(arm, cells, joint, min(num_draws, _MOST_FIT_DRAWS), seed) for arm in arms],
+        by_scale=everywhere(margins, cells, baseline, judged),
     )
 
 
@@ -209,23 +184,21 @@ class _Judged:
 
     def __post_init__(self) -> None:
         mine, base = self.mine, self.base
-        self.seeds = tuple(seed for seed in mine.seeds if seed in base.seeds)
         self.difference: float | None = None
         self.relative: float | None = None
         self.found = None
         self.num_projects = 0
         self.reason = ""
-        if not self.seeds:
-            self.reason = f"no seed of which both '{mine.arm}' and '{base.arm}' finished"
+        if mine.mean is None or base.mean is None:
+            self.reason = f"no run of '{(mine if mine.mean is None else base).arm}' finished"
             return
-        beside = float(np.mean([base.value_of(seed) for seed in self.seeds]))
-        self.difference = float(np.mean([mine.value_of(seed) for seed in self.seeds])) - beside
-        self.relative = self.difference / beside
+        self.difference = mine.mean - base.mean
+        self.relative = self.difference / base.mean
         if mine.sample is None or base.sample is None:
             self.reason = "the results hold no nats by project; run compare again to have them"
             return
         self.num_projects = int(np.count_nonzero(mine.sample.num_bytes_J))
-        self.found = uncertain(mine.sample.minus(base.sample))
+        self.found = uncertain(mine.sample, base.sample)
         if self.num_projects < MIN_PROJECTS:
             self.reason = f"{self.num_projects} projects; fewer than {MIN_PROJECTS} decide nothing"
 
@@ -266,16 +239,15 @@ def _verdict(pair: _Judged, p: float | None, p_corrected: float | None, num_pair
         p_corrected=p_corrected,
         verdict=verdict,
         num_pairs=num_pairs,
-        seeds=pair.seeds,
+        seeds=pair.mine.seeds,
+        seeds_against=pair.base.seeds,
         num_projects=pair.num_projects,
-        covers_seeds=len(pair.seeds) > 1,
+        covers_seeds=pair.found is not None and pair.found.covers_seeds,
         reason=pair.reason,
     )
 
 
-def _multiplier(
-    cells: dict[Key, Cell], drawn: dict[Key, Floats], key: Key, baseline: str, along: Literal["budgets", "scales"]
-) -> Multiplier | None:
+def _multiplier(cells: dict[Key, Cell], joint: Joint, key: Key, baseline: str, along: Literal["budgets", "scales"]) -> Multiplier | None:
     """The multiplier of a cell; None where the cell has no number."""
     cell = cells[key]
     if cell.mean is None:
@@ -284,18 +256,16 @@ def _multiplier(
     curve = [c for k, c in cells.items() if k[0] == baseline and k[fixed] == key[fixed] and c.mean is not None]
     curve = _apart(sorted(curve, key=lambda c: c.flops))
     used = [key, *(c.key for c in curve)]
-    has_draws = all(k in drawn for k in used)
-    nothing = np.empty((0, len(curve)))
     return multiplier(
         *key,
         flops=cell.flops,
         compressor_flops=cell.compressor_flops,
-        bits=(cell.mean, drawn[key] if has_draws else nothing[:, 0] if curve else np.empty(0)),
+        bits=cell.mean,
         curve_flops_P=np.array([c.flops for c in curve]),
-        curve_bits=(np.array([c.mean for c in curve]), np.stack([drawn[c.key] for c in curve], axis=1) if has_draws and curve else nothing),
+        curve_bits_P=np.array([c.mean for c in curve], dtype=np.float64),
         along=along,
         covers_seeds=all(len(cells[k].seeds) > 1 for k in used),
-        has_interval=has_draws,
+        interval_of=lambda function: joint.interval(used, function),
     )
 
 
@@ -308,7 +278,7 @@ def _apart(curve: list[Cell]) -> list[Cell]:
     return kept
 
 
-def _fit(arm: str, cells: dict[Key, Cell], drawn: dict[Key, Floats], num_draws: int, seed: int) -> ArmFit:
+def _fit(arm: str, cells: dict[Key, Cell], joint: Joint, num_draws: int, seed: int) -> ArmFit:
     """Parameters and data if the arm's runs can tell them apart, else compute along its scales."""
     mine = [cell for cell in cells.values() if cell.arm == arm and cell.mean is not None]
     rows = [(cell.num_body_parameters, cell.source_bytes, value) for cell in mine for value in cell.values]
@@ -320,37 +290,12 @@ def _fit(arm: str, cells: dict[Key, Cell], drawn: dict[Key, Floats], num_draws: 
     along = {budget: sorted((c for c in mine if c.budget == budget), key=lambda c: c.flops) for budget in budgets}
     budget = max(budgets, key=lambda name: len(along[name]), default=None)
     points = along.get(budget, [])
-    has_draws = all(cell.key in drawn for cell in points)
-    spread = np.stack([drawn[cell.key] for cell in points], axis=1) if has_draws and points else None
-    flops, means = np.array([cell.flops for cell in points]), np.array([cell.mean for cell in points], dtype=np.float64)
-    return fit_compute(arm, flops, means, spread, budget, full.reason)
-
-
-def _by_scale(arm: str, budget: str | None, cells: dict[Key, Cell], drawn: dict[Key, Floats], baseline: str) -> ByScale:
-    """Relative gaps over scales and their slope."""
-    gaps, spreads, covers = [], [], True
-    for (name, scale, of), cell in cells.items():
-        base = cells.get((baseline, scale, budget))
-        if (name, of) != (arm, budget) or base is None or cell.mean is None or base.mean is None:
-            continue
-        spread = None
-        if cell.key in drawn and base.key in drawn:
-            spread = 100 * (drawn[cell.key] / drawn[base.key] - 1)
-        covers = covers and len(cell.seeds) > 1 and len(base.seeds) > 1
-        gaps.append(Gap(scale, base.num_body_parameters, 100 * (cell.mean / base.mean - 1), None if spread is None else middle(spread)))
-        spreads.append(spread)
-    order = sorted(range(len(gaps)), key=lambda i: gaps[i].num_body_parameters)
-    gaps = [gaps[i] for i in order]
-    sizes = np.log10([gap.num_body_parameters for gap in gaps])
-    if len(set(sizes.tolist())) < 2:
-        reason = f"{len(gaps)} scale{'' if len(gaps) == 1 else 's'} with numbers of both arms; a slope needs two"
-        return ByScale(arm, budget, gaps, None, None, covers, "not decided", reason)
-    centred = sizes - sizes.mean()
-    slope = float(centred @ np.array([gap.percent for gap in gaps]) / (centred @ centred))
-    told = [spreads[i] for i in order]
-    parts = [spread for spread in told if spread is not None]
-    if len(parts) < len(told):
-        return ByScale(arm, budget, gaps, slope, None, covers, "not decided", "the results hold no nats by project")
-    bounds = middle(centred @ np.stack(parts) / (centred @ centred))
-    trend: Literal["gains", "loses", "not decided"] = "gains" if bounds[1] < 0 else "loses" if bounds[0] > 0 else "not decided"
-    return ByScale(arm, budget, gaps, slope, bounds, covers, trend, "")
+    return fit_compute(
+        arm,
+        np.array([cell.flops for cell in points]),
+        np.array([cell.mean for cell in points], dtype=np.float64),
+        budget=budget,
+        num_runs=sum(len(cell.seeds) for cell in points),
+        reason=full.reason,
+        interval_of=lambda function: joint.interval([cell.key for cell in points], function),
+    )

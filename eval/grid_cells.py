@@ -12,6 +12,8 @@ from eval.results import ArmResult, Results
 from eval.seed_intervals import Floats, Sample
 from proxy_lm.errors import RequestError
 
+Key = tuple[str, str | None, str | None]
+"""Arm, scale, budget."""
 _ROUNDING = 1e-4  # nats are exact sums; whoever rounds a kept file to fewer digits than this has changed it
 
 
@@ -39,7 +41,7 @@ class Cell:
     not_run: list[int]
 
     @property
-    def key(self) -> tuple[str, str | None, str | None]:
+    def key(self) -> Key:
         """Arm, scale, budget."""
         return self.arm, self.scale, self.budget
 
@@ -48,14 +50,10 @@ class Cell:
         """Mean bits per byte over seeds."""
         return math.fsum(self.values) / len(self.values) if self.values else None
 
-    def value_of(self, seed: int) -> float:
-        """Bits per byte of one of `seeds`."""
-        return self.values[self.seeds.index(seed)]
 
-
-def cells_of(results: Results) -> dict[tuple[str, str | None, str | None], Cell]:
+def cells_of(results: Results) -> dict[Key, Cell]:
     """All cells, in the order in which their first runs stand. Raises `RequestError` for numbers that do not fit together."""
-    groups: dict[tuple[str, str | None, str | None], list[ArmResult]] = {}
+    groups: dict[Key, list[ArmResult]] = {}
     for run in results.arms:
         groups.setdefault((run.name, run.scale, run.budget), []).append(run)
     num_bytes = np.array(results.projects.num_bytes, dtype=np.float64) if results.projects is not None else None
@@ -64,7 +62,7 @@ def cells_of(results: Results) -> dict[tuple[str, str | None, str | None], Cell]
     return {key: _cell(key, sorted(runs, key=lambda run: run.seed), num_bytes) for key, runs in groups.items()}
 
 
-def _cell(key: tuple[str, str | None, str | None], runs: Sequence[ArmResult], num_bytes: Floats | None) -> Cell:
+def _cell(key: Key, runs: Sequence[ArmResult], num_bytes: Floats | None) -> Cell:
     done = [run for run in runs if run.bits_per_byte is not None]
     seeds = tuple(run.seed for run in done)
     if len({run.seed for run in runs}) < len(runs):

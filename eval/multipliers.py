@@ -13,12 +13,13 @@ its kind 'beyond the measured range'; further off there is only a bound.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from eval.seed_intervals import Bounds, Floats, middle
+from eval.seed_intervals import Bounds, Floats
 
 # D draws, P points of the baseline
 Kind = Literal["measured", "beyond the measured range", "not defined"]
@@ -144,14 +145,14 @@ def multiplier(
     *,
     flops: float,
     compressor_flops: float,
-    bits: tuple[float, Floats],
+    bits: float,
     curve_flops_P: Floats,
-    curve_bits: tuple[Floats, Floats],
+    curve_bits_P: Floats,
     along: Literal["budgets", "scales"],
     covers_seeds: bool,
-    has_interval: bool,
+    interval_of: Callable[[Callable[[Floats], Floats]], Bounds | None],
 ) -> Multiplier:
-    """One multiplier. `bits` and `curve_bits` are (measured, draws): (float, [D]) and ([P], [D, P])."""
+    """One multiplier. `interval_of` gives the interval of a function of the arm's bits and the curve's, [D, 1 + P] -> [D]."""
     nothing = Ratio(None, None)
     common = {"arm": arm, "scale": scale, "budget": budget, "along": along, "num_points": len(curve_flops_P)}
 
@@ -173,22 +174,24 @@ def multiplier(
     if len(curve_flops_P) < 2:
         what = "budget at this scale" if along == "budgets" else "scale at this budget"
         return made("not defined", nothing, nothing, f"the baseline finished {len(curve_flops_P) or 'no'} {what}; a curve needs two")
-    measured, drawn = bits
-    curve = fit_curve(curve_flops_P, curve_bits[0][None, :])
+    curve = fit_curve(curve_flops_P, curve_bits_P[None, :])
     if np.isnan(curve.b[0]):
         return made("not defined", nothing, nothing, "the baseline's bits per byte do not fall with compute")
-    equal = float(curve.flops_at(np.array([measured]))[0])
+    equal = float(curve.flops_at(np.array([bits]))[0])
     low, high = float(curve_flops_P.min()), float(curve_flops_P.max())
     outside = not low <= equal <= high
     if not low / MOST_EXTRAPOLATION <= equal <= high * MOST_EXTRAPOLATION:
         border, side = (high, "more") if equal > high else (low, "less")
         reason = f"worth {side} than {MOST_EXTRAPOLATION:g} times beyond the compute that the baseline was measured at"
         return made("beyond the measured range", nothing, nothing, reason, border / flops, equal > high)
-    bounds = None
-    if has_interval:
-        equals = fit_curve(curve_flops_P, curve_bits[1]).flops_at(drawn)
-        equals = np.where(equals > high * MOST_EXTRAPOLATION, np.inf, np.where(equals < low / MOST_EXTRAPOLATION, 0.0, equals))
-        bounds = middle(equals)
+
+    def equals(drawn: Floats) -> Floats:
+        flops_D = fit_curve(curve_flops_P, drawn[:, 1:]).flops_at(drawn[:, 0])
+        far, near = flops_D > high * MOST_EXTRAPOLATION, flops_D < low / MOST_EXTRAPOLATION
+        return np.where(far, np.inf, np.where(near, 0.0, flops_D))
+
+    bounds = interval_of(equals)
+    if bounds is not None:
         bounds = max(0.0, bounds[0]), bounds[1]
 
     def over(cost: float) -> Ratio:

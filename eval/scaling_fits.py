@@ -1,7 +1,7 @@
 """Loss against parameters and data: E + A / N^alpha + B / D^beta by arm, or K / C^gamma where the points cannot tell N from D.
 
     fit_parameters_and_data(parameters_P, data_P, bits_P, num_draws=500, seed=0)
-    fit_compute(flops_P, bits_P, bits_DP)
+    fit_compute(flops_P, bits_P, ...)
 
 The first is approach 3 of Hoffmann et al. 2022 ("Training Compute-Optimal Large Language Models"): the sum of Huber losses (delta 1e-3) of
 log bits, from many starts, each run to convergence (Besiroglu et al. 2024, "Chinchilla Scaling: A replication attempt", show what stopping
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,7 +51,7 @@ class ArmFit:
     """Distinct (N, D) that it was made from."""
     num_runs: int = 0
     num_draws: int = 0
-    """Draws of runs that could be fitted; the rest had too few distinct points."""
+    """Of 'parameters and data': draws of runs that could be fitted; the rest had too few distinct points."""
     error: float | None = None
     """Root mean square of the relative error, a share."""
     budget: str | None = None
@@ -127,22 +128,41 @@ def fit_parameters_and_data(
     )
 
 
-def fit_compute(arm: str, flops_P: Floats, bits_P: Floats, bits_DP: Floats | None, budget: str | None, reason: str) -> ArmFit:
-    """K / C^gamma through the means of P scales; intervals from draws of them, which carry seeds and projects and not the form's error."""
+def fit_compute(
+    arm: str,
+    flops_P: Floats,
+    bits_P: Floats,
+    *,
+    budget: str | None,
+    num_runs: int,
+    reason: str,
+    interval_of: Callable[[Callable[[Floats], Floats]], Bounds | None],
+) -> ArmFit:
+    """K / C^gamma through the means of P scales. `interval_of` gives the interval of a function of them, [D, P] -> [D]; it carries seeds
+    and projects, and not what the form is wrong by."""
     if len(flops_P) < MIN_SCALES:
         told = f"{reason}; {len(flops_P)} scales at one budget, a power law of compute needs {MIN_SCALES}"
         return ArmFit(arm, "none", "", num_points=len(flops_P), reason=told)
     gamma, log_k = _line(np.log(flops_P), np.log(bits_P)[None, :])
     values = {"K": float(np.exp(log_k[0])), "gamma": float(gamma[0])}
-    intervals: dict[str, Bounds | None] = {"K": None, "gamma": None}
-    if bits_DP is not None:
-        with np.errstate(invalid="ignore"):
-            slopes, levels = _line(np.log(flops_P), np.log(bits_DP))
-        intervals = {"K": middle(np.exp(levels)), "gamma": middle(slopes)}
+    intervals = {
+        "K": interval_of(lambda bits: np.exp(_line(np.log(flops_P), np.log(bits))[1])),
+        "gamma": interval_of(lambda bits: _line(np.log(flops_P), np.log(bits))[0]),
+    }
     fitted = values["K"] * flops_P ** -values["gamma"]
     error = float(np.sqrt(np.mean((fitted / bits_P - 1) ** 2)))
-    num_draws = 0 if bits_DP is None else len(bits_DP)
-    return ArmFit(arm, "compute", "K/C^gamma", values, intervals, len(flops_P), len(flops_P), num_draws, error, budget, reason)
+    return ArmFit(
+        arm,
+        "compute",
+        "K/C^gamma",
+        values,
+        intervals,
+        num_points=len(flops_P),
+        num_runs=num_runs,
+        error=error,
+        budget=budget,
+        reason=reason,
+    )
 
 
 def _line(x_P: Floats, y_DP: Floats) -> tuple[Floats, Floats]:
