@@ -31,7 +31,7 @@ from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import note
 
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
-NOT_FURTHER: Final = ("bpb", "compare", "report")
+NOT_FURTHER: Final = ("bpb", "compare", "report", "tables")
 Options = Mapping[str, Any]
 
 

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from eval.results import Results
     from proxy_lm.data.corpus import Corpus
 
 # Before anything imports torch or starts a child: one thread a process, the loopback interface, no hub.
@@ -177,3 +178,106 @@ def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, co
 
     CheckpointManager(folder / "checkpoints").save(1, write, state)
     return folder
+
+
+@pytest.fixture(scope="session")
+def comparison() -> Callable[..., Results]:
+    """`comparison("ladder", {"bytes": 2.5, "proxy_spm": lambda scale, budget: 2.4})`: results as `compare` writes them, of made-up runs over
+    24 projects. An arm is its bits per byte; `views` names the kind that tells it, `failed` is a set of (arm, scale, budget, seed)."""
+    return _made_up_comparison
+
+
+def _made_up_comparison(
+    name: str,
+    arms: dict[str, Any],
+    *,
+    scales: dict[str, int] | None = None,
+    budgets: dict[str, float] | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    views: dict[str, str] | None = None,
+    options: dict[str, dict[str, Any]] | None = None,
+    alone: tuple[str, ...] = (),
+    failed: frozenset[tuple[str, str | None, str | None, int]] = frozenset(),
+    evaluations: Callable[[str, str | None, int], dict[str, Any]] | None = None,
+) -> Results:
+    import numpy as np
+
+    from eval.results import Results
+    from proxy_lm.config import validate
+
+    views, options = views or {}, options or {}
+    sizes = {**scales} if scales else {None: 300_000}
+    projects = np.linspace(2_000, 30_000, 24).round()
+    hard = np.random.default_rng(1).normal(0, 0.2, len(projects))
+    runs = []
+    for scale, body in sizes.items():
+        for budget, target in (budgets or {None: 2e13}).items():
+            for seed in seeds:
+                luck = np.random.default_rng(seed).normal(0, 0.002)
+                for place, (arm, given) in enumerate(arms.items()):
+                    bits = given(scale, budget) if callable(given) else given
+                    own = np.random.default_rng([place, seed, body]).normal(0, 0.004, len(projects))
+                    nats = (bits + luck + hard + own) * projects * np.log(2)
+                    done = (arm, scale, budget, seed) not in failed
+                    view = views.get(arm)
+                    told = {"raw": 10, **({view: 20} if view else {})}
+                    scored = {"schema": "proxy-lm bits per byte 1", "num_bytes": 1000, "num_symbols": 500, "num_documents_read_raw": 0}
+                    runs.append(
+                        {
+                            "name": arm,
+                            "scale": scale,
+                            "budget": budget,
+                            "seed": seed,
+                            "folder": f"arms/{arm}-{scale}-{budget}-s{seed}",
+                            "status": "done" if done else "failed",
+                            "failure": None if done else "exit code 1 in /home/somebody/run; last lines:\nTraceback\nKeyError",
+                            "finished_on": "2026-11-21" if done else None,
+                            "differs": {"views": [view], **options.get(arm, {})} if view else options.get(arm, {}),
+                            "training_flops": target * (body / 300_000),
+                            "flops_per_symbol": 6 * body,
+                            "symbols": 1000,
+                            "source_bytes": 3000,
+                            "source_bytes_by_view": told,
+                            "documents_by_view": told,
+                            "symbols_by_view": told,
+                            "unique_bytes": 3000,
+                            "epochs": 1.0,
+                            "num_steps": 10,
+                            "num_parameters": {"body": body, "total": body},
+                            "compressor_flops": 1e12 if view else 0,
+                            "compressor": {"train_seconds": 1, "encode_seconds": 1, "flops": 1e12 if view else 0},
+                            "compressor_seconds": 2,
+                            "view": view if arm in alone else "raw",
+                            "bits_per_byte": float(nats.sum() / np.log(2) / projects.sum()) if done else None,
+                            "nll_nats_by_project": nats.tolist() if done else None,
+                            "evaluation": {**scored, "by_project": {"projects": ["somebody"]}} if done else None,
+                            "evaluations": evaluations(arm, scale, seed) if evaluations and done else {},
+                        }
+                    )
+    plan = {
+        "name": name,
+        "corpus": {"path": "/home/somebody/corpus"},
+        "views": {view: {"kind": view, "options": {}} for view in views.values()},
+        "arms": {arm: {"views": [views[arm]]} if arm in views else {} for arm in arms},
+        "seeds": list(seeds),
+        "evaluation": {"split": "test"},
+    }
+    facts = {"alphabet_size": 256, "bytes_per_symbol": 2.0, "fingerprint": "f" * 64, "digest": "d" * 64}
+    return validate(
+        Results,
+        {
+            "name": name,
+            "question": "Does it?",
+            "command": f"proxy-lm-eval compare configs/compare/{name}.yaml",
+            "plan": plan,
+            "versions": {"proxy-lm": "0.1.0"},
+            "machine": {"device": "CPU (x86_64)", "num_cores": 2},
+            "corpus": {"digest": "ab" * 32},
+            "views": {view: dict(facts) for view in views.values()},
+            "match": {"kind": "flops", "target": 2e13},
+            "baseline": next(iter(arms)),
+            "arms": runs,
+            "projects": {"num_bytes": projects.tolist()},
+        },
+        source=name,
+    )

@@ -1,0 +1,322 @@
+"""Published facts beside what kept comparisons show: rows 'paper says / we see', computed, never typed.
+
+    text, table = table(kept, analysis)        kept: name -> Results; analysis(name, pairs) -> Analysis
+
+`FACTS` is the list. A fact names arms; every kept comparison that has them is looked at, all its scales and budgets. A fact without such
+a comparison is told as not run. Published scores are pass@1 of billions of parameters and ours are bits per byte of millions, so what is
+compared is the direction. Papers: *proxy* is arXiv 2602.04289 (v2), *tokens of compression* is arXiv 2404.03626.
+
+Agrees: every verdict is what the paper says. Differs: none is, and some are the opposite. In part: both, or ties beside what it says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from eval.grid_analysis import Analysis, PairVerdict
+from eval.kept import effective_views
+from eval.results import ArmResult, Results
+from eval.seed_intervals import COVERAGE, t_quantile
+from eval.table_kinds import gap, span
+from proxy_lm.report import Table
+
+Outcome = Literal["agrees", "differs", "in part", "not decided", "not run"]
+Says = Literal["better", "worse", "at least as good"]
+Analyses = Callable[[str, tuple[tuple[str, str], ...]], Analysis]
+
+_CONFIRMS: Final = {"better": ("better",), "worse": ("worse",), "at least as good": ("better", "tie")}
+_DENIES: Final = {"better": ("worse",), "worse": ("better",), "at least as good": ("worse",)}
+EQUAL_RATE: Final = 0.05
+"""Views whose bytes per symbol are further apart do not hold equal bytes per symbol."""
+NOTHING_LEARNT: Final = 0.01
+"""A model that saves less than this share of the uniform model's bits has learnt nothing of its text."""
+MUCH_LEARNT: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the kept results show of a fact."""
+
+    lines: list[str] = field(default_factory=list)
+    """One for each comparison, scale and budget."""
+    outcome: Outcome = "not run"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The kept results and their analyses."""
+
+    kept: Mapping[str, Results]
+    analysis: Analyses
+
+    def having(self, *arms: str) -> Iterator[tuple[str, Results]]:
+        """Comparisons that have a score of each of these arms."""
+        for name, results in self.kept.items():
+            if all(any(run.name == arm for run in results.finished) for arm in arms):
+                yield name, results
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One row."""
+
+    title: str
+    paper: str
+    look: Callable[[Shelf], Seen]
+    needs: str
+    """Arms that a comparison must have, for a row that is not run."""
+
+
+def table(kept: Mapping[str, Results], analysis: Analyses) -> tuple[list[str], Table]:
+    """All facts: the paragraphs above the table, and the table."""
+    shelf = Shelf(kept, analysis)
+    rows = []
+    for fact in FACTS:
+        seen = fact.look(shelf)
+        text = "<br>".join(seen.lines) if seen.lines else f"not run: no kept comparison has a score of {fact.needs}"
+        rows.append([fact.title, fact.paper, text, f"**{seen.outcome}**" if seen.outcome == "differs" else seen.outcome])
+    text = (
+        "Differences are bits per byte of an arm minus those of the other (95 % over seeds and projects), verdicts corrected for all "
+        "pairs of their comparison. The papers' scores are of larger models and other metrics: only directions are compared."
+    )
+    return [text], Table(["fact", "paper says", "we see", "outcome"], rows, frozenset(range(4)))
+
+
+def outcome_of(words: Sequence[str], says: Says) -> Outcome:
+    """What verdicts mean for a claim."""
+    decided = [word for word in words if word != "not decided"]
+    confirming = [word in _CONFIRMS[says] for word in decided]
+    if decided and all(confirming):
+        return "agrees"
+    if any(confirming):
+        return "in part"
+    return "differs" if any(word in _DENIES[says] for word in decided) else "not decided"
+
+
+def place(name: str, scale: str | None, budget: str | None) -> str:
+    """'ladder, s0, x1'."""
+    return ", ".join(part for part in (name, scale, budget) if part is not None)
+
+
+def _judged(shelf: Shelf, name: str, results: Results, arm: str, against: str) -> list[PairVerdict]:
+    """Verdicts of a pair at every scale and budget, smaller first."""
+    found = shelf.analysis(name, () if against == results.baseline else ((arm, against),))
+    sizes = {(p.scale, p.budget): (p.num_body_parameters, p.flops) for p in found.points}
+    verdicts = [v for v in found.verdicts if (v.arm, v.against) == (arm, against) and v.difference is not None]
+    return sorted(verdicts, key=lambda v: sizes[v.scale, v.budget])
+
+
+def pair(arm: str, against: str, says: Says, *, smallest: bool = False) -> Callable[[Shelf], Seen]:
+    """One arm against another; with `smallest` at the smallest scale of each comparison alone."""
+
+    def look(shelf: Shelf) -> Seen:
+        lines, words = [], []
+        for name, results in shelf.having(arm, against):
+            verdicts = _judged(shelf, name, results, arm, against)
+            shown = [v for v in verdicts if v.scale == verdicts[0].scale] if smallest else verdicts
+            lines += [f"{place(name, v.scale, v.budget)}: {gap(v)}, {v.verdict}" for v in shown]
+            words += [v.verdict for v in shown]
+        return Seen(lines, outcome_of(words, says)) if lines else Seen()
+
+    return look
+
+
+def equal_rate(arm: str, against: str, says: Says) -> Callable[[Shelf], Seen]:
+    """A pair that is one of views with equal bytes per symbol; what is further apart than `EQUAL_RATE` decides nothing."""
+
+    def look(shelf: Shelf) -> Seen:
+        lines, words = [], []
+        for name, results in shelf.having(arm, against):
+            mine, other = (_bytes_per_symbol(results, one) for one in (arm, against))
+            equal = mine is not None and other is not None and abs(mine / other - 1) <= EQUAL_RATE
+            rates = "rates unknown" if mine is None or other is None else f"{mine:.2f} and {other:.2f} bytes a symbol"
+            for v in _judged(shelf, name, results, arm, against):
+                lines.append(f"{place(name, v.scale, v.budget)} ({rates}{'' if equal else ': not equal'}): {gap(v)}, {v.verdict}")
+                words.append(v.verdict if equal else "not decided")
+        return Seen(lines, outcome_of(words, says)) if lines else Seen()
+
+    return look
+
+
+def _bytes_per_symbol(results: Results, arm: str) -> float | None:
+    """Of the only view of an arm; None for several."""
+    views = effective_views(results, arm)
+    return float(results.views[views[0]]["bytes_per_symbol"]) if len(views) == 1 and views[0] in results.views else None
+
+
+def grows(*arms: str) -> Callable[[Shelf], Seen]:
+    """Whether arms gain on the baseline with scale."""
+
+    def look(shelf: Shelf) -> Seen:
+        lines, words = [], []
+        for name in shelf.kept:
+            for line in shelf.analysis(name, ()).by_scale:
+                if line.arm in arms and line.slope is not None:
+                    trend = {"gains": "better", "loses": "worse"}.get(line.trend, "not decided")
+                    slope = f"{line.slope:+.1f} %{span(line.interval, 1, '+')} a tenfold of parameters"
+                    lines.append(f"{place(name, None, line.budget)}, `{line.arm}`: {slope}, {line.trend}")
+                    words.append(trend)
+        return Seen(lines, outcome_of(words, "better")) if lines else Seen()
+
+    return look
+
+
+def learnable(shelf: Shelf) -> Seen:
+    """Models asked in symbols of arithmetic code, with windows and without, beside the uniform model over the same symbols."""
+    lines: list[str] = []
+    shares: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for name, results in shelf.kept.items():
+        for point in shelf.analysis(name, ()).points:
+            run = next((r for r in results.finished if (r.name, r.scale, r.budget) == (point.arm, point.scale, point.budget)), None)
+            coded = None if run is None else _is_one_code(results, run)
+            uniform = None if run is None else _uniform_bits(results, run)
+            if coded is None or uniform is None or point.mean is None:
+                continue
+            low, high = point.interval or (point.mean, point.mean)
+            shares[coded].append((1 - high / uniform, 1 - low / uniform))
+            what = "one arithmetic code" if coded else "equal-info windows"
+            learnt = f"{point.mean:.3f} of {uniform:.3f} bits per byte, {100 * (1 - point.mean / uniform):.1f} % learnt"
+            lines.append(f"{place(name, point.scale, point.budget)}, `{point.arm}` ({what}): {learnt}")
+    if not (shares[True] and shares[False]):
+        return Seen([*lines, *(["not run: only one of the two kinds has a score"] if lines else [])], "not run")
+    nothing = [low < NOTHING_LEARNT for low, _ in shares[True]]
+    much = [low > MUCH_LEARNT for low, _ in shares[False]]
+    if all(nothing) and all(much):
+        return Seen(lines, "agrees")
+    return Seen(lines, "in part" if any(nothing) and any(much) else "differs")
+
+
+def _is_one_code(results: Results, run: ArmResult) -> bool | None:
+    """Whether a compressed-only arm reads one arithmetic code a document (True) or equal-info windows (False); None for other arms."""
+    view = results.plan["views"].get(run.view)
+    if view is None:
+        return None
+    if view["kind"] in ("stream", "stream-inexact"):
+        return bool(view.get("options", {}).get("coder", "windows") == "arithmetic")
+    return False if view["kind"] in ("table", "table-paper", "segments", "cached", "phrases") else None
+
+
+def _uniform_bits(results: Results, run: ArmResult) -> float | None:
+    """Bits per byte of the uniform model over the view's symbols, on the very documents that were scored."""
+    scored = run.evaluation or {}
+    if run.view not in results.views or not scored.get("num_bytes") or scored.get("num_documents_read_raw", 0):
+        return None
+    return math.log2(results.views[run.view]["alphabet_size"]) * float(scored["num_symbols"]) / float(scored["num_bytes"])
+
+
+def robust(arm: str, base: str, tokens: str) -> Callable[[Shelf], Seen]:
+    """Bits of the reference solution behind perturbed prompts: whether `arm` loses no more than `base`, and `tokens` beside them."""
+
+    def look(shelf: Shelf) -> Seen:
+        lines: list[str] = []
+        words: list[str] = []
+        for name, results in shelf.kept.items():
+            changes = _changes(results)
+            for scale, budget in dict.fromkeys(key[1:] for key in changes if key[0] == arm):
+                mine, beside = changes[arm, scale, budget], changes.get((base, scale, budget), {})
+                seeds = [seed for seed in mine if seed in beside]
+                if not seeds:
+                    continue
+                mean, bounds = seed_mean([mine[s] - beside[s] for s in seeds])
+                others = {one: changes.get((one, scale, budget)) for one in (arm, base, tokens)}
+                told = ", ".join(f"`{one}` {seed_mean(list(c.values()))[0]:+.3f}" for one, c in others.items() if c)
+                words.append("not decided" if bounds is None else "worse" if bounds[0] > 0 else "better" if bounds[1] < 0 else "tie")
+                seeds_told = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+                lines.append(f"{place(name, scale, budget)}: {told}; over `{base}` {mean:+.3f}{span(bounds, sign='+')}, {seeds_told}")
+        return Seen(lines, outcome_of(words, "at least as good")) if lines else Seen()
+
+    return look
+
+
+def _changes(results: Results) -> dict[tuple[str, str | None, str | None], dict[int, float]]:
+    """Change in bits per byte of the reference over all perturbations, by cell and seed."""
+    found: dict[tuple[str, str | None, str | None], dict[int, float]] = {}
+    for run in results.finished:
+        for stem, result in run.evaluations.items():
+            value = _plain_change(result) if stem.startswith("robustness") else None
+            if value is not None:
+                found.setdefault((run.name, run.scale, run.budget), {})[run.seed] = value
+    return found
+
+
+def _plain_change(result: Mapping[str, Any]) -> float | None:
+    change = result["prompts"].get("plain", {}).get("all", {}).get("bits", {}).get("change", {}).get("value")
+    return None if change is None else float(change)
+
+
+def seed_mean(values: list[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean over seeds and its 95 % interval by Student's t; no interval of one seed."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    half = t_quantile(0.5 + COVERAGE / 2, len(values) - 1) * deviation
+    return mean, (mean - half, mean + half)
+
+
+FACTS: Final = (
+    Fact(
+        "gzip does not teach raw bytes",
+        "a gzip proxy is below the byte model at every setting (proxy, section 4)",
+        pair("proxy_gzip", "bytes", "worse"),
+        "`proxy_gzip` and `bytes`",
+    ),
+    Fact(
+        "arithmetic code is not learnable, equal-info windows are",
+        "of the uniform model's bits per byte: 1.46 of 1.46 for one code a text, at every size; 1.25 to 0.94 of 3.01 for 16-bit windows "
+        "(tokens of compression, main table)",
+        learnable,
+        "a view that is one arithmetic code and of one of equal-info windows, each told alone",
+    ),
+    Fact(
+        "windows alone beat bytes",
+        "16-bit windows with one symbol each: 1.25 against 1.29 at 25M, 0.94 against 1.03 at 2B (tokens of compression, main table)",
+        pair("windows", "bytes", "better"),
+        "`windows` and `bytes`",
+    ),
+    Fact(
+        "tokens alone beat windows alone",
+        "1.12 against 1.25 at 25M, 0.87 against 0.94 at 2B (tokens of compression, main table)",
+        pair("tokens", "windows", "better"),
+        "`tokens` and `windows`",
+    ),
+    Fact(
+        "a token proxy is at least as good as a neural one, at equal bytes a symbol",
+        "HumanEval+ 20.7 against 18.3 at 1.5B, 30.5 against 29.9 at 14B; 2.9 and 2.6 bytes a symbol (proxy, main table)",
+        equal_rate("proxy_spm", "proxy_neural", "at least as good"),
+        "`proxy_spm` and `proxy_neural`",
+    ),
+    Fact(
+        "proxies hurt at the smallest size",
+        "HumanEval+ 12.2 (token) and 13.4 (neural) against 15.9 of bytes at 0.5B (proxy, main table)",
+        pair("proxy_spm", "bytes", "worse", smallest=True),
+        "`proxy_spm` and `bytes`",
+    ),
+    Fact(
+        "their margin grows with size",
+        "token proxy -3.7, +2.4, +2.4, +2.4, +6.1 HumanEval+ against bytes from 0.5B to 14B (proxy, main table)",
+        grows("proxy_spm", "proxy_neural"),
+        "`proxy_spm` or `proxy_neural` at two scales",
+    ),
+    Fact(
+        "robustness stays that of bytes",
+        "robust pass@1 at 7B: 19.1 neural proxy, 18.7 bytes, 14.9 tokenizer (proxy, ReCode)",
+        robust("proxy_spm", "bytes", "tokens"),
+        "the evaluation `robustness` for `proxy_spm` and `bytes`",
+    ),
+    Fact(
+        "pairs while warming up beat pairs always",
+        "HumanEval+ 20.7 against 17.0 at 1.5B (proxy, pairing ablation)",
+        pair("pairs_warmup", "pairs_always", "better"),
+        "`pairs_warmup` and `pairs_always`",
+    ),
+    Fact(
+        "... and beat no pairs",
+        "HumanEval+ 20.7 against 17.0 at 1.5B (proxy, pairing ablation)",
+        pair("pairs_warmup", "pairs_none", "better"),
+        "`pairs_warmup` and `pairs_none`",
+    ),
+)
