@@ -28,7 +28,7 @@ from eval.scaling_fits import ArmFit, fit_compute, fit_parameters_and_data
 from eval.seed_intervals import COVERAGE, Bounds, Joint, holm, uncertain
 from proxy_lm.errors import RequestError
 
-_MOST_FIT_DRAWS = 400  # each is a search of its own: 400 take about a second an arm
+_MOST_FIT_DRAWS = 300  # each is a search of its own
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,27 @@ class Analysis:
         return next((v for v in self.verdicts if (v.arm, v.against, v.scale, v.budget) == key), None)
 
 
-def analyse(results: Results, *, num_draws: int = 2000, seed: int = 0, pairs: Sequence[tuple[str, str]] = ()) -> Analysis:
+def analyse(
+    results: Results, *, num_draws: int = 2000, seed: int = 0, pairs: Sequence[tuple[str, str]] = (), verdicts_only: bool = False
+) -> Analysis:
     """Everything above. `pairs` are further (arm, against) to be judged wherever both ran; they count in the correction.
 
-    The same results give the same analysis, to the last bit. Raises `RequestError` for results that do not fit together
-    (numbers by project of another length, nats that are not the bits per byte beside them) and for pairs of arms that are not there.
+    `verdicts_only` leaves out multipliers, fits and margins, which take seconds. The same results give the same analysis, to the last bit.
+    Raises `RequestError` for results that do not fit together (numbers by project of another length, nats that are not the bits per byte
+    beside them) and for pairs of arms that are not there.
     """
     cells = cells_of(results)
     arms = list(dict.fromkeys(cell.arm for cell in cells.values()))
     for arm in (name for pair in pairs for name in pair):
         if arm not in arms:
             raise RequestError(f"arm '{arm}' is not in comparison '{results.name}'; it has: {', '.join(arms)}")
+    baseline, verdicts = results.baseline, _verdicts(cells, results.baseline, pairs)
+    points = [_point(cell) for cell in cells.values()]
+    if verdicts_only:
+        return Analysis(baseline, points, verdicts)
     samples = {key: cell.sample for key, cell in cells.items() if cell.sample is not None}
     joint = Joint(samples, num_draws=num_draws, seed=seed)
-    baseline = results.baseline
     others = [key for key in cells if key[0] != baseline]
-    verdicts = _verdicts(cells, baseline, pairs)
     margins = [
         by_scale(arm, budget, cells, joint, baseline)
         for arm in arms
@@ -143,7 +148,7 @@ def analyse(results: Results, *, num_draws: int = 2000, seed: int = 0, pairs: Se
     judged = {(v.arm, v.scale, v.budget): (v.difference, v.p) for v in verdicts if v.against == baseline}
     return Analysis(
         baseline=baseline,
-        points=[_point(cell) for cell in cells.values()],
+        points=points,
         verdicts=verdicts,
         multipliers=[m for key in others if (m := _multiplier(cells, joint, key, baseline, "budgets")) is not None],
         frontier_multipliers=[m for key in others if (m := _multiplier(cells, joint, key, baseline, "scales")) is not None],

@@ -24,7 +24,8 @@ from eval.seed_intervals import Bounds, Floats
 # D draws, P points of the baseline
 Kind = Literal["measured", "beyond the measured range", "not defined"]
 MOST_EXTRAPOLATION = 4.0
-_EXPONENTS = np.geomspace(0.005, 3.0, 120)
+_EXPONENTS = np.geomspace(0.005, 3.0, 30)
+_ZOOMS = 8  # halvings of the grid's step: exponents to a thousandth
 
 
 @dataclass(frozen=True)
@@ -123,19 +124,37 @@ def fit_curve(flops_P: Floats, bits_DP: Floats) -> Curve:
         falls = np.isfinite(c) & (c > 0)
         return Curve(np.where(falls, 0.0, np.nan), np.where(falls, b, np.nan), np.where(falls, c, np.nan), unit)
     best = np.full(len(bits_DP), np.inf)
-    found = np.full((3, len(bits_DP)), np.nan)
+    c = np.full(len(bits_DP), _EXPONENTS[0])
     for exponent in _EXPONENTS:
-        x_P = np.exp(-exponent * log_P)
-        centred = x_P - x_P.mean()
-        slope = (bits_DP - bits_DP.mean(axis=1, keepdims=True)) @ centred / (centred @ centred)
-        floor = bits_DP.mean(axis=1) - slope * x_P.mean()
-        through_zero = bits_DP @ x_P / (x_P @ x_P)
-        b, a = np.where(floor < 0, through_zero, slope), np.maximum(floor, 0.0)
-        wrong = ((a[:, None] + b[:, None] * x_P - bits_DP) ** 2).sum(axis=1)
-        take = (wrong < best) & (b > 0)
-        best = np.where(take, wrong, best)
-        found = np.where(take, np.stack([a, b, np.full_like(a, exponent)]), found)
-    return Curve(found[0], found[1], found[2], unit)
+        c, best = _better(c, best, np.full_like(c, exponent), log_P, bits_DP)
+    step = _EXPONENTS[1] / _EXPONENTS[0]
+    for _ in range(_ZOOMS):
+        step = step**0.5
+        centre = c
+        for beside in (centre / step, centre * step):
+            c, best = _better(c, best, beside, log_P, bits_DP)
+    wrong, a, b = _line_at(c, log_P, bits_DP)
+    falls = np.isfinite(wrong)
+    return Curve(np.where(falls, a, np.nan), np.where(falls, b, np.nan), np.where(falls, c, np.nan), unit)
+
+
+def _better(c: Floats, best: Floats, tried: Floats, log_P: Floats, bits_DP: Floats) -> tuple[Floats, Floats]:
+    """Exponents and their sums of squares, each replaced by the tried one where that is better."""
+    wrong = _line_at(tried, log_P, bits_DP)[0]
+    return np.where(wrong < best, tried, c), np.minimum(wrong, best)
+
+
+def _line_at(exponent_D: Floats, log_P: Floats, bits_DP: Floats) -> tuple[Floats, Floats, Floats]:
+    """Sum of squares, a and b of the best line of bits over C^-c, through the origin where a would be negative; infinite where b would."""
+    x_DP = np.exp(-exponent_D[:, None] * log_P)
+    mean_x, mean_y = x_DP.mean(axis=1), bits_DP.mean(axis=1)
+    centred = x_DP - mean_x[:, None]
+    slope = (centred * bits_DP).sum(axis=1) / (centred**2).sum(axis=1)
+    floor = mean_y - slope * mean_x
+    b = np.where(floor < 0, (x_DP * bits_DP).sum(axis=1) / (x_DP**2).sum(axis=1), slope)
+    a = np.maximum(floor, 0.0)
+    wrong = ((a[:, None] + b[:, None] * x_DP - bits_DP) ** 2).sum(axis=1)
+    return np.where(slope > 0, wrong, np.inf), a, b
 
 
 def multiplier(

@@ -30,7 +30,7 @@ MIN_POINTS = 6
 MIN_SCALES = 3
 MIN_SPREAD = 0.2
 """Standard deviation of log D that N does not explain: with data in proportion to parameters the two terms are one."""
-_STEPS, _STILL, _GAIN = 400, 10, 1e-6
+_STEPS, _STILL, _GAIN = 300, 8, 1e-5
 _BOUNDS = ([-12, -40, -5, -40, -5], [5, 5, 1.5, 5, 1.5])  # of the logs of E, A, alpha, B, beta; exponents from 0.007 to 4.5
 _NAMES = ("E", "A", "alpha", "B", "beta")
 
@@ -102,15 +102,11 @@ def fit_parameters_and_data(
     x_2P = np.stack([log_n - centre_n, log_d - centre_d])
     starts = _starts(float(bits_P.mean()))
     solved, loss = _solve(starts, x_2P, log_bits, np.ones((len(starts), len(bits_P))))
-    order = np.argsort(loss)
-    best = solved[order[0]]
+    best = solved[np.argmin(loss)]
     counts = _draw_runs(parameters_P, data_P, num_draws, seed)
     drawn = np.empty((0, 5))
     if len(counts):
-        tries = [best, solved[order[1]]]
-        fits = [_solve(np.tile(start, (len(counts), 1)), x_2P, log_bits, counts) for start in tries]
-        which = np.argmin(np.stack([fit_loss for _, fit_loss in fits]), axis=0)
-        drawn = np.stack([fit for fit, _ in fits])[which, np.arange(len(counts))]
+        drawn, _ = _solve(np.tile(best, (len(counts), 1)), x_2P, log_bits, counts)
     told = _told(best[None, :], centre_n, centre_d)
     spread = _told(drawn, centre_n, centre_d)
     enough = len(counts) >= 0.5 * num_draws
@@ -250,5 +246,11 @@ def _draw_runs(parameters_P: Floats, data_P: Floats, num_draws: int, seed: int) 
     generator = np.random.Generator(np.random.Philox(key=[seed, 50]))
     num_runs = len(parameters_P)
     counts = generator.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=num_draws).astype(np.float64)
-    usable = [not why_not(parameters_P[row > 0], data_P[row > 0]) for row in counts]
-    return counts[usable]
+    told: dict[bytes, bool] = {}  # which points a draw has decides it, and draws have few different sets of them
+    points = np.unique(np.round(np.log(np.stack([parameters_P, data_P], axis=1)), 2), axis=0, return_inverse=True)[1].ravel()
+    has = np.stack([(counts[:, points == point] > 0).any(axis=1) for point in range(points.max() + 1)], axis=1)
+    for row, key in zip(counts, (row.tobytes() for row in has), strict=True):
+        if key not in told:
+            told[key] = not why_not(parameters_P[row > 0], data_P[row > 0])
+    usable: Floats = counts[[told[row.tobytes()] for row in has]]
+    return usable
