@@ -40,7 +40,7 @@ _PASSES_IN_VAIN = 4
 _PASSES_OF_REST = 8
 # Right drafts that asking the heads must add to make it worth, as a running mean; how often they are asked all the same; and how many
 # the past must promise alone, so that they are not.
-_LEAST_GAIN = 0.25
+_LEAST_GAIN = 0.5
 _GAIN_SHARE = 0.05
 _ASKED_ANYWAY_EVERY = 16
 _PAST_IS_ENOUGH = 2.5
@@ -69,7 +69,7 @@ def _first_chances() -> list[float]:
 def costs(num_rows: int) -> tuple[float, float]:
     """What drafts cost a pass of so many rows, in ids that it would give in the same time without: any at all, and each. Measured on one
     core (README.md)."""
-    return 0.15 * num_rows, 0.25 * num_rows / (num_rows + 1)
+    return 0.3 * num_rows, 0.4 * num_rows / (num_rows + 1)
 
 
 class Guesses:
