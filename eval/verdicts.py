@@ -8,7 +8,7 @@ from eval.results import ArmResult, Results, Verdict
 
 def with_verdicts(found: Results) -> Results:
     """The same results with `ArmResult.verdict` filled where there is a difference; the seeds of an arm share one."""
-    analysis = analyse(found)
+    analysis = analyse(found, verdicts_only=True)
     arms = []
     for arm in found.arms:
         pair = analysis.verdict(arm.name, arm.scale, arm.budget)
