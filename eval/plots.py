@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,37 +31,38 @@ AXES = (
 )
 
 
-def draw_all(shown: Sequence[Group]) -> list[str]:
+def draw_all(shown: Sequence[Group], intervals: Mapping[str, tuple[float, float] | None]) -> list[str]:
     """One plot an axis; of several groups (scales and budgets) one plot each, against training FLOPs. Colours are in the order in which the
-    arms' names first appear."""
+    arms' names first appear. `intervals`, by arm, are drawn where one group of one seed is shown."""
     colours = {name: index for index, name in enumerate(dict.fromkeys(name for group in shown for name in group.arms))}
     if len(shown) == 1:
-        return [_draw(shown[0], axis, colours, f"bits per byte against {axis.title}") for axis in AXES]
+        return [_draw(shown[0], axis, colours, intervals, f"bits per byte against {axis.title}") for axis in AXES]
     axis = AXES[0]
-    return [_draw(group, axis, colours, f"{group.name}: bits per byte against {axis.title}") for group in shown]
+    return [_draw(group, axis, colours, {}, f"{group.name}: bits per byte against {axis.title}") for group in shown]
 
 
-def _draw(group: Group, axis: Axis, colours: dict[str, int], title: str) -> str:
+def _draw(group: Group, axis: Axis, colours: dict[str, int], intervals: Mapping[str, tuple[float, float] | None], title: str) -> str:
     """One plot as an `<svg>` element: bits per byte against `axis`, curves on the valid split, marks with intervals on the test split."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     def fill(plot: Any) -> None:
         for name, runs in group.arms.items():
             for run in runs:
-                _draw_run(plot, run, axis, plotting.colour(colours[name]), 1.0 if len(runs) == 1 else 0.55)
+                bounds = intervals.get(name) if len(runs) == 1 else None
+                _draw_run(plot, run, axis, plotting.colour(colours[name]), bounds, 1.0 if len(runs) == 1 else 0.55)
         plot.set_xlabel(axis.title)
         plot.set_ylabel("bits per byte")
         plot.set_xlim(left=0)
         plot.xaxis.set_major_locator(MaxNLocator(nbins=5))
         plot.xaxis.set_major_formatter(EngFormatter(sep=" "))
-        plot.set_ylim(*_height(group.runs))
+        plot.set_ylim(*_height(group.runs, [end for bounds in intervals.values() if bounds is not None for end in bounds]))
         if group.name:
             plot.set_title(group.name, fontsize=10, loc="left")
 
     return plotting.draw(title, fill)
 
 
-def _draw_run(plot: Any, run: ArmResult, axis: Axis, colour: str, strength: float) -> None:
+def _draw_run(plot: Any, run: ArmResult, axis: Axis, colour: str, bounds: tuple[float, float] | None, strength: float) -> None:
     points = [point for point in run.curve if axis.of_point(point) > 0 and point.step >= EARLY * run.num_steps]
     spent, bits = [axis.of_point(p) for p in points], [p.bits_per_byte for p in points]
     plot.plot(spent, bits, color=colour, linewidth=1.8 * strength, alpha=0.9 * strength)
@@ -69,15 +70,15 @@ def _draw_run(plot: Any, run: ArmResult, axis: Axis, colour: str, strength: floa
     if run.bits_per_byte is None or not at:
         return
     spread = None
-    if run.interval is not None and strength == 1:
-        spread = [[max(0.0, run.bits_per_byte - run.interval[0])], [max(0.0, run.interval[1] - run.bits_per_byte)]]
+    if bounds is not None:
+        spread = [[max(0.0, run.bits_per_byte - bounds[0])], [max(0.0, bounds[1] - run.bits_per_byte)]]
     size = 7 * strength
     plot.errorbar([at], [run.bits_per_byte], yerr=spread, color=colour, marker="o", markersize=size, capsize=4, elinewidth=1.8, ls="")
 
 
-def _height(runs: Sequence[ArmResult]) -> tuple[float, float]:
+def _height(runs: Sequence[ArmResult], ends: Sequence[float]) -> tuple[float, float]:
     values = [p.bits_per_byte for run in runs for p in run.curve if p.step >= EARLY * run.num_steps]
-    values += [v for run in runs if run.bits_per_byte is not None for v in (run.interval or (run.bits_per_byte,))]
+    values += [*ends, *(run.bits_per_byte for run in runs if run.bits_per_byte is not None)]
     low, high = (min(values), max(values)) if values else (0.0, 8.0)
     margin = 0.06 * (high - low) or 0.1
     return low - margin, high + margin

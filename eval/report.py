@@ -34,6 +34,7 @@ def content(results: Results) -> Content:
     """What the report says."""
     analysis, shown = analyse(results), groups(results)
     plot = report_grid.main_plot(results, analysis, shown)
+    intervals = {point.arm: point.interval for point in analysis.points}
     table = report_grid.main_table(results, analysis, shown)
     return Content(
         f"Comparison: {results.name}",
@@ -46,7 +47,7 @@ def content(results: Results) -> Content:
             *report_grid.ablations(results, analysis, shown),
             *report_grid.multipliers(results, analysis, shown),
             *report_grid.fits(results, analysis),
-            Section("Curves", _curve_notes(results, shown), figures=lambda: plots.draw_all(shown), folded=len(shown) > 1),
+            Section("Curves", _curve_notes(results, shown), figures=lambda: plots.draw_all(shown, intervals), folded=len(shown) > 1),
             *report_ledger.sections(results),
             *report_search.sections(results),
             *_failures(results),
@@ -82,7 +83,7 @@ def evaluations(results: Results) -> list[Section]:
         subjects = [subject for _, subject in members]
         baseline = next((subject for arm, subject in members if arm.name == results.baseline), None)
         folded = len(members_of) > 1
-        sections.append(Section(f"Evaluations{group}", report_runs.explained(subjects), report_runs.summary(subjects), folded=folded))
+        sections.append(Section(f"Evaluations{group}", report_runs.explained(subjects), report_runs.beside(subjects), folded=folded))
         kinds = [kind for kind in KINDS if kind != "bpb"]
         shown = report_runs.sections(subjects, baseline, kinds)
         sections += [replace(section, title=f"{section.title}{group}", folded=folded) for section in shown]

@@ -134,7 +134,7 @@ def content(subjects: Sequence[Subject]) -> Content:
         "Evaluations",
         f"What was measured of {names}.",
         [
-            Section("Beside each other", explained(subjects), summary(subjects), figures=lambda: figures(subjects)),
+            Section("Beside each other", explained(subjects), beside(subjects), figures=lambda: figures(subjects)),
             *sections(subjects, subjects[0]),
             Section("What is not claimed", not_claimed()),
         ],
@@ -180,8 +180,24 @@ _PAIRED: Final = (
 )
 
 
+def beside(subjects: Sequence[Subject]) -> Table:
+    """The same for the page: what each result was asked stands above its numbers, once where all were asked the same."""
+    found = summary(subjects)
+    rows: list[Sequence[str]] = []
+    heads: dict[int, str] = {}
+    for title, *cells in found.rows:
+        stem, _, name = title.partition(", ")
+        if name == "asked":
+            told = {column: cell for column, cell in zip(found.columns[1:], cells, strict=True) if cell not in ("", "-")}
+            alike = len(set(told.values())) == 1
+            heads[len(rows)] = f"{stem}: " + (next(iter(told.values())) if alike else "; ".join(f"{c}: {cell}" for c, cell in told.items()))
+        else:
+            rows.append([name, *cells])
+    return Table(found.columns, rows, heads=heads)
+
+
 def summary(subjects: Sequence[Subject]) -> Table:
-    """The headlines: a row a number, a column a run, and one for its healed prompts where it was asked both ways."""
+    """The headlines: a row a number, a column a run, and one for its healed prompts where it was asked both ways; how much was asked."""
     columns = [(subject, way) for subject in subjects for way in (("", HEALED) if _has_healed(subject) else ("",))]
     rows = []
     for _, stem in _stems(subjects):
@@ -329,11 +345,11 @@ def figures(subjects: Sequence[Subject]) -> list[str]:
                 if one.name == name and one.value is not None
             ]
             if len({index for index, _ in marks}) > 1:
-                drawn.append(_figure(f"{stem}, {name}", marks))
+                drawn.append(_figure(f"{stem}, {name}", [subject.name for subject in subjects], marks))
     return drawn
 
 
-def _figure(title: str, marks: Sequence[tuple[int, Number]]) -> str:
+def _figure(title: str, names: Sequence[str], marks: Sequence[tuple[int, Number]]) -> str:
     def fill(plot: Any) -> None:
         for row, (index, one) in enumerate(marks):
             assert one.value is not None
@@ -342,7 +358,8 @@ def _figure(title: str, marks: Sequence[tuple[int, Number]]) -> str:
             shape = "D" if one.way == HEALED else "o"
             colour = plotting.colour(index)
             plot.errorbar([one.value], [-row], xerr=spread, color=colour, marker=shape, markersize=6, capsize=3, elinewidth=1.6, ls="")
-        plot.set_yticks([-row for row in range(len(marks))], [one.way or " " for _, one in marks])
+        labels = [f"{names[index]}, {one.way}" if one.way == HEALED else names[index] for index, one in marks]
+        plot.set_yticks([-row for row in range(len(marks))], labels)
         plot.set_ylim(-len(marks) + 0.4, 0.6)
         plot.set_title(title, fontsize=10, loc="left")
 

@@ -86,6 +86,10 @@ def test_every_evaluation_stands_beside_bits_per_byte(runs, capsys, tmp_path):
     page, text = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert page.count("<svg") == page.count("</svg>") > 3
     assert page.count("by layer (dashed: untrained)") >= 3  # the plots of align
+    assert (
+        "| **robustness-graded: 2 tasks, 1 seed, 2 files** | | | | |" in text
+    )  # above the numbers, in no cell
+    assert page.count(">tokens, healed</text>") >= 3  # the marks of a plot are labelled with the runs' names
     assert "Asked: bytes: 6 lines of 6 documents in 6 projects; 4 identifiers of 4 documents" in text
     for title in ("Beside each other", "Bits per byte", "Lines", "Translation", "Alignment", "Robustness", "What is not claimed"):
         assert f"## {title}" in text
@@ -184,7 +188,7 @@ def test_what_is_not_alike_is_said_and_never_paired(runs, capsys, tmp_path):
     assert right == f"{left} (*)"  # marked where it stands
     assert alike[0] == alike[1]
     text = (tmp_path / "out" / "report.md").read_text()
-    assert text.index("Marked (*)") < text.index("context_bytes: 128 and 7") < text.index("| bpb-test, asked")
+    assert text.index("Marked (*)") < text.index("context_bytes: 128 and 7") < text.index("| **bpb-test: ")
     assert [run["name"].endswith("/bytes") for run in found["runs"]] == [True, True]  # told apart by the folder before
 
 

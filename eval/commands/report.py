@@ -38,9 +38,14 @@ def show(result: dict[str, Any]) -> None:
     shown = Table(box=box.SIMPLE_HEAD)
     for index, column in enumerate(result["summary"]["columns"]):
         shown.add_column(column, justify="right" if index else "left")
+    asked = [row for row in result["summary"]["rows"] if row[0].endswith(", asked")]
     for row in result["summary"]["rows"]:
-        shown.add_row(*row)
+        if row not in asked:
+            shown.add_row(*row)
     console.print(shown)
+    for stem, *amounts in asked:
+        told = list(dict.fromkeys(amount for amount in amounts if amount not in ("", "-")))
+        console.print(f"{stem}: {' | '.join(told)}", highlight=False)
     for line in result["not_alike"]:
         console.print(f"not alike: {line}", highlight=False)
     console.print(f"report: {Path(result['out']) / 'report.html'}", highlight=False, soft_wrap=True)
