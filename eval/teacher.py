@@ -102,7 +102,7 @@ def _answer(model: Model, row: Row, hidden_TD: Tensor) -> Answer:
         logits_CV = model.head(hidden_CD[at : at + _POSITIONS_PER_CHUNK])
         wanted_C = targets[at : at + _POSITIONS_PER_CHUNK]
         nats.append(logits_CV.logsumexp(1) - logits_CV.gather(1, wanted_C[:, None]).squeeze(1))
-        right.append(possible_A[logits_CV[:, possible_A].argmax(dim=1)] == wanted_C)
+        right.append(possible_A[logits_CV.index_select(1, possible_A).argmax(dim=1)] == wanted_C)
     found = torch.cat(nats).double().cpu().numpy()
     if not np.isfinite(found).all():
         raise WorkError("the model gives a loss that is not finite: its weights are broken; train it again with a lower learning rate")
