@@ -34,7 +34,7 @@ STABILITY: Final = "distance_under_deletion"
 """Key in the facts of a view: {share, split, num_documents, mean}."""
 DELETED_SHARE: Final = 0.1
 NUM_DOCUMENTS: Final = 32
-_MOST_SAMPLES = 4
+_MOST_SAMPLES = 6
 _MOST_SAMPLE_CHARACTERS = 600
 _MOST_FAILURE_CHARACTERS = 300
 # An absolute path inside a sentence; neither an address nor a fraction.

@@ -22,8 +22,9 @@ from typing import Final
 
 import yaml
 
-from eval.grid_analysis import Analysis, ByScale, PairVerdict, Point
+from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
+from eval.margins import ByScale
 from eval.results import Results
 from proxy_lm.errors import RequestError
 from proxy_lm.report import Table, number, si
@@ -244,7 +245,14 @@ def growth(results: Results, analysis: Analysis, options: Options) -> Made:
     lines = [line for line in analysis.by_scale if _is(wanted, arms=line.arm, budget=line.budget)]
     scales = list(dict.fromkeys(g.scale for line in lines for g in sorted(line.gaps, key=lambda g: g.num_body_parameters)))
     with_budget = any(line.budget is not None for line in lines)
-    columns = ["arm", *(["budget"] if with_budget else []), *(scale or "gap" for scale in scales), "slope a tenfold (95 %)", "margin"]
+    columns = [
+        "arm",
+        *(["budget"] if with_budget else []),
+        *(scale or "gap" for scale in scales),
+        "slope a tenfold (95 %)",
+        "margin",
+        "at every scale",
+    ]
     rows = [_growth_row(line, scales, with_budget) for line in lines]
     text = (
         f"Gap to `{analysis.baseline}` in percent of its bits per byte (95 %) by scale, and the slope over tenfold body parameters; "
@@ -256,8 +264,16 @@ def growth(results: Results, analysis: Analysis, options: Options) -> Made:
 def _growth_row(line: ByScale, scales: list[str | None], with_budget: bool) -> list[str]:
     found = {g.scale: f"{g.percent:+.1f}{span(g.interval, 1, '+')}" for g in line.gaps}
     slope = "-" if line.slope is None else f"{line.slope:+.1f}{span(line.interval, 1, '+')}"
+    every = "**worse**" if line.everywhere == "worse" else line.everywhere
     trend = {"gains": "grows", "loses": "**shrinks**"}.get(line.trend, line.trend)
-    return [f"`{line.arm}`", *([line.budget or "-"] if with_budget else []), *(found.get(scale, "-") for scale in scales), slope, trend]
+    return [
+        f"`{line.arm}`",
+        *([line.budget or "-"] if with_budget else []),
+        *(found.get(scale, "-") for scale in scales),
+        slope,
+        trend,
+        every,
+    ]
 
 
 def fits(results: Results, analysis: Analysis, options: Options) -> Made:

@@ -34,11 +34,12 @@ COMMAND: Final = "proxy-lm-eval tables"
 _MARK = re.compile(r"<!-- table: (?P<words>.*?) -->\s*\Z")
 _END = "<!-- end -->"
 _WIDTH = 140
+_FEW = 20
 
 
 @dataclass
 class Library:
-    """The kept results and what they say, each analysed once."""
+    """The kept results and what they say, each analysed once. Verdicts of further pairs have no draws in them, so few are made there."""
 
     kept: Mapping[str, Results]
     _analyses: dict[tuple[str, tuple[tuple[str, str], ...]], Analysis] = field(default_factory=dict)
@@ -46,7 +47,9 @@ class Library:
     def analysis(self, name: str, pairs: tuple[tuple[str, str], ...] = ()) -> Analysis:
         """Of a kept comparison; `pairs` as in `analyse`."""
         if (name, pairs) not in self._analyses:
-            self._analyses[name, pairs] = analyse(self.kept[name], pairs=pairs)
+            self._analyses[name, pairs] = (
+                analyse(self.kept[name], pairs=pairs) if not pairs else analyse(self.kept[name], pairs=pairs, num_draws=_FEW)
+            )
         return self._analyses[name, pairs]
 
 

@@ -160,14 +160,15 @@ def association(found: Sequence[Recipe], predictor: Predictor, *, num_draws: int
     if len(arms) < 3:
         return Association(predictor, None, None, len(arms), num_points, f"{len(arms)} recipes beside each other; at least 3 have ranks")
     columns = [_columns(members, arms, predictor.key) for members in useful]
-    value = pooled(columns, np.ones(len(arms), dtype=np.int64))
-    if value is None:
+    value = float(pooled(columns, np.ones((1, len(arms))))[0])
+    if math.isnan(value):
         return Association(predictor, None, None, len(arms), num_points, "it is the same for all recipes")
     if len(arms) < MIN_RECIPES:
         return Association(predictor, value, None, len(arms), num_points, f"{len(arms)} recipes; an interval needs {MIN_RECIPES}")
     generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
-    drawn = (pooled(columns, np.bincount(generator.integers(0, len(arms), len(arms)), minlength=len(arms))) for _ in range(num_draws))
-    draws = np.array([one for one in drawn if one is not None])
+    times = generator.multinomial(len(arms), np.full(len(arms), 1 / len(arms)), size=num_draws).astype(np.float64)
+    draws = pooled(columns, times)
+    draws = draws[np.isfinite(draws)]
     if len(draws) < (1 - _MOST_UNDEFINED) * num_draws:
         return Association(predictor, value, None, len(arms), num_points, "too many draws in which nothing differs")
     low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
@@ -180,32 +181,31 @@ def _columns(members: Sequence[Recipe], arms: Sequence[str], key: str) -> tuple[
     return index, np.array([r.measured[key] for r in members]), np.array([r.gain for r in members])
 
 
-def pooled(groups: Sequence[tuple[npt.NDArray[np.int64], Floats, Floats]], times: npt.NDArray[np.int64]) -> float | None:
-    """Mean of the groups' Spearman correlations by their number of points, each arm taken `times` of it; None where none has one."""
-    found = []
-    for index, predictor, gain in groups:
-        repeat = times[index]
-        one = spearman(np.repeat(predictor, repeat), np.repeat(gain, repeat))
-        if one is not None:
-            found.append((one, int(repeat.sum())))
-    return math.fsum(value * count for value, count in found) / sum(count for _, count in found) if found else None
+def pooled(groups: Sequence[tuple[npt.NDArray[np.int64], Floats, Floats]], times_DA: Floats) -> Floats:
+    """Mean of the groups' Spearman correlations by their number of points, each arm taken `times_DA` of it: [D], nan where none has one."""
+    found = np.stack([spearman(predictor, gain, times_DA[:, index]) for index, predictor, gain in groups])
+    counts = np.stack([times_DA[:, index].sum(axis=1) for index, _, _ in groups]) * np.isfinite(found)
+    with np.errstate(invalid="ignore"):
+        mean: Floats = (np.where(counts > 0, found, 0.0) * counts).sum(axis=0) / counts.sum(axis=0)
+    return mean
 
 
-def spearman(a: Floats, b: Floats) -> float | None:
-    """Correlation of ranks, ties at their mean rank; None with fewer than 3 points or where one side is all equal."""
-    if len(a) < 3:
-        return None
-    x, y = ranks(a) - (len(a) + 1) / 2, ranks(b) - (len(b) + 1) / 2
-    size = float(np.sqrt((x**2).sum() * (y**2).sum()))
-    return float((x * y).sum()) / size if size > 0 else None
-
-
-def ranks(values: Floats) -> Floats:
-    """From 1; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts).astype(np.float64)
-    found: Floats = (last - (counts - 1) / 2)[inverse]
+def spearman(a_N: Floats, b_N: Floats, times_DN: Floats) -> Floats:
+    """Correlation of ranks where point n stands `times_DN` times in draw d, ties at their mean rank: [D], nan with fewer than 3 points or
+    where one side is all equal."""
+    total = times_DN.sum(axis=1, keepdims=True)
+    x, y = (_ranks(values, times_DN) - (total + 1) / 2 for values in (a_N, b_N))
+    size = np.sqrt((times_DN * x**2).sum(axis=1) * (times_DN * y**2).sum(axis=1))
+    found: Floats = np.full(len(times_DN), np.nan)
+    np.divide((times_DN * x * y).sum(axis=1), size, out=found, where=(size > 0) & (total[:, 0] >= 3))
     return found
+
+
+def _ranks(values_N: Floats, times_DN: Floats) -> Floats:
+    """Ranks from 1 of each point among all repetitions, equal values at the mean of theirs: [D, N]."""
+    below, same = values_N[None, :] < values_N[:, None], values_N[None, :] == values_N[:, None]
+    ranks: Floats = times_DN @ below.T + (times_DN @ same.T + 1) / 2
+    return ranks
 
 
 def table(found: Sequence[Recipe]) -> tuple[list[str], Table]:

@@ -182,7 +182,7 @@ def _save_run(folder: Path, views: dict[str, tuple[Path, int]] | None = None, co
 
 @pytest.fixture(scope="session")
 def comparison() -> Callable[..., Results]:
-    """`comparison("ladder", {"bytes": 2.5, "proxy_spm": lambda scale, budget: 2.4})`: results as `compare` writes them, of made-up runs over
+    """`comparison("ladder", {"bytes": 2.5, "proxy_spm": lambda scale, budget: 2.4})`: results as `compare` writes them, of made-up runs on
     24 projects. An arm is its bits per byte; `views` names the kind that tells it, `failed` is a set of (arm, scale, budget, seed)."""
     return _made_up_comparison
 
@@ -260,9 +260,10 @@ def _made_up_comparison(
         "views": {view: {"kind": view, "options": {}} for view in views.values()},
         "arms": {arm: {"views": [views[arm]]} if arm in views else {} for arm in arms},
         "seeds": list(seeds),
-        "evaluation": {"split": "test"},
+        "evaluation": {"split": "test", "context_bytes": 512, "stride_bytes": 256, "max_bytes": None, "score_end": False},
     }
-    facts = {"alphabet_size": 256, "bytes_per_symbol": 2.0, "fingerprint": "f" * 64, "digest": "d" * 64}
+    counts = {"num_documents": 90, "num_bytes": 384_000, "num_projects": 24}
+    facts = {"alphabet_size": 256, "bytes_per_symbol": 2.0, "num_raw_only": 0, "fingerprint": "f" * 64, "digest": "d" * 64}
     return validate(
         Results,
         {
@@ -272,8 +273,8 @@ def _made_up_comparison(
             "plan": plan,
             "versions": {"proxy-lm": "0.1.0"},
             "machine": {"device": "CPU (x86_64)", "num_cores": 2},
-            "corpus": {"digest": "ab" * 32},
-            "views": {view: dict(facts) for view in views.values()},
+            "corpus": {"digest": "ab" * 32, "splits": {split: dict(counts) for split in ("train", "valid", "test")}},
+            "views": {view: {"kind": view, **facts} for view in views.values()},
             "match": {"kind": "flops", "target": 2e13},
             "baseline": next(iter(arms)),
             "arms": runs,

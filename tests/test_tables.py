@@ -201,7 +201,7 @@ def test_what_is_kept_has_every_digit_that_numbers_are_made_of_and_nothing_of_th
     assert "Traceback" not in text
     assert next(arm.failure for arm in found.arms if arm.failure) == "exit code 1 in run; last lines:"
     samples = found.arms[0].evaluations["samples"]["prompts"]
-    assert (len(samples), len(samples[0]["prompt"]), samples[0]["completions"]) == (4, 600, ["/usr/bin/env"] * 4)
+    assert (len(samples), len(samples[0]["prompt"]), samples[0]["completions"]) == (6, 600, ["/usr/bin/env"] * 6)
     # One line a run, so that a change of one run is a change of one line.
     assert sum(line.startswith('{"name": "') for line in text.splitlines()) == len(ladder.arms)
     assert kept.keep(folder, tmp_path / "kept").read_text() == text

@@ -1,0 +1,165 @@
+"""'Paper says / we see': each row is computed from kept results, and says so where it was not run, is a tie, or shows the opposite."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from eval import facts
+from eval.facts import Shelf, outcome_of
+from eval.grid_analysis import analyse
+from eval.kept import read_all
+from eval.tables import Library
+
+SCALES = {"s0": 300_000, "s1": 1_000_000}
+PROXIES = {"proxy_spm": "spm", "proxy_neural": "table", "proxy_gzip": "gzip", "tokens": "spm", "windows": "table"}
+
+
+def rows_of(*kept):
+    """The table by the title of its rows: (what we see, outcome)."""
+    library = Library({one.name: one for one in kept})
+    _, table = facts.table(library.kept, library.analysis)
+    return {row[0]: (row[2], row[3]) for row in table.rows}
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "outcome"),
+    [
+        (["worse", "worse"], "worse", "agrees"),
+        (["worse", "tie"], "worse", "in part"),
+        (["worse", "better"], "worse", "in part"),
+        (["better", "tie"], "worse", "differs"),
+        (["tie", "tie"], "worse", "not decided"),
+        (["tie", "better"], "at least as good", "agrees"),
+        (["worse"], "at least as good", "differs"),
+        (["worse", "not decided"], "worse", "agrees"),
+        (["not decided"], "worse", "not decided"),
+        ([], "better", "not decided"),
+    ],
+)
+def test_what_verdicts_mean_for_a_claim(words, says, outcome):
+    assert outcome_of(words, says) == outcome
+
+
+def test_without_results_every_row_is_not_run_and_says_what_it_needs():
+    _, table = facts.table({}, Library({}).analysis)
+    assert len(table.rows) == len(facts.FACTS) >= 8
+    assert all(row[3] == "not run" and row[2].startswith("not run: no kept comparison has a score of ") for row in table.rows)
+
+
+def test_the_ladder_by_eye(comparison):
+    # Tokens and gzip as published; the spm proxy loses at the small scale and wins at the large one; the neural proxy trails it a little.
+    arms = {
+        "bytes": 2.5,
+        "tokens": 2.2,
+        "windows": 2.3,
+        "proxy_spm": lambda scale, _: 2.6 if scale == "s0" else 2.4,
+        "proxy_neural": lambda scale, _: 2.65 if scale == "s0" else 2.45,
+        "proxy_gzip": 2.9,
+    }
+    found = rows_of(comparison("ladder", arms, scales=SCALES, views=PROXIES, alone=("tokens", "windows")))
+    seen, outcome = found["gzip does not teach raw bytes"]
+    assert outcome == "agrees"
+    assert re.fullmatch(r"ladder, s0: \+0\.(39|40)\d \(.*\), \+1\d\.\d %, worse<br>ladder, s1: \+0\.(39|40)\d .*, worse", seen)
+    assert found["windows alone beat bytes"][1] == "agrees"
+    assert found["tokens alone beat windows alone"][1] == "agrees"
+    assert found["a token proxy is at least as good as a neural one, at equal bytes a symbol"][1] == "agrees"
+    assert found["proxies hurt at the smallest size"][1] == "agrees"
+    assert "s1" not in found["proxies hurt at the smallest size"][0]
+    seen, outcome = found["their margin grows with size"]
+    assert outcome == "agrees"
+    assert "gains" in seen
+    assert found["robustness stays that of bytes"][1] == "not run"
+
+
+def test_the_opposite_is_said_in_bold(comparison):
+    found = rows_of(comparison("odd", {"bytes": 2.5, "proxy_gzip": 2.2}, views=PROXIES))
+    assert found["gzip does not teach raw bytes"][1] == "**differs**"
+
+
+def test_views_of_unequal_rate_decide_nothing(comparison):
+    one = comparison("ladder", {"bytes": 2.5, "proxy_spm": 2.3, "proxy_neural": 2.4}, views=PROXIES)
+    unequal = one.model_copy(update={"views": one.views | {"table": one.views["table"] | {"bytes_per_symbol": 2.2}}})
+    title = "a token proxy is at least as good as a neural one, at equal bytes a symbol"
+    assert rows_of(one)[title][1] == "agrees"
+    seen, outcome = rows_of(unequal)[title]
+    assert outcome == "not decided"
+    assert "(2.00 and 2.20 bytes a symbol: not equal)" in seen
+
+
+def learnable(comparison, ac, windows):
+    arms, views = {"bytes": 2.5, "ac": ac, "windows": windows}, {"ac": "stream", "windows": "table"}
+    one = comparison("learnable", arms, views=views, alone=("ac", "windows"))
+    plan = one.plan | {"views": {"stream": {"kind": "stream", "options": {"coder": "arithmetic"}}, "table": {"kind": "table"}}}
+    return rows_of(one.model_copy(update={"plan": plan}))["arithmetic code is not learnable, equal-info windows are"]
+
+
+def test_arithmetic_code_beside_the_uniform_model(comparison):
+    # 256 symbols and 500 of them for 1,000 bytes: the uniform model has 8 * 500 / 1000 = 4 bits per byte.
+    seen, outcome = learnable(comparison, ac=4.0, windows=2.0)
+    assert outcome == "agrees"
+    assert re.search(r"`ac` \(one arithmetic code\): [34]\.\d+ of 4\.000 bits per byte, -?0\.\d % learnt", seen)
+    assert re.search(r"`windows` \(equal-info windows\): [12]\.\d+ of 4\.000 bits per byte, (49|50)\.\d % learnt", seen)
+    assert learnable(comparison, ac=3.0, windows=2.0)[1] == "**differs**"
+
+
+def test_one_kind_of_code_alone_is_not_run_but_shown(comparison):
+    one = comparison("learnable", {"bytes": 2.5, "windows": 2.0}, views={"windows": "table"}, alone=("windows",))
+    seen, outcome = rows_of(one)["arithmetic code is not learnable, equal-info windows are"]
+    assert outcome == "not run"
+    assert "`windows`" in seen
+    assert "only one of the two kinds has a score" in seen
+
+
+def robustness(change):
+    return {"prompts": {"plain": {"all": {"bits": {"change": {"value": change, "interval": None, "reason": None}}}}}}
+
+
+@pytest.mark.parametrize(
+    ("proxy", "seeds", "outcome"),
+    [
+        (lambda seed: 0.10 + 0.01 * seed, (0, 1, 2), "agrees"),  # the same as bytes, seed by seed, but for rounding
+        (lambda seed: 0.50 + 0.01 * seed + 0.001 * (seed % 2), (0, 1, 2), "**differs**"),
+        (lambda seed: 0.50, (0,), "not decided"),
+    ],
+)
+def test_robustness_is_paired_by_seed(comparison, proxy, seeds, outcome):
+    def asked(arm, _scale, seed):
+        change = {"bytes": 0.10 + 0.01 * seed + 1e-4 * seed**2, "proxy_spm": proxy(seed), "tokens": 0.3}[arm]
+        return {"robustness-test": robustness(change)}
+
+    arms = {"bytes": 2.5, "proxy_spm": 2.5, "tokens": 2.2}
+    one = comparison("ladder", arms, seeds=seeds, views=PROXIES, alone=("tokens",), evaluations=asked)
+    seen, found = rows_of(one)["robustness stays that of bytes"]
+    assert found == outcome
+    assert "`tokens` +0.300" in seen
+    assert f"{len(seeds)} seed" in seen
+
+
+def test_the_mean_of_seeds_by_eye():
+    # Deviation 1 of three, over the root of 3; t of two degrees of freedom is 4.303.
+    mean, bounds = facts.seed_mean([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert bounds == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-3)
+    assert facts.seed_mean([1.0]) == (1.0, None)
+
+
+def test_a_pair_beside_the_baseline_is_judged_where_both_ran(comparison):
+    one = comparison(
+        "pairs", {"bytes": 2.5, "pairs_warmup": 2.3, "pairs_always": 2.4}, views=dict.fromkeys(("pairs_warmup", "pairs_always"), "spm")
+    )
+    shelf = Shelf({"pairs": one}, lambda name, pairs: analyse(one, num_draws=20, pairs=pairs))
+    seen = facts.pair("pairs_warmup", "pairs_always", "better")(shelf)
+    assert seen.outcome == "agrees"
+    assert len(seen.lines) == 1
+    assert facts.pair("pairs_warmup", "pairs_none", "better")(shelf).outcome == "not run"
+
+
+def test_the_repository_names_the_arms_that_facts_look_for(root):
+    # A kept comparison that has a proxy of SentencePiece under another name would be left out without a word.
+    kept = read_all(root / "configs" / "compare" / "results")
+    for name in {"ladder"} & set(kept):
+        arms = {arm.name for arm in kept[name].arms}
+        assert {"bytes", "tokens", "windows", "proxy_spm", "proxy_neural", "proxy_gzip"} <= arms
