@@ -8,8 +8,8 @@ log bits, from many starts, each run to convergence (Besiroglu et al. 2024, "Chi
 early does). N are body parameters, D bytes of source told, C training FLOPs. Intervals draw runs again.
 
 Not promised: a law. Five numbers through a handful of runs are loose, which the intervals show; where they cannot be told at all there is
-no fit, and a reason. Simulated with 3 seeds, the intervals of E, alpha and beta cover 90 to 97 % at 6 points and 95 to 97 % at 12, if the form
-is true: drawing runs again cannot show that it is not.
+no fit, and a reason. Simulated with 3 seeds, the intervals of E, alpha and beta cover 90 to 97 % at 6 points and 95 to 97 % at 12, if the
+form is true: drawing runs again cannot show that it is not.
 """
 
 from __future__ import annotations
