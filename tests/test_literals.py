@@ -200,23 +200,38 @@ def test_a_proxy_run_has_bits_per_byte_of_both_readings(proxy):
     assert told["num_symbols"] < raw["num_symbols"]
 
 
-@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("healing", [False, True])
 @pytest.mark.parametrize("which", ["tokens", "proxy"])
-def test_generated_tokens_are_the_most_probable_of_the_view(which, speculate, request):
+def test_generated_tokens_are_the_most_probable_of_the_view(which, healing, request):
     loaded = load_model(request.getfixturevalue(which))
+    torch.manual_seed(2)
+    with torch.no_grad():  # weights that say something else after every id
+        for parameter in loaded.model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
     compressor, view = registry.load(loaded.views["spm"]), loaded.vocabulary.view("spm")
-    spelling, prompt = compressor.spelling(), b"def f(self):\n    r"
-    by_id = dict(zip(slow_ids(compressor, 320, range(400)), spelling, strict=True))
-    ids = [BOS, view.start_id, *slow_ids(compressor, 320, compressor.encode(prompt).tolist())]
-    expected, allowed = b"", [*(one for one, text in by_id.items() if text), view.end_id, EOS]
-    while len(expected) < 24 and ids[-1] not in (view.end_id, EOS):
-        nats = nats_after(loaded.model, ids)
-        ids.append(min(allowed, key=lambda one: (nats[one], one)))
-        expected += by_id.get(ids[-1], b"")
-    generator = Generator(loaded, view="spm")
-    (found,) = generator.generate([Prompt(data=prompt, max_bytes=24)], Sampling(speculate=speculate))
-    assert found.data == expected[:24]
-    assert not found.told_raw
+    by_id = {one: text for one, text in zip(slow_ids(compressor, 320, range(400)), compressor.spelling(), strict=True) if text}
+    prompt = b"def f(self):\n    ret"
+    generator = Generator(loaded, view="spm", healing=healing)
+    symbols, tail = compressor.encode(prompt).tolist(), b""
+    if healing:
+        healed = generator.teller.healer.heal(prompt, symbols)
+        symbols, tail = symbols[: healed.num_kept], healed.tail
+    assert bool(tail) == healing
+    ids, spelled, ends = [BOS, view.start_id, *slow_ids(compressor, 320, symbols)], b"", (view.end_id, EOS)
+    while len(spelled) < len(tail) + 24 and ids[-1] not in ends:
+        left, nats = tail[len(spelled) :], nats_after(loaded.model, ids)
+        possible = [one for one, text in by_id.items() if text.startswith(left) or left.startswith(text)]
+        ids.append(min([*possible, *(() if left else ends)], key=lambda one: (nats[one], one)))
+        spelled += by_id.get(ids[-1], b"")
+    assert spelled.startswith(tail)
+    written = ids[2 + len(symbols) :]
+    assert any(one < 256 for one in written)
+    assert any(one >= 320 for one in written)
+    for speculate in (False, True):
+        (found,) = generator.generate([Prompt(data=prompt, max_bytes=24)], Sampling(speculate=speculate))
+        assert found.data == spelled[len(tail) :][:24]
+        assert not found.told_raw
 
 
 def test_generation_in_a_view_is_held_to_its_rules(tokens):
