@@ -200,8 +200,8 @@ def multiplier(
     low, high = float(curve_flops_P.min()), float(curve_flops_P.max())
     outside = not low <= equal <= high
     if not low / MOST_EXTRAPOLATION <= equal <= high * MOST_EXTRAPOLATION:
-        border, side = (high, "more") if equal > high else (low, "less")
-        reason = f"worth {side} than {MOST_EXTRAPOLATION:g} times beyond the compute that the baseline was measured at"
+        border, times = (high, "times the largest") if equal > high else (low, "times less than the smallest")
+        reason = f"worth more than {MOST_EXTRAPOLATION:g} {times} compute that the baseline was measured at"
         return made("beyond the measured range", nothing, nothing, reason, border / flops, equal > high)
 
     def equals(drawn: Floats) -> Floats:
