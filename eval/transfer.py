@@ -6,9 +6,11 @@
 The gain is the percent of the baseline's bits per byte that an arm saves. A predictor is a number of the arm's evaluations (mean over
 seeds) or of its views. Rank correlation (Spearman) is taken inside each comparison, scale and budget, and pooled over them by their number
 of recipes, so that a larger model, which is better at everything, does not look like a prediction. The interval draws recipes (arms)
-again, one draw for all scales and comparisons in which they stand.
+again, one draw for all scales and comparisons in which they stand; what is a fact of a view draws views again, since ten recipes of one
+view are one fact.
 
-Not promised: that a correlation over a few recipes is a cause. With fewer than `MIN_RECIPES` there is no interval and nothing is decided.
+Not promised: that a correlation over a few recipes is a cause. With fewer than `MIN_DRAWN` recipes (views) there is no interval and nothing
+is decided.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ from proxy_lm.report import Content, Section, Table, html, markdown, number
 
 Floats = npt.NDArray[np.float64]
 
-MIN_RECIPES: Final = 5
+MIN_DRAWN: Final = 5
 _MOST_UNDEFINED = 0.05
+_NAME_LENGTH, _NAME_HEIGHT = 0.18, 0.045  # of a plot
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Recipe:
     """Percent of the baseline's bits per byte on raw bytes; negative is a loss."""
     measured: Mapping[str, float]
     """Predictors by their keys, those that there are."""
+    views: str
+    """Fingerprints of its views."""
 
     @property
     def group(self) -> tuple[str, str | None, str | None]:
@@ -65,6 +70,10 @@ class Predictor:
     """Reads it from one evaluation (file name, result); None: it is a fact of the arm's views."""
     expected: str
     """Sign of the correlation if it tells."""
+
+    def drawn(self, recipe: Recipe) -> str:
+        """What the recipe is drawn by: itself, or its views."""
+        return recipe.views if self.of_run is None else recipe.arm
 
 
 def _translated(stem: str, result: Mapping[str, Any]) -> float | None:
@@ -113,8 +122,12 @@ def recipes(kept: Mapping[str, Results], analysis: Analyses) -> list[Recipe]:
                 continue
             views = [results.views.get(view, {}) for view in told]
             measured = {p.key: value for p in PREDICTORS if (value := _measured(p, runs, views)) is not None}
-            found.append(Recipe(name, verdict.arm, verdict.scale, verdict.budget, -100 * verdict.relative, measured))
+            found.append(Recipe(name, verdict.arm, verdict.scale, verdict.budget, -100 * verdict.relative, measured, _fingerprints(views)))
     return found
+
+
+def _fingerprints(views: Sequence[Mapping[str, Any]]) -> str:
+    return " ".join(sorted(str(view.get("fingerprint")) for view in views))
 
 
 def _measured(predictor: Predictor, runs: Sequence[ArmResult], views: Sequence[Mapping[str, Any]]) -> float | None:
@@ -134,8 +147,8 @@ class Association:
     value: float | None
     """Spearman's, pooled; None with too few recipes, or where nothing differs."""
     interval: tuple[float, float] | None
-    num_recipes: int
-    """Different arms."""
+    num_drawn: int
+    """Different arms; of a fact of views, different views."""
     num_points: int
     reason: str
     """Why there is no value or interval; else empty."""
@@ -155,36 +168,37 @@ def association(found: Sequence[Recipe], predictor: Predictor, *, num_draws: int
     points = [recipe for recipe in found if predictor.key in recipe.measured]
     groups = {group: [r for r in points if r.group == group] for group in dict.fromkeys(r.group for r in points)}
     useful = [members for members in groups.values() if len(members) > 2]
-    arms = sorted({r.arm for members in useful for r in members})
-    num_points = sum(map(len, useful))
-    if len(arms) < 3:
-        return Association(predictor, None, None, len(arms), num_points, f"{len(arms)} recipes beside each other; at least 3 have ranks")
-    columns = [_columns(members, arms, predictor.key) for members in useful]
-    value = float(pooled(columns, np.ones((1, len(arms))))[0])
+    units = sorted({predictor.drawn(r) for members in useful for r in members})
+    num_drawn, num_points = len(units), sum(map(len, useful))
+    what = "recipes" if predictor.of_run is not None else "views"
+    if num_drawn < 3:
+        return Association(predictor, None, None, num_drawn, num_points, f"{num_drawn} {what} beside each other; at least 3 have ranks")
+    columns = [_columns(members, units, predictor) for members in useful]
+    value = float(pooled(columns, np.ones((1, num_drawn)))[0])
     if math.isnan(value):
-        return Association(predictor, None, None, len(arms), num_points, "it is the same for all recipes")
-    if len(arms) < MIN_RECIPES:
-        return Association(predictor, value, None, len(arms), num_points, f"{len(arms)} recipes; an interval needs {MIN_RECIPES}")
+        return Association(predictor, None, None, num_drawn, num_points, f"it is the same for all {what}")
+    if num_drawn < MIN_DRAWN:
+        return Association(predictor, value, None, num_drawn, num_points, f"{num_drawn} {what}; an interval needs {MIN_DRAWN}")
     generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
-    times = generator.multinomial(len(arms), np.full(len(arms), 1 / len(arms)), size=num_draws).astype(np.float64)
+    times = generator.multinomial(num_drawn, np.full(num_drawn, 1 / num_drawn), size=num_draws).astype(np.float64)
     draws = pooled(columns, times)
     draws = draws[np.isfinite(draws)]
     if len(draws) < (1 - _MOST_UNDEFINED) * num_draws:
-        return Association(predictor, value, None, len(arms), num_points, "too many draws in which nothing differs")
+        return Association(predictor, value, None, num_drawn, num_points, "too many draws in which nothing differs")
     low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Association(predictor, value, (float(low), float(high)), len(arms), num_points, "")
+    return Association(predictor, value, (float(low), float(high)), num_drawn, num_points, "")
 
 
-def _columns(members: Sequence[Recipe], arms: Sequence[str], key: str) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
-    """Index of the arm, predictor and gain of each recipe of a group."""
-    index = np.array([arms.index(r.arm) for r in members], dtype=np.int64)
-    return index, np.array([r.measured[key] for r in members]), np.array([r.gain for r in members])
+def _columns(members: Sequence[Recipe], units: Sequence[str], predictor: Predictor) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+    """Index of what is drawn, predictor and gain of each recipe of a group."""
+    index = np.array([units.index(predictor.drawn(r)) for r in members], dtype=np.int64)
+    return index, np.array([r.measured[predictor.key] for r in members]), np.array([r.gain for r in members])
 
 
-def pooled(groups: Sequence[tuple[npt.NDArray[np.int64], Floats, Floats]], times_DA: Floats) -> Floats:
-    """Mean of the groups' Spearman correlations by their number of points, each arm taken `times_DA` of it: [D], nan where none has one."""
-    found = np.stack([spearman(predictor, gain, times_DA[:, index]) for index, predictor, gain in groups])
-    counts = np.stack([times_DA[:, index].sum(axis=1) for index, _, _ in groups]) * np.isfinite(found)
+def pooled(groups: Sequence[tuple[npt.NDArray[np.int64], Floats, Floats]], times_DU: Floats) -> Floats:
+    """Mean of the groups' Spearman correlations by their number of points, unit u taken `times_DU` times: [D], nan where none has one."""
+    found = np.stack([spearman(predictor, gain, times_DU[:, index]) for index, predictor, gain in groups])
+    counts = np.stack([times_DU[:, index].sum(axis=1) for index, _, _ in groups]) * np.isfinite(found)
     with np.errstate(invalid="ignore"):
         mean: Floats = (np.where(counts > 0, found, 0.0) * counts).sum(axis=0) / counts.sum(axis=0)
     return mean
@@ -215,13 +229,14 @@ def table(found: Sequence[Recipe]) -> tuple[list[str], Table]:
         one = association(found, predictor)
         bounds = "" if one.interval is None else f" ({one.interval[0]:+.2f} to {one.interval[1]:+.2f})"
         value = "-" if one.value is None else f"{one.value:+.2f}{bounds}"
-        rows.append([predictor.title, value, predictor.expected, str(one.num_recipes), str(one.num_points), one.reason or one.verdict])
+        counts = f"{one.num_points} points, {one.num_drawn} {'recipes' if predictor.of_run is not None else 'views'}"
+        rows.append([predictor.title, value, predictor.expected, counts, one.reason or one.verdict])
     names = sorted({recipe.comparison for recipe in found})
     text = (
         f"Recipes asked in raw bytes, from: {', '.join(names) or 'no kept comparison'}. Spearman's correlation with the percent of the "
-        "baseline's bits per byte that a recipe saves, inside each comparison, scale and budget, pooled; 95 % over recipes."
+        "baseline's bits per byte that a recipe saves, inside each comparison, scale and budget, pooled; 95 % over recipes (views)."
     )
-    return [text], Table(["what might tell the gain", "correlation", "expected", "recipes", "points", "it"], rows, frozenset({0, 5}))
+    return [text], Table(["what might tell the gain", "correlation", "expected", "of", "it"], rows, frozenset({0, 3, 4}))
 
 
 def points_table(found: Sequence[Recipe]) -> Table:
@@ -250,13 +265,25 @@ def _filled(points: Sequence[Recipe], predictor: Predictor, groups: Sequence[str
             members = [recipe for recipe in points if place(*recipe.group) == group]
             x, y = [r.measured[predictor.key] for r in members], [r.gain for r in members]
             plot.plot(x, y, "o", color=plotting.colour(index), markersize=5)
-            for recipe, at_x, at_y in zip(members, x, y, strict=True):
-                plot.annotate(recipe.arm, (at_x, at_y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        for recipe in _with_room(points, predictor.key):
+            at = recipe.measured[predictor.key], recipe.gain
+            plot.annotate(recipe.arm, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
         plot.axhline(0, color=plotting.INK, linewidth=0.8)
         plot.set_xlabel(predictor.title.replace(": ", ":\n", 1), fontsize=8)
         plot.set_ylabel("raw-byte gain, %")
 
     return fill
+
+
+def _with_room(points: Sequence[Recipe], key: str) -> list[Recipe]:
+    """Points whose names do not stand on each other's: none is named within a name's length and height of another."""
+    width, height = (float(np.ptp(value)) or 1.0 for value in ([r.measured[key] for r in points], [r.gain for r in points]))
+    named: list[Recipe] = []
+    for recipe in sorted(points, key=lambda r: -abs(r.gain)):
+        off = ((abs(recipe.measured[key] - n.measured[key]) / width, abs(recipe.gain - n.gain) / height) for n in named)
+        if all(x > _NAME_LENGTH or y > _NAME_HEIGHT for x, y in off):
+            named.append(recipe)
+    return named
 
 
 def write(found: Sequence[Recipe], folder: Path) -> None:
@@ -267,7 +294,9 @@ def write(found: Sequence[Recipe], folder: Path) -> None:
         "Does translation, alignment or the stability of a view tell how much a recipe gains on raw bytes?",
         [
             Section("Answer", text, correlations),
-            Section("Points", [], figures=lambda: figures(found)),
+            Section(
+                "Points", ["A point is a recipe; names where there is room, all numbers below."], figures=lambda: figures(found), large=True
+            ),
             Section("Numbers", ["Gain: percent of the baseline's bits per byte saved."], points_table(found)),
         ],
     )

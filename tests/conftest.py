@@ -263,7 +263,7 @@ def _made_up_comparison(
         "evaluation": {"split": "test", "context_bytes": 512, "stride_bytes": 256, "max_bytes": None, "score_end": False},
     }
     counts = {"num_documents": 90, "num_bytes": 384_000, "num_projects": 24}
-    facts = {"alphabet_size": 256, "bytes_per_symbol": 2.0, "num_raw_only": 0, "fingerprint": "f" * 64, "digest": "d" * 64}
+    facts = {"alphabet_size": 256, "bytes_per_symbol": 2.0, "num_raw_only": 0, "digest": "d" * 64}
     return validate(
         Results,
         {
@@ -274,7 +274,7 @@ def _made_up_comparison(
             "versions": {"proxy-lm": "0.1.0"},
             "machine": {"device": "CPU (x86_64)", "num_cores": 2},
             "corpus": {"digest": "ab" * 32, "splits": {split: dict(counts) for split in ("train", "valid", "test")}},
-            "views": {view: {"kind": view, **facts} for view in views.values()},
+            "views": {view: {"kind": view, "fingerprint": f"{view:f<64}", **facts} for view in views.values()},
             "match": {"kind": "flops", "target": 2e13},
             "baseline": next(iter(arms)),
             "arms": runs,
