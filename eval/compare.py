@@ -254,14 +254,15 @@ def _pace(plan: ComparePlan, run: ArmRun, place: ledger.Place) -> float | None:
     """Seconds of a step, from a short run of its own that is kept, so that a continued comparison has the same budget."""
     if plan.match.kind != "seconds":
         return None
-    folder = place.out / "probes" / run.folder_name
+    name = "-".join([run.arm, *([run.scale] if run.scale else [])])  # seed, budget and learning rate change no pace
+    folder = place.out / "probes" / name
     path = folder / "pace.json"
     if not path.exists():
         settings = run.settings(place.out, place.corpus, _PROBE_STEPS).model_copy(update={"out": str(folder)})
-        outcome = child.train_run(settings, plan.launch, f"pace of {run.folder_name}")
+        outcome = child.train_run(settings, plan.launch, f"pace of {name}")
         pace = ledger.seconds_per_step(child.read_metrics(folder))
         if outcome.failure is not None or pace is None:
-            raise RequestError(f"the pace of arm '{run.folder_name}' could not be measured: {outcome.failure}")
+            raise RequestError(f"the pace of arm '{name}' could not be measured: {outcome.failure}")
         write_json(path, {"seconds_per_step": pace})
     return float(read_json(path, "pace of an arm")["seconds_per_step"])
 
