@@ -327,3 +327,5 @@ KINDS: Final[Mapping[str, Callable[[Results, Analysis, Options], Made]]] = {
     "fits": fits,
     "rates": rates,
 }
+WHOLE: Final = frozenset({"multipliers", "growth", "fits"})
+"""Kinds that need more than points and verdicts."""

@@ -4,9 +4,9 @@
     ...                                           what `proxy-lm-eval tables` wrote here, and writes again
     <!-- end -->
 
-A mark names a kept comparison (`configs/compare/results/NAME.json`), a kind of table (`KINDS` of `table_kinds.py`) and its options. Kinds
-that look at several comparisons (`facts`, `transfer`) take `all` for the name. A comparison that has a plan and no kept result is told as
-not run, with its command.
+A mark names a kept comparison (`configs/compare/results/NAME.json`), a kind of table (`KINDS` of `table_kinds.py`, or `answers`: the first
+sentences of its report) and its options. Kinds that look at several comparisons (`facts`, `transfer`) take `all` for the name. A comparison
+that has a plan and no kept result is told as not run, with its command.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from proxy_lm.report import Table
 
 DOCUMENTS: Final = ("README.md", "configs/README.md", "eval/README.md")
 ALL: Final = "all"
+ANSWERS: Final = "answers"
+"""Not a table: the sentences that the report of a comparison begins with."""
 COMMAND: Final = "proxy-lm-eval tables"
 _MARK = re.compile(r"<!-- table: (?P<words>.*?) -->\s*\Z")
 _END = "<!-- end -->"
 _WIDTH = 140
-_FEW = 20
 
 
 @dataclass
 class Library:
-    """The kept results and what they say, each analysed once. Verdicts of further pairs have no draws in them, so few are made there."""
+    """The kept results and what they say, each analysed once."""
 
     kept: Mapping[str, Results]
-    _analyses: dict[tuple[str, tuple[tuple[str, str], ...]], Analysis] = field(default_factory=dict)
+    _analyses: dict[tuple[str, tuple[tuple[str, str], ...], bool], Analysis] = field(default_factory=dict)
 
-    def analysis(self, name: str, pairs: tuple[tuple[str, str], ...] = ()) -> Analysis:
-        """Of a kept comparison; `pairs` as in `analyse`."""
-        if (name, pairs) not in self._analyses:
-            self._analyses[name, pairs] = (
-                analyse(self.kept[name], pairs=pairs) if not pairs else analyse(self.kept[name], pairs=pairs, num_draws=_FEW)
-            )
-        return self._analyses[name, pairs]
+    def analysis(self, name: str, pairs: tuple[tuple[str, str], ...] = (), *, whole: bool = False) -> Analysis:
+        """Of a kept comparison: points and verdicts, with those of further `pairs` (see `analyse`); `whole` has the rest too."""
+        key = (name, pairs, whole)
+        if key not in self._analyses:
+            self._analyses[key] = analyse(self.kept[name], pairs=pairs, verdicts_only=not whole)
+        return self._analyses[key]
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
             raise RequestError(f"{block.place}: this kind looks at all kept results; write <!-- table: {ALL} {block.kind} -->")
         text, table = _OF_MANY[block.kind](library)
         return [*_wrapped(text), "", *table_lines(table)]
-    if block.kind not in table_kinds.KINDS:
-        known = ", ".join([*table_kinds.KINDS, *_OF_MANY])
+    if block.kind not in (*table_kinds.KINDS, ANSWERS):
+        known = ", ".join([*table_kinds.KINDS, ANSWERS, *_OF_MANY])
         raise RequestError(f"{block.place}: '{block.kind}' is no kind of table; known: {known}")
     if block.name not in library.kept:
         plan = PLANS / f"{block.name}.yaml"
@@ -155,11 +155,16 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
             known = ", ".join(library.kept) or "none"
             raise RequestError(f"{block.place}: neither {KEPT / block.name}.json nor {plan} is there; kept results: {known}")
         return [f"Not run, or its results are not kept: `proxy-lm-eval compare {plan}`, then `{COMMAND} --keep runs/{block.name}`."]
+    source = table_kinds.provenance(library.kept[block.name])
+    if block.kind == ANSWERS:
+        if block.options:
+            raise RequestError(f"{block.place}: this kind has no options; write <!-- table: {block.name} {ANSWERS} -->")
+        return [*_wrapped([source]), "", *_listed(report.answers(library.kept[block.name]))]
     try:
-        sentence, table = table_kinds.KINDS[block.kind](library.kept[block.name], library.analysis(block.name), block.options)
+        analysis = library.analysis(block.name, whole=block.kind in table_kinds.WHOLE)
+        sentence, table = table_kinds.KINDS[block.kind](library.kept[block.name], analysis, block.options)
     except RequestError as error:
         raise RequestError(f"{block.place}: {error}") from error
-    source = table_kinds.provenance(library.kept[block.name])
     return [*_wrapped([f"{source} {sentence}"]), "", *table_lines(table)]
 
 
@@ -180,6 +185,11 @@ def _wrapped(paragraphs: list[str]) -> list[str]:
     for paragraph in paragraphs:
         lines += [*([""] if lines else []), *textwrap.wrap(paragraph, _WIDTH, break_long_words=False, break_on_hyphens=False)]
     return lines
+
+
+def _listed(sentences: list[str]) -> list[str]:
+    """Sentences as the points of a list."""
+    return [line for one in sentences for line in textwrap.wrap(f"* {one}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)]
 
 
 def table_lines(table: Table) -> list[str]:

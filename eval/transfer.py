@@ -115,7 +115,7 @@ def recipes(kept: Mapping[str, Results], analysis: Analyses) -> list[Recipe]:
     """All recipes that were asked in raw bytes, told by at least one view, and have a baseline beside them."""
     found = []
     for name, results in kept.items():
-        for verdict in analysis(name, ()).verdicts:
+        for verdict in analysis(name).verdicts:
             runs = [r for r in results.finished if (r.name, r.scale, r.budget) == (verdict.arm, verdict.scale, verdict.budget)]
             told = effective_views(results, verdict.arm)
             if verdict.against != results.baseline or verdict.relative is None or not told or any(run.view != "raw" for run in runs):

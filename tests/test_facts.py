@@ -138,6 +138,19 @@ def test_robustness_is_paired_by_seed(comparison, proxy, seeds, outcome):
     assert f"{len(seeds)} seed" in seen
 
 
+def test_translation_is_better_where_more_is_right(comparison):
+    def told(arm, _scale, seed):
+        right = {"pairs_always": 0.96, "pairs_none": 0.40, "pairs_warmup": 0.7}.get(arm)
+        found = {"accuracy": {"value": None if right is None else right + 0.01 * seed + 1e-3 * len(arm) * (seed % 2)}}
+        return {"translate-test": {"view_to_raw": {"teacher_forced": found}}} if right else {}
+
+    arms = {"bytes": 2.5, "pairs_warmup": 2.4, "pairs_always": 2.4, "pairs_none": 2.4}
+    one = comparison("pairs", arms, views=dict.fromkeys(list(arms)[1:], "spm"), evaluations=told)
+    seen, outcome = rows_of(one)["pairs always translate best"]
+    assert outcome == "agrees"
+    assert "over `pairs_none` +0.56" in seen
+
+
 def test_the_mean_of_seeds_by_eye():
     # Deviation 1 of three, over the root of 3; t of two degrees of freedom is 4.303.
     mean, bounds = facts.seed_mean([1.0, 2.0, 3.0])
@@ -150,7 +163,7 @@ def test_a_pair_beside_the_baseline_is_judged_where_both_ran(comparison):
     one = comparison(
         "pairs", {"bytes": 2.5, "pairs_warmup": 2.3, "pairs_always": 2.4}, views=dict.fromkeys(("pairs_warmup", "pairs_always"), "spm")
     )
-    shelf = Shelf({"pairs": one}, lambda name, pairs: analyse(one, num_draws=20, pairs=pairs))
+    shelf = Shelf({"pairs": one}, lambda name, pairs=(), whole=False: analyse(one, num_draws=20, pairs=pairs))
     seen = facts.pair("pairs_warmup", "pairs_always", "better")(shelf)
     assert seen.outcome == "agrees"
     assert len(seen.lines) == 1

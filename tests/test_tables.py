@@ -125,6 +125,13 @@ def test_gaps_growth_fits_and_multipliers_are_tables_too(repository):
     assert [row[0] for row in rows_of(block(repository, "ladder multipliers scale=s0"))] == ["s0"] * 3
 
 
+def test_the_answers_of_the_report_are_a_list(repository):
+    lines = block(repository, "ladder answers")
+    assert lines[1].startswith("`proxy-lm-eval compare configs/compare/ladder.yaml`, 2026-11-21")
+    points = [line for line in lines if line.startswith("* ")]
+    assert any(line.startswith("* tokens: better than bytes in all 2") for line in points)
+
+
 def test_two_budgets_give_a_multiplier_by_eye(comparison, repository):
     # The baseline falls as C^-0.1, and the arm has at x1 what the baseline has at 1.5 times that.
     def base(_scale, budget):
@@ -161,12 +168,13 @@ def test_the_rates_that_were_tried_stand_beside_the_one_taken(repository, ladder
         ("<!-- table: ladder -->\n<!-- end -->\n", r"README\.md:1: .*is no mark; write"),
         (
             "\n<!-- table: ladder mean -->\n<!-- end -->\n",
-            r"README\.md:2 .*'mean' is no kind of table; known: main, .*facts, transfer",
+            r"README\.md:2 .*'mean' is no kind of table; known: main, .*answers, facts, transfer",
         ),
         ("<!-- table: lader main -->\n<!-- end -->\n", r"neither .*lader\.json nor .*lader\.yaml is there; kept results: ladder"),
         ("<!-- table: ladder main scale=s7 -->\n<!-- end -->\n", r"scale 's7' is not in this comparison; it has: s0, s1"),
         ("<!-- table: ladder main size=s0 -->\n<!-- end -->\n", r"option 'size' is none of this table; it has: scale, budget, arms"),
         ("<!-- table: ladder ranking first=0 -->\n<!-- end -->\n", r"first '0' is no number of rows"),
+        ("<!-- table: ladder answers scale=s0 -->\n<!-- end -->\n", r"this kind has no options"),
         ("<!-- table: ladder rates -->\n<!-- end -->\n", r"searched no learning rates"),
         ("<!-- table: ladder facts -->\n<!-- end -->\n", r"looks at all kept results; write <!-- table: all facts -->"),
     ],
