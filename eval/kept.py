@@ -23,7 +23,7 @@ from compressors.files import write_bytes
 from compressors.stability import distance_under_deletion
 from eval import results
 from eval.results import ArmResult, Results
-from proxy_lm.config import validate
+from proxy_lm.config import read_yaml, validate
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import note
@@ -136,11 +136,17 @@ def with_stability(found: Results, folder: Path, before: Mapping[str, Mapping[st
 
 def _held_out(found: Results, folder: Path, split: str) -> list[bytes]:
     """The first documents of the split that was scored."""
-    named = found.plan["corpus"].get("path")
-    corpus = Corpus.open(folder / "corpus" if named is None else Path(named))
+    corpus = Corpus.open(_corpus_folder(found, folder))
     if corpus.digest != found.corpus["digest"]:
         raise RequestError(f"corpus {corpus.path} has digest {corpus.digest} and the comparison's has {found.corpus['digest']}")
     return [corpus.document(index) for index in corpus.splits[split][:NUM_DOCUMENTS]]
+
+
+def _corpus_folder(found: Results, folder: Path) -> Path:
+    """Results tell no folder of the machine, so a corpus that was there before is found by the settings of a run."""
+    configs = [folder / arm.folder / "config.yaml" for arm in found.arms]
+    used = next((str(read_yaml(config)["corpus"]) for config in configs if config.exists()), None)
+    return folder / "corpus" if used is None or (folder / "corpus").is_dir() else Path(used)
 
 
 def _measured(folder: Path, fingerprint: str, documents: Sequence[bytes], split: str) -> dict[str, Any]:

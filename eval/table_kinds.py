@@ -18,7 +18,7 @@ Options are lists with commas; without one, all. Not promised: that a wide table
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -38,14 +38,15 @@ def provenance(results: Results) -> str:
     """The line above a table: how to repeat it, when and where it ran, with which seeds."""
     days = sorted({arm.finished_on for arm in results.arms if arm.finished_on})
     when = "" if not days else f", {days[0]}" if len(days) == 1 else f", {days[0]} to {days[-1]}"
-    cores = results.machine.get("num_cores")
-    machine = f"{results.machine.get('device', 'unknown machine')}{f', {cores} cores' if cores else ''}"
-    others = len(results.machine.get("others") or ())
+    machines = " and ".join(_machine(one) for one in (results.machine, *(results.machine.get("others") or ())))
     seeds = results.plan.get("seeds") or sorted({arm.seed for arm in results.arms})
-    return (
-        f"`{results.command}`{when}, on {machine}{f' and {others} other machines' if others else ''}; "
-        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} (`{KEPT / results.name}.json`)."
-    )
+    named = f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+    return f"`{results.command}`{when}, on {machines}; {named} (`{KEPT / results.name}.json`)."
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    cores = facts.get("num_cores")
+    return f"{facts.get('device', 'unknown machine')}{f', {cores} cores' if cores else ''}"
 
 
 def span(bounds: tuple[float, float] | None, digits: int = _DIGITS, sign: str = "") -> str:

@@ -233,9 +233,10 @@ def test_stability_is_measured_of_the_view_and_corpus_of_the_comparison(tmp_path
 
     fingerprint = registry.read_artifact(tiny_run.folder / "gzip")["fingerprint"]
     views = {"gzip": ladder.views["gzip"] | {"fingerprint": fingerprint}, "spm": ladder.views["spm"]}
-    plan = ladder.plan | {"corpus": {"path": str(tiny_run.corpus.path)}}
-    found = ladder.model_copy(update={"views": views, "plan": plan, "corpus": {"digest": tiny_run.corpus.digest}})
+    found = ladder.model_copy(update={"views": views, "corpus": ladder.corpus | {"digest": tiny_run.corpus.digest}})
     folder = tmp_path / "run"
+    (folder / ladder.arms[0].folder).mkdir(parents=True)
+    (folder / ladder.arms[0].folder / "config.yaml").write_text(f"corpus: {tiny_run.corpus.path}\n")
     (folder / "views").mkdir(parents=True)
     (folder / "views" / "gzip").symlink_to(tiny_run.folder / "gzip")
     results.save(found, folder)
