@@ -18,7 +18,7 @@ from proxy_lm import plotting
 SHAPES: Final = ("o", "s", "D", "^", "v", "P", "X", "p")
 MOST_LABELS: Final = 12
 """With more arms the ends of lines are not labelled: the labels would be longer than the plot is high."""
-_LABEL_HEIGHT = 0.062  # of a plot's height, measured in a browser at the size of the page
+_LABEL_HEIGHT = 0.067  # of a plot's height, measured in a browser at the size of the page
 _DODGE = 0.035  # of the range of x on its logarithmic axis, between the first and the last arm at one place
 _STYLE: Final[dict[str, Any]] = {"markersize": 5.5, "capsize": 2.5, "elinewidth": 1.3, "ls": ""}
 
@@ -78,7 +78,7 @@ def lines(marks: Sequence[Mark], look: Look) -> str:
         plot.set_ylabel(look.title)
         _decades(plot)
 
-    return plotting.draw(f"{look.title} against {look.across}", fill, width=5.6, height=3.9)
+    return plotting.draw(f"{look.title} against {look.across}", fill, width=5.0, height=3.6)
 
 
 def _draw_arm(plot: Any, marks: Sequence[Mark], look: Look, beside: float, limits: tuple[float, float]) -> float:
@@ -174,4 +174,4 @@ def dots(marks: Sequence[Mark], title: str, *, level: float = 0.0) -> str:
         plot.set_xlim(*limits)
         plot.set_xlabel(title)
 
-    return plotting.draw(title, fill, width=5.6, height=0.8 + 0.25 * len(ordered))
+    return plotting.draw(title, fill, width=5.0, height=0.8 + 0.25 * len(ordered))

@@ -65,15 +65,16 @@ def content(results: Results) -> Content:
 
 def answers(results: Results) -> list[str]:
     """What was found, in sentences; they are printed on the terminal too."""
-    return _answers(results, analyse(results), groups(results))
+    shown = groups(results)
+    return _answers(results, analyse(results, verdicts_only=len(shown) == 1), shown)
 
 
 def evaluations(results: Results) -> list[Section]:
     """The plan's further evaluations, arms of one scale, budget and seed beside each other; several of these are folded."""
     members_of: dict[str, list[tuple[ArmResult, report_runs.Subject]]] = {}
     for arm in results.finished:
-        if arm.evaluations or arm.evaluation_failures:
-            asked = {stem: result for stem, result in arm.evaluations.items() if stem != report_samples.KEY}
+        asked = {stem: result for stem, result in arm.evaluations.items() if stem != report_samples.KEY}
+        if asked or arm.evaluation_failures:
             found = {f"bpb-{results.plan['evaluation']['split']}": arm.evaluation or {}, **asked}
             name = label(arm, results).removeprefix(f"{arm.name}, ")
             subject = report_runs.Subject(arm.name, found, arm.evaluation_failures)
@@ -131,7 +132,7 @@ def _read_as(results: Results, analysis: Analysis) -> list[str]:
     pairs = max((verdict.num_pairs for verdict in analysis.verdicts), default=0)
     if pairs:
         lines.append(
-            "Lower is better. Better and worse are said at 95 %, on the same test projects and seeds"
+            "Lower is better. Better and worse are said at 95 %, both arms scored on the same bytes"
             + (f", corrected for all {pairs} pairs (Holm): a tie can have an interval without zero." if pairs > 1 else ".")
         )
     if len(results.plan["seeds"]) == 1:
@@ -158,7 +159,8 @@ def _in_short(results: Results, shown: Sequence[Group]) -> list[str]:
     missing = sum(run.status == "not run" for run in results.arms)
     runs = f"{_count(len(results.arms), 'run')}" + (f", {failed} failed" if failed else "") + (f", {missing} not run" if missing else "")
     matched, train = _MATCHED[results.match["kind"]], results.corpus["splits"]["train"]
-    equal = f"{matched} ({si(results.match['target'])})" if len(shown) == 1 else f"{matched} at each scale and budget"
+    one_target = len(shown) == 1 and not results.plan.get("budgets")
+    equal = f"{matched} ({si(results.match['target'])})" if one_target else f"{matched} at each scale and budget"
     test, nats = results.corpus["splits"].get(results.plan["evaluation"]["split"], {}), results.projects
     projects = len(nats.num_bytes) if nats else test.get("num_projects")
     return [

@@ -62,7 +62,7 @@ def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> 
     several = any(len(runs) > 1 for group in shown for runs in group.arms.values())
     seeds = ["seeds", "seed deviation"] if several else []
     against = [f"against {results.baseline}", "%", "p, corrected", "verdict"]
-    spent = ["FLOPs", "with compressor", "source bytes"] if len(shown) == 1 else []  # of a grid these are in its ledger
+    spent = ["FLOPs", "with compressor", "source bytes"] if len(shown) == 1 and not several else []  # else in the ledger, for width
     columns = ["arm", *seeds, "bits per byte", "95 % interval", *against, *spent]
     rows: list[list[str]] = []
     marks: list[str] = []
@@ -128,7 +128,9 @@ def tally(analysis: Analysis) -> list[str]:
         counts = [_times(words.count(word), word) for word in ("better", "worse", "tie", "not decided") if word in words]
         whole = len(set(words)) == 1 and words[0] != "not decided"
         told = f"{_ALL[words[0]].format(analysis.baseline)} in all" if whole else f"against {analysis.baseline} {', '.join(counts)} of"
-        lines.append(f"{arm}: {told} {len(words)} comparison{'' if len(words) == 1 else 's'}.")
+        sure = [row for row in analysis.by_scale if row.arm == arm and row.everywhere != "not decided"]
+        at = [f" {row.everywhere.capitalize()} at every scale{'' if row.budget is None else f' ({row.budget})'}." for row in sure]
+        lines.append(f"{arm}: {told} {len(words)} comparison{'' if len(words) == 1 else 's'}.{''.join(at)}")
     return lines
 
 
@@ -185,14 +187,19 @@ def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> lis
     trends = [row for row in analysis.by_scale if row.slope is not None]
     table = None
     if trends:
-        text.append("Does the margin grow? A slope below zero: the arm gains on the baseline as models and data grow together.")
+        text.append(
+            "Is an arm better at every scale? That needs each of them to say so, at 95 % and corrected for the arms and budgets of which "
+            "it is asked. Does its margin grow? A slope below zero: the arm gains on the baseline as models and data grow together."
+        )
         rows = []
         for row in trends:
             gaps = ", ".join(f"{gap.scale} {gap.percent:+.2f}" for gap in row.gaps)
             bounds = "" if row.interval is None else f" ({row.interval[0]:+.2f} to {row.interval[1]:+.2f})"
             name = row.arm if row.budget is None else f"{row.arm}, {row.budget}"
-            rows.append([name, gaps, f"{row.slope:+.2f}{bounds}", row.trend])
-        table = Table(["arm", "by scale, %", "% per tenfold of body parameters", "trend"], rows, frozenset({0, 1, 3}))
+            sure = row.everywhere if row.everywhere == "not decided" else f"{row.everywhere}, p {chance(row.p_everywhere)}"
+            rows.append([name, gaps, sure, f"{row.slope:+.2f}{bounds}", row.trend])
+        columns = ["arm", "by scale, %", "at every scale", "% per tenfold of body parameters", "the arm"]
+        table = Table(columns, rows, frozenset({0, 1, 2, 4}))
     return [Section("Difference from the baseline by scale", text, table, figures=figures, large=True)]
 
 
@@ -267,20 +274,21 @@ def fits(results: Results, analysis: Analysis) -> list[Section]:
     if not made:
         return []
     names = list(dict.fromkeys(name for fit in made for name in fit.values))
+    mixed = any(fit.form != "parameters and data" for fit in analysis.fits)
     rows = []
     for fit in analysis.fits:
         cells = [_fitted(fit.values.get(name), fit.intervals.get(name)) for name in names]
         at = "" if fit.budget is None else f", {fit.budget}"
         error = "-" if fit.error is None else f"{100 * fit.error:.2f}"
-        rows.append([fit.arm, _FORMS[fit.form] + at, *cells, str(fit.num_points), error])
+        rows.append([fit.arm, *([_FORMS[fit.form] + at] if mixed else []), *cells, str(fit.num_points), error])
     text = [
         "Bits per byte as E + A/N^alpha + B/D^beta, N body parameters and D bytes of source told, by the robust fit of Hoffmann et al. "
         "2022 (approach 3); where N and D cannot be told apart, as K/C^gamma, C training FLOPs, through the scales of one budget. "
         "Intervals draw runs again. A law that describes these points need not hold beyond them."
     ]
     reasons = dict.fromkeys(f"No fit of N and D for {fit.arm}: {fit.reason}." for fit in analysis.fits if fit.reason)
-    columns = ["arm", "fit", *names, "points", "error, %"]
-    return [Section("Fits", text, Table(columns, rows, frozenset({0, 1})), points=list(reasons))]
+    columns = ["arm", *(["fit"] if mixed else []), *names, "points", "error, %"]
+    return [Section("Fits", text, Table(columns, rows, frozenset({0, 1} if mixed else {0})), points=list(reasons))]
 
 
 _FORMS: Final = {"parameters and data": "N, D", "compute": "C", "none": "none"}

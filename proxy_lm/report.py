@@ -145,9 +145,9 @@ def _anchors(sections: Sequence[Section]) -> list[str]:
 
 
 def _section(section: Section, anchor: str, colours: dict[str, int]) -> str:
-    inner = [f"<p>{escape(text)}</p>" for text in section.text]
+    inner = [f"<p>{_prose(text)}</p>" for text in section.text]
     if section.points:
-        inner.append(f'<ul class="points">{"".join(f"<li>{escape(point)}</li>" for point in section.points)}</ul>')
+        inner.append(f'<ul class="points">{"".join(f"<li>{_prose(point)}</li>" for point in section.points)}</ul>')
     table = [] if section.table is None else [_table(section.table, colours)]
     figures = [] if section.figures is None else [_figures(section.figures(), section, colours)]
     inner += [*figures, *table] if section.large else [*table, *figures]
@@ -155,8 +155,13 @@ def _section(section: Section, anchor: str, colours: dict[str, int]) -> str:
         inner.append(f"<pre>{escape(section.code.rstrip())}</pre>")
     title, inside = f"<h2>{escape(section.title)}</h2>", "".join(inner)
     if section.folded:
-        return f'<section id="{anchor}"><details><summary>{title}</summary>{inside}</details></section>'
+        return f'<section id="{anchor}" class="folded"><details><summary>{title}</summary>{inside}</details></section>'
     return f'<section id="{anchor}">{title}{inside}</section>'
+
+
+def _prose(text: str) -> str:
+    """A number and its percent sign stay in one line."""
+    return escape(text).replace(" %", "&nbsp;%")
 
 
 def _figures(drawn: Sequence[str], section: Section, colours: dict[str, int]) -> str:
