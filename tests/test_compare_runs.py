@@ -230,7 +230,9 @@ def test_bad_plans_are_one_sentence_and_leave_nothing(place, capsys):
 @pytest.mark.parametrize(("ending", "code"), [("parent dies", 128 + signal.SIGKILL), ("asked to stop", 75), ("by itself", 3)])
 def test_the_guard_ends_with_its_parent(place, ending, code):
     """The command starts a child of its own, as the launcher does; neither outlives the guard."""
-    inner = f"import time, signal, sys; signal.signal(15, lambda *_: sys.exit(75)); time.sleep({0.2 if ending == 'by itself' else 60})"
+    ready, seconds = place / "ready", 0.2 if ending == "by itself" else 300
+    told = f"open({str(ready)!r}, 'w').close()"
+    inner = f"import time, signal, sys; signal.signal(15, lambda *_: sys.exit(75)); {told}; time.sleep({seconds})"
     outer = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {inner!r}, 'guarded-child']) or 3)"
     reading, writing = os.pipe()
     script = "import signal, sys; signal.signal(15, lambda *_: None)\n" + outer
@@ -241,8 +243,7 @@ def test_the_guard_ends_with_its_parent(place, ending, code):
     )
     os.close(reading)
     if ending != "by itself":
-        wait_for(lambda: any(processes_about("guarded-child")), 20, "the child")
-        time.sleep(0.3)
+        wait_for(ready.exists, 60, "the child")
     if ending == "asked to stop":
         os.write(writing, b"T")
     elif ending == "parent dies":

@@ -160,15 +160,14 @@ def test_a_cell_that_another_process_runs_is_left_to_it(place, whole, monkeypatc
     (place / "held" / "cells").mkdir()
     holds = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); time.sleep(900)"
     lock = place / "held" / "cells" / ".bytes-x1.lock"
-    holder = subprocess.Popen([sys.executable, "-c", holds, str(lock)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
-    assert cli.main(["compare", "plan.yaml", "--out", "held", "--cells", "--json"]) == 0
-    assert [row["state"] for row in json.loads(capsys.readouterr().out)["cells"]] == ["running", "waiting"]
-    assert cli.main(["compare", "plan.yaml", "--out", "held", "--cell", "bytes-x1"]) == 2
-    assert "is being run by another process" in capsys.readouterr().err
-    holder.kill()
-    holder.wait()
+    with subprocess.Popen([sys.executable, "-c", holds, str(lock)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert cli.main(["compare", "plan.yaml", "--out", "held", "--cells", "--json"]) == 0
+        assert [row["state"] for row in json.loads(capsys.readouterr().out)["cells"]] == ["running", "waiting"]
+        assert cli.main(["compare", "plan.yaml", "--out", "held", "--cell", "bytes-x1"]) == 2
+        assert "is being run by another process" in capsys.readouterr().err
+        holder.kill()
     assert cli.main(["compare", "plan.yaml", "--out", "held", "--cell", "bytes-x1"]) == 0
 
 
