@@ -51,7 +51,7 @@ class Source:
 
 def open_source(path: Path) -> Source:
     """The newest valid checkpoint of a run folder, or the checkpoint folder given, on the host. Raises `RequestError` for a run that was
-    never told raw bytes: without them the 320 rows of an export hold nothing learnt."""
+    never told raw bytes: without them the 320 rows of an export hold nothing learnt, or with shared literals no raw text."""
     note(f"reading {path}")
     loaded = load_model(path)
     settings = loaded.settings
