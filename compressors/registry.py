@@ -32,6 +32,7 @@ ARTIFACT_SCHEMA: Final = 1
 # Imported on first use, so that one view's library is not needed for another.
 _BUILT_IN: Final[Mapping[str, str]] = {
     "identity": "compressors.identity:Identity",
+    "blanks": "compressors.blanks:Blanks",
     "gzip": "compressors.deflate:Deflate",
     "zstd": "compressors.zstd:Zstd",
     "spm": "compressors.spm:SentencePiece",

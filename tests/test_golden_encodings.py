@@ -28,6 +28,8 @@ DOCUMENTS = {
 }
 VIEWS = {
     "identity": {},
+    "blanks": {},
+    "blanks-narrow": {"indent": 2, "levels": 3},
     "gzip": {},
     "gzip-framed": {"framed": True, "level": 6},
     "zstd": {},

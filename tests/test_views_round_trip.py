@@ -92,7 +92,7 @@ def make(name: str):
 
 
 NAMES = [
-    *("identity", "gzip", "gzip-framed", "zstd", "zstd-dictionary", "spm", "hf", "doublebyte", "nibble", "dibit", "bit"),
+    *("identity", "blanks", "gzip", "gzip-framed", "zstd", "zstd-dictionary", "spm", "hf", "doublebyte", "nibble", "dibit", "bit"),
     *("as-bytes-spm", "as-bytes-spm-gray", "as-bytes-doublebyte", "as-bytes-bit-gray"),
 ]
 
@@ -155,6 +155,10 @@ def test_worked_examples():
         return compressors.train(kind, [], **options).encode(data).tolist()
 
     assert encode("identity", b"a\xff") == [97, 255]
+    blanks = compressors.train("blanks", [])
+    assert [blanks.spelling()[s] for s in blanks.encode(b"a:\n    b  c\n\n        d\n").tolist()] == [
+        *(b"a", b":", b"\n    ", b"b", b"  ", b"c", b"\n\n        ", b"d", b"\n")
+    ]
     assert encode("nibble", b"\x4f\xa0") == [4, 15, 10, 0]
     assert encode("dibit", b"\x1b") == [0, 1, 2, 3]
     assert encode("bit", b"\x81") == [1, 0, 0, 0, 0, 0, 0, 1]
