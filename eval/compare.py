@@ -242,7 +242,7 @@ def tell_budget(plan: ComparePlan, runs: Sequence[ArmRun], costs: Mapping[str, R
     """One line a cell on standard error; where all seeds are given the same, of one seed."""
     first = [run for run in runs if run.seed == runs[0].seed] if plan.match.kind in ("flops", "symbols") else runs
     target = "" if plan.budgets else f", {plan.match.target:.4g}"
-    note(f"budget: equal {plan.match.kind}{target}, {len(runs)} cells")
+    note(f"budget: equal {plan.match.kind}{target}, {len(runs)} {'cell' if len(runs) == 1 else 'cells'}")
     for row in describe_runs(plan, first, costs, steps):
         note(
             f"  {row['arm']}: {row['num_steps']} steps, {row['symbols']:,} symbols, {row['training_flops']:.4g} FLOPs "

@@ -51,7 +51,18 @@ def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
         costs[run.cell_name], parameters[run.cell_name] = _cost(run, alphabets, literals)
     steps = solve_runs(plan, runs, costs)
     rows = [{**row, "num_parameters": parameters[row["arm"]]} for row in describe_runs(plan, runs, costs, steps)]
-    return {"out": str(out), "match": {"kind": plan.match.kind, "target": plan.match.target}, "alphabets": alphabets, "arms": rows}
+    tries = rate_search.tries(plan)
+    costs = {run.cell_name: _cost(run, alphabets, literals)[0] for run in tries}
+    steps = solve_runs(plan, tries, costs, tolerance=rate_search.TOLERANCE)
+    return {
+        "out": str(out),
+        "match": {"kind": plan.match.kind, "target": plan.match.target},
+        "alphabets": alphabets,
+        "arms": rows,
+        "num_tries": len(tries),
+        "training_flops": sum(row["training_flops"] for row in rows),
+        "search_flops": sum(costs[name].flops_per_step * steps[name] for name in steps),
+    }
 
 
 def show_dry_run(result: dict[str, Any]) -> None:
@@ -75,6 +86,8 @@ def show_dry_run(result: dict[str, Any]) -> None:
         )
     console = Console()
     console.print(table)
+    tries = f", and {result['num_tries']} tries of the search {result['search_flops']:.4g}" if result["num_tries"] else ""
+    console.print(f"{len(result['arms'])} cells take {result['training_flops']:.4g} training FLOPs{tries}", highlight=False)
     console.print(f"would be made in {result['out']}", highlight=False)
 
 

@@ -247,7 +247,7 @@ def _died(grid: Grid, run: ArmRun, job: _Job) -> ArmResult:
     job.process.join()
     log = log_path(grid.out, run)
     lines = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
-    failure = f"the process that ran it ended with exit code {job.process.exitcode}; last lines of cells/{log.name}:\n" + "\n".join(lines)
+    failure = "\n".join([f"the process that ran it ended with exit code {job.process.exitcode}", *lines])
     note(f"{run.cell_name}: {failure}")
     return keep_failure(grid, run, blank(grid, run), failure)
 
