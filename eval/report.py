@@ -20,7 +20,7 @@ from eval.grid_analysis import Analysis, analyse
 from eval.report_groups import Group, groups, label
 from eval.report_numbers import KINDS
 from eval.results import ArmResult, Results
-from proxy_lm.report import Content, Section, Table, html, markdown, number, si
+from proxy_lm.report import NUM_COLOURS, Content, Section, Table, html, markdown, number, si
 
 
 def write(results: Results, folder: Path) -> None:
@@ -35,6 +35,7 @@ def content(results: Results) -> Content:
     analysis, shown = analyse(results), groups(results)
     plot = report_grid.main_plot(results, analysis, shown)
     intervals = {point.arm: point.interval for point in analysis.points}
+    many = len({run.name for run in results.arms}) > NUM_COLOURS  # then two lines of a plot have one colour
     table = report_grid.main_table(results, analysis, shown)
     return Content(
         f"Comparison: {results.name}",
@@ -47,7 +48,9 @@ def content(results: Results) -> Content:
             *report_grid.ablations(results, analysis, shown),
             *report_grid.multipliers(results, analysis, shown),
             *report_grid.fits(results, analysis),
-            Section("Curves", _curve_notes(results, shown), figures=lambda: plots.draw_all(shown, intervals), folded=len(shown) > 1),
+            Section(
+                "Curves", _curve_notes(results, shown), figures=lambda: plots.draw_all(shown, intervals), folded=len(shown) > 1 or many
+            ),
             *report_ledger.sections(results),
             *report_search.sections(results),
             *_failures(results),
@@ -159,15 +162,15 @@ def _in_short(results: Results, shown: Sequence[Group]) -> list[str]:
     missing = sum(run.status == "not run" for run in results.arms)
     runs = f"{_count(len(results.arms), 'run')}" + (f", {failed} failed" if failed else "") + (f", {missing} not run" if missing else "")
     matched, train = _MATCHED[results.match["kind"]], results.corpus["splits"]["train"]
-    one_target = len(shown) == 1 and not results.plan.get("budgets")
-    equal = f"{matched} ({si(results.match['target'])})" if one_target else f"{matched} at each scale and budget"
-    test, nats = results.corpus["splits"].get(results.plan["evaluation"]["split"], {}), results.projects
-    projects = len(nats.num_bytes) if nats else test.get("num_projects")
+    target = f" ({si(results.match['target'])})" if len(shown) == 1 and not results.plan.get("budgets") else ""
+    equal = f"{matched}{target}" if len(shown) == 1 else f"{matched} at each scale and budget"
+    scored = next((run.evaluation for run in results.finished if run.evaluation), {})
+    size = sum(results.projects.num_bytes) if results.projects else scored.get("num_bytes")
+    projects = len(results.projects.num_bytes) if results.projects else scored.get("num_projects")
     return [
         f"{', '.join(parts)}: {runs}. All arms were given equal {equal}, within 1 %.",
-        f"Trained on {si(train['num_bytes'])}B of text in {train['num_documents']:,} documents; scored by bits per byte on "
-        f"{si(sum(nats.num_bytes) if nats else test.get('num_bytes'))}B of the {results.plan['evaluation']['split']} split"
-        + (f", {projects} projects that no model was told." if projects else "."),
+        f"Trained on {si(train['num_bytes'])}B of text in {train['num_documents']:,} documents; scored by bits per byte on {si(size)}B of "
+        f"the {results.plan['evaluation']['split']} split" + (f", {projects} projects that no model was told." if projects else "."),
     ]
 
 
@@ -195,14 +198,17 @@ def _scale_table(results: Results, shown: Sequence[Group]) -> Table | None:
                 f"{done} of {len(group.runs)}",
             ]
         )
-    source = f"bytes told to {results.baseline}"
-    columns = ["scale, budget", "body parameters", "FLOPs a run", source, "of them a body parameter", "arms", "runs with a number"]
+    source = f"source bytes, {results.baseline}"
+    columns = ["scale, budget", "body parameters", "FLOPs a run", source, "a body parameter", "arms", "runs with a number"]
     return Table(columns, rows)
 
 
 def _curve_notes(results: Results, shown: Sequence[Group]) -> list[str]:
     views = {arm.name: arm.curve_view for arm in results.arms if arm.curve}
-    read = ", ".join(f"{name} in {'raw bytes' if view == 'raw' else view}" for name, view in views.items())
+    told = [f"{name} in {view}" for name, view in views.items() if view != "raw"]
+    if "raw" in views.values():
+        told.append("the others in raw bytes" if told else "all in raw bytes")
+    read = ", ".join(told)
     return [
         "Lines: the valid split while training, in windows of one row of the model"
         + (f" ({read})" if read else "")

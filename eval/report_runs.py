@@ -147,15 +147,18 @@ def sections(subjects: Sequence[Subject], baseline: Subject | None, kinds: Seque
     for kind, stem in _stems(subjects, kinds):
         title = _TITLES[kind] if stem == kind else f"{_TITLES[kind]}: {stem}"
         have = {s.name: s.results[stem] for s in subjects if stem in s.results}
-        counts, told = "; ".join(f"{name}: {asked(result)}" for name, result in have.items()), False
+        amounts, told = {name: asked(result) for name, result in have.items()}, False
+        alike = len(have) > 1 and len(set(amounts.values())) == 1
+        counts = f"of each: {next(iter(amounts.values()))}" if alike else "; ".join(f"{name}: {amount}" for name, amount in amounts.items())
+        counts = f"Asked {counts}." if alike else f"Asked: {counts}."
         if kind == "lines":
             for part, table in line_report.tables(have):
-                text = [] if told else [f"Asked: {counts}."]
+                text = [] if told else [counts]
                 found.append(Section(part.replace("lines", title, 1), text, table))
                 told = True
         else:
             drawn = partial(_alignments, have) if kind == "align" else None
-            found.append(Section(title, [f"Asked: {counts}."], full_table(subjects, stem), figures=drawn))
+            found.append(Section(title, [counts], full_table(subjects, stem), figures=drawn))
         paired = None if baseline is None else pair_table(subjects, stem, baseline)
         if baseline is not None and paired is not None and paired.rows:
             found.append(Section(f"{title}: against {baseline.name}", [_PAIRED], paired))

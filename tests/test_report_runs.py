@@ -90,7 +90,7 @@ def test_every_evaluation_stands_beside_bits_per_byte(runs, capsys, tmp_path):
         "| **robustness-graded: 2 tasks, 1 seed, 2 files** | | | | |" in text
     )  # above the numbers, in no cell
     assert page.count(">tokens, healed</text>") >= 3  # the marks of a plot are labelled with the runs' names
-    assert "Asked: bytes: 6 lines of 6 documents in 6 projects; 4 identifiers of 4 documents" in text
+    assert "Asked of each: 6 lines of 6 documents in 6 projects; 4 identifiers of 4 documents" in text
     for title in ("Beside each other", "Bits per byte", "Lines", "Translation", "Alignment", "Robustness", "What is not claimed"):
         assert f"## {title}" in text
         assert title in page
