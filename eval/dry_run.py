@@ -67,8 +67,9 @@ def dry_run(plan: ComparePlan, out: Path) -> dict[str, Any]:
 
 def show_dry_run(result: dict[str, Any]) -> None:
     """One row an arm."""
-    from rich.console import Console
     from rich.table import Table
+
+    from proxy_lm.progress import console_of
 
     budgets = any(row["budget"] for row in result["arms"])
     within = "within each scale and budget" if budgets else f"{result['match']['target']:.4g}"
@@ -84,7 +85,7 @@ def show_dry_run(result: dict[str, Any]) -> None:
             f"{row['training_flops']:.4g}",
             f"{100 * row['off_target']:+.2f} %",
         )
-    console = Console()
+    console = console_of(120)
     console.print(table)
     tries = f", and {result['num_tries']} tries of the search {result['search_flops']:.4g}" if result["num_tries"] else ""
     console.print(f"{len(result['arms'])} cells take {result['training_flops']:.4g} training FLOPs{tries}", highlight=False)
