@@ -111,8 +111,13 @@ def save_model(model: ByteModel, folder: Path, measured: Mapping[str, Any] | Non
     write_json(folder / MODEL_NAME, record)
 
 
-def load_model(folder: Path) -> ByteModel:
-    """The model of a folder. Raises `RequestError` for anything but what `save_model` wrote."""
+def model_identity(folder: Path) -> tuple[str, str]:
+    """Kind and fingerprint of the model of a folder, out of `model.json` alone. Raises `RequestError` where that is missing or damaged."""
+    record = _read_record(folder)
+    return str(record["spec"].get("kind")), str(record["fingerprint"])
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
     if not (folder / MODEL_NAME).is_file():
         raise RequestError(
             f"there is no byte model in {folder}: it has no {MODEL_NAME}; `proxy-lm compressor train neural --corpus DIR --out VIEW` makes "
@@ -122,6 +127,12 @@ def load_model(folder: Path) -> ByteModel:
     good = record.get("schema") == MODEL_SCHEMA and isinstance(record.get("spec"), dict) and isinstance(record.get("files"), dict)
     if not good or digest_of(record["spec"]) != record.get("fingerprint"):
         raise RequestError(f"{folder / MODEL_NAME} is not of schema {MODEL_SCHEMA} or is damaged; train the model anew")
+    return record
+
+
+def load_model(folder: Path) -> ByteModel:
+    """The model of a folder. Raises `RequestError` for anything but what `save_model` wrote."""
+    record = _read_record(folder)
     files = {}
     for name, known in record["files"].items():
         path = folder / name

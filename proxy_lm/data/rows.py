@@ -8,8 +8,9 @@ Everything but the payloads is written for all rows at once; payloads are copied
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from proxy_lm.data.pieces import CLOSING_LENGTHS, CLOSINGS, I64, OPENING_LENGTHS, OPENINGS
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.slices import Slices
+from proxy_lm.data.soft_targets import Teacher
 from proxy_lm.errors import RequestError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_CODE, RAW_END, RAW_START, SPECIAL_CODE, Vocabulary, special_id
 
@@ -41,12 +43,17 @@ class Batch:
     num_documents: I64  # [num_views + 1], pieces that begin in columns 0..L-1
     num_symbols: I64  # [num_views + 1], payload symbols in columns 0..L-1
     digest: str  # of what the rows hold: (row, document, view, layout, offset, length)
+    soft: npt.NDArray[np.uint16] | None = None  # [B, L + H, 256], `Teacher.soft_targets`; None where no teacher is asked
+    soft_weight: float = 0.0  # of `soft` in the target
+    teacher_seconds: float = 0.0  # of a processor, spent on `soft`
 
 
 class RowReader:
     """Reads any rows of a plan. Stateless but for the memory maps, so threads may share it."""
 
-    def __init__(self, corpus: Payloads, views: Sequence[Payloads], vocabulary: Vocabulary, plan: Plan) -> None:
+    def __init__(
+        self, corpus: Payloads, views: Sequence[Payloads], vocabulary: Vocabulary, plan: Plan, teacher: Teacher | None = None
+    ) -> None:
         """Raises `RequestError` when views, vocabulary and plan do not belong together."""
         if len(views) != len(vocabulary.views) or vocabulary.views != plan.vocabulary.views:
             raise RequestError(
@@ -68,14 +75,23 @@ class RowReader:
             )
         self.plan = plan
         self.vocabulary = vocabulary
+        self.teacher = teacher
         self._sources: list[Payloads] = [corpus, *views]
         self._opening_ids = _special_ids(OPENINGS, vocabulary)
         self._closing_ids = _special_ids(CLOSINGS, vocabulary)
 
     def read(self, rows: Sequence[int]) -> Batch:
-        """The rows of these global numbers, in this order. Raises `RequestError` for rows the plan does not have."""
-        slices = [self.plan.row_slices(first, count) for first, count in _runs(rows)]
-        return self.fill(slices[0] if len(slices) == 1 else Slices.join(slices), len(rows))
+        """The rows of these global numbers, in this order, taught with the weight of the first one's step. Raises `RequestError` for rows
+        the plan does not have."""
+        runs = [self.plan.row_slices(first, count) for first, count in _runs(rows)]
+        slices = runs[0] if len(runs) == 1 else Slices.join(runs)
+        batch = self.fill(slices, len(rows))
+        weight = self.teacher.weight_at(rows[0]) if self.teacher else 0.0
+        if self.teacher is None or weight == 0.0:
+            return batch
+        began = time.thread_time()
+        soft = self.teacher.soft_targets(slices, batch.ids, self.plan.row_length)
+        return replace(batch, soft=soft, soft_weight=weight, teacher_seconds=time.thread_time() - began)
 
     def fill(self, slices: Slices, num_rows: int) -> Batch:
         """The batch of the slices of `num_rows` whole rows, in (row, column) order. What no slice covers is padding."""

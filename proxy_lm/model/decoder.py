@@ -213,12 +213,22 @@ class Decoder(nn.Module):
             std = self.sizes.init_std / (math.sqrt(2 * self.sizes.depth) if residual else 1.0)
             parameter.copy_(truncated_normal(parameter.shape, std, seed, name))
 
-    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor, loss_weights: Tensor | None = None) -> Losses:
+    def forward(
+        self,
+        ids: Tensor,
+        segments: Tensor,
+        positions: Tensor,
+        views: Tensor,
+        loss_weights: Tensor | None = None,
+        soft: Tensor | None = None,
+        soft_weight: float = 0.0,
+    ) -> Losses:
         """Losses of rows [B, L + lookahead] (ids int64; segments, positions integers; views uint8, see `proxy_lm.vocabulary`). Segments may
         lie on the host while all else is on the device: then nothing here waits for the device.
 
         `loss_weights` (float32 [num_views + 2], by the code of the target; left out, all 1) weighs what is trained, never what is
-        reported. The denominator B * L is constant: neither world size, accumulation nor weights change it."""
+        reported. The denominator B * L is constant: neither world size, accumulation nor weights change it. `soft` (uint16
+        [B, L + lookahead, 256], see `Batch.soft`) has `soft_weight` in the targets of the first head; what is reported is of the labels."""
         length = ids.shape[1] - self.lookahead
         whole_segments, segments = segments[:, :length], segments.to(ids.device, non_blocking=True)
         if self._num_shares > 1:  # this rank's columns and the lookahead behind them; attention alone needs whole rows
@@ -233,7 +243,8 @@ class Decoder(nn.Module):
             columns = slice(ahead, ahead + length)
             counts_N, codes_N = counts_BL.flatten(), self._codes(views[:, columns].flatten())
             weights_N = None if loss_weights is None else loss_weights.to(ids.device, torch.float32)[codes_N]
-            objective, nll_N = head(hidden_ND, ids[:, columns].flatten(), counts_N, weights_N)
+            taught = () if soft is None or ahead > 1 else (soft[:, columns].flatten(0, 1), soft_weight)
+            objective, nll_N = head(hidden_ND, ids[:, columns].flatten(), counts_N, weights_N, *taught)
             total = total + head_weight * objective
             if ahead == 1:
                 nll_nats, num_targets = self._by_view(nll_N, counts_N, codes_N)

@@ -7,12 +7,15 @@ Numbers: logits, softmax and sums are float32 whatever the dtype of the inputs. 
 number of positions, so that in float16 they do not underflow before the engine's loss scale reaches them in `backward`.
 A position's weight multiplies its gradient and its share of the objective, never the loss that is reported.
 
+A teacher's distribution q over the first S ids may stand beside the target (distillation: Hinton et al. 2015, at temperature 1). The target
+is then (1 - w) of the one id and w of q, the softmax is over all V ids as ever, and the loss that is reported is that of the id.
+
 On CUDA the passes over a chunk's logits are one compiled kernel after another where triton is (`softmax_of`); elsewhere they are torch's.
 
 Not promised: second derivatives; gradients through the per-position losses (only through their sum).
 """
 
-# N positions (rows flattened), D width, V ids, C positions of one chunk
+# N positions (rows flattened), D width, V ids, C positions of one chunk, S ids that a teacher knows
 
 from __future__ import annotations
 
@@ -34,7 +37,11 @@ MIN_CHUNK_POSITIONS = 256
 # core, 4,096 positions, width 128, 320 ids).
 KEEP_ALL_ABOVE = 0.9
 
+# Frequencies of a teacher's row, as `compressors.neural.models` counts them.
+SOFT_TOTAL = 1 << 16
+
 Softmax = tuple[Tensor, Tensor, Tensor]
+TaughtSoftmax = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class OutputHead(nn.Module):
@@ -45,42 +52,69 @@ class OutputHead(nn.Module):
         self.weight = nn.Parameter(torch.full((num_ids, width), float("nan")))
 
     def forward(
-        self, hidden_ND: Tensor, targets_N: Tensor | None = None, counts_N: Tensor | None = None, weights_N: Tensor | None = None
+        self,
+        hidden_ND: Tensor,
+        targets_N: Tensor | None = None,
+        counts_N: Tensor | None = None,
+        weights_N: Tensor | None = None,
+        soft_NS: Tensor | None = None,
+        soft_weight: float = 0.0,
     ) -> tuple[Tensor, Tensor] | Tensor:
         """With targets (int64) and counts (bool: this position counts): the sum of the losses in nats, each times its weight (float32
         [N]; left out, 1), as a differentiable float32 scalar; and the losses [N] (float32, detached, unweighted, 0 where not counted).
-        Without: the logits, float32 [N, V]."""
+        Without: the logits, float32 [N, V].
+
+        `soft_NS` (uint16, in 1/65,536 of ids 0 to S - 1; a row of zeros is not taught) has `soft_weight` in the target of what is summed,
+        and no part in the losses [N]."""
         if targets_N is None or counts_N is None:
             return _logits(hidden_ND, self.weight)
         weight_VD: Tensor = self.weight
         if not torch.is_grad_enabled():  # an autograd Function is told that a parameter needs its gradient even here
             hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
-        return _counted_loss(hidden_ND, weight_VD, targets_N, counts_N, weights_N)  # type: ignore[no-any-return]
+        return _counted_loss(hidden_ND, weight_VD, targets_N, counts_N, weights_N, soft_NS, soft_weight)  # type: ignore[no-any-return]
 
 
 # Whole-model compilation stops here and goes on behind it: chunks of 65,536 ids are products, and have their own kernels.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _counted_loss(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor, weights_N: Tensor | None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    counts_N: Tensor,
+    weights_N: Tensor | None,
+    soft_NS: Tensor | None,
+    soft_weight: float,
 ) -> tuple[Tensor, Tensor]:
     # A CPU knows at no cost which positions count, and skips the others where they are many: most columns of a raw head in a run of
     # compressed views. A few, as ends of documents are, cost less than taking the rest out and putting their gradients back.
     skips = not hidden_ND.is_cuda and int(counts_N.sum()) < KEEP_ALL_ABOVE * len(counts_N)
     if not skips:
-        total, nll_N = ChunkedCrossEntropy.apply(hidden_ND, weight_VD, targets_N, counts_N, weights_N)  # type: ignore[no-untyped-call]
+        total, nll_N = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden_ND, weight_VD, targets_N, counts_N, weights_N, soft_NS, soft_weight
+        )
         return total, nll_N
     kept_C = counts_N.nonzero().squeeze(1)
-    chosen = (None if x is None else x.index_select(0, kept_C) for x in (targets_N, counts_N, weights_N))
-    total, nll_C = ChunkedCrossEntropy.apply(hidden_ND.index_select(0, kept_C), weight_VD, *chosen)  # type: ignore[no-untyped-call]
+    chosen = (None if x is None else x.index_select(0, kept_C) for x in (targets_N, counts_N, weights_N, soft_NS))
+    total, nll_C = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND.index_select(0, kept_C), weight_VD, *chosen, soft_weight
+    )
     return total, nll_C.new_zeros(counts_N.shape).index_copy_(0, kept_C, nll_C)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """(hidden [N, D], weight [V, D], targets [N], counts [N], weights [N] or None) -> (weighted sum of nll, nll [N])."""
+    """(hidden [N, D], weight [V, D], targets [N], counts [N], weights [N] or None, soft [N, S] or None, its weight)
+    -> (weighted sum of what is trained, nll [N])."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, counts_N: Tensor, weights_N: Tensor | None
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        counts_N: Tensor,
+        weights_N: Tensor | None,
+        soft_NS: Tensor | None,
+        soft_weight: float,
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         num_positions, num_ids = hidden_ND.shape[0], weight_VD.shape[0]
@@ -88,14 +122,24 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         scale_N1 = (counts_N.to(torch.float32) if weights_N is None else weights_N.masked_fill(~counts_N, 0.0)).unsqueeze(1)
         grad_hidden_ND = torch.empty_like(hidden_ND) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        softmax = softmax_of(hidden_ND.device.type)
+        trained_N = nll_N if soft_NS is None else torch.zeros_like(nll_N)
+        # A tensor, so that code compiled for CUDA is not compiled again for every value of a curve.
+        soft_weight_1 = torch.full((), soft_weight, dtype=torch.float32, device=hidden_ND.device)
+        softmax, taught = softmax_of(hidden_ND.device.type), taught_softmax_of(hidden_ND.device.type)
         chunk = chunk_positions(num_ids, hidden_ND.device.type)
         for start in range(0, num_positions, chunk):
             part = slice(start, min(start + chunk, num_positions))
             hidden_CD, counts_C, scale_C1 = hidden_ND[part], counts_N[part], scale_N1[part].to(hidden_ND.dtype)
             # A target that does not count may be any id, in range or not.
             targets_C1 = targets_N[part].masked_fill(~counts_C, 0).unsqueeze(1)
-            nll_C1, slope_C1, grad_CV = softmax(_logits(hidden_CD, weight_VD), targets_C1, hidden_ND.dtype)
+            logits_CV = _logits(hidden_CD, weight_VD)
+            if soft_NS is None:
+                nll_C1, slope_C1, grad_CV = softmax(logits_CV, targets_C1, hidden_ND.dtype)
+            else:
+                soft_CS = soft_NS[part].to(torch.float32) / SOFT_TOTAL
+                trained_C1, nll_C1, slope_C1, grad_CV = taught(logits_CV, targets_C1, hidden_ND.dtype, soft_CS, soft_weight_1)
+                trained_N[part] = trained_C1.squeeze(1).masked_fill_(~counts_C, 0.0)
+            del logits_CV
             nll_N[part] = nll_C1.squeeze(1).masked_fill_(~counts_C, 0.0)
             # The gradient of the logits is p - 1 at the target and p elsewhere; scaling D numbers a position is less than scaling V.
             if needs_hidden or needs_weight:
@@ -108,16 +152,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden_ND, grad_weight_VD)
         ctx.weight_dtype = weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
-        weighted_N = nll_N if weights_N is None else nll_N * scale_N1.squeeze(1)
+        weighted_N = trained_N if weights_N is None else trained_N * scale_N1.squeeze(1)
         return weighted_N.sum(dtype=torch.float64).to(torch.float32), nll_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         grad_hidden_ND, grad_weight_VD = ctx.saved_tensors
         scale = grads[0]
         hidden = None if grad_hidden_ND is None else grad_hidden_ND * scale.to(grad_hidden_ND.dtype)
         weight = None if grad_weight_VD is None else (grad_weight_VD * scale).to(ctx.weight_dtype)
-        return hidden, weight, None, None, None
+        return hidden, weight, None, None, None, None, None
 
 
 def softmax_chunk(logits_CV: Tensor, targets_C1: Tensor, dtype: torch.dtype) -> Softmax:
@@ -135,6 +179,29 @@ def softmax_chunk_to_compile(logits_CV: Tensor, targets_C1: Tensor, dtype: torch
     log_sum_C1 = top_C1 + (logits_CV - top_C1).exp().sum(dim=1, keepdim=True).log()
     p_CV = (logits_CV - log_sum_C1).exp().to(dtype)
     return log_sum_C1 - chosen_C1, torch.expm1(chosen_C1 - log_sum_C1).to(dtype), p_CV
+
+
+def taught_chunk(logits_CV: Tensor, targets_C1: Tensor, dtype: torch.dtype, soft_CS: Tensor, weight: Tensor) -> TaughtSoftmax:
+    """As `softmax_chunk` for targets of 1 - weight of the id and weight of `soft_CS` (float32; rows of zeros are not taught): what is
+    trained [C, 1] (float32), nll [C, 1] of the id, and the gradient of the former by the logits, at the id [C, 1] and elsewhere [C, V].
+    p - weight * q is taken in float32: where both are near 1, nothing of it is left in 16 bits."""
+    num_known = soft_CS.shape[1]
+    nll_C1, slope_C1, grad_CV = softmax_chunk(logits_CV, targets_C1, torch.float32)
+    given_CS = weight * soft_CS
+    weight_C1 = weight * (soft_CS.amax(dim=1, keepdim=True) > 0)
+    expected_C1 = (given_CS * logits_CV[:, :num_known]).sum(dim=1, keepdim=True)
+    trained_C1 = nll_C1 + (weight_C1 * logits_CV.gather(1, targets_C1) - expected_C1)
+    slope_C1 = slope_C1 + (weight_C1 - given_CS.gather(1, targets_C1.clamp(max=num_known - 1)))
+    grad_CV[:, :num_known] -= given_CS
+    return trained_C1, nll_C1, slope_C1.to(dtype), grad_CV.to(dtype)
+
+
+@functools.cache
+def taught_softmax_of(device_type: str) -> Callable[[Tensor, Tensor, torch.dtype, Tensor, Tensor], TaughtSoftmax]:
+    """The function for this device, as `softmax_of`."""
+    if device_type == "cuda" and importlib.util.find_spec("triton") is not None:
+        return torch.compile(taught_chunk, dynamic=True)
+    return taught_chunk
 
 
 @functools.cache

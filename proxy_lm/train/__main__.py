@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proxy_lm.config import load
+from proxy_lm.data.soft_targets import check_teacher
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.train.deepspeed_config import adopt, read_user_json
 from proxy_lm.train.launch import Launch, detect, is_first_rank
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         source = str(words.deepspeed)
         if user_json is not None:
             settings = adopt(settings, user_json, source)
+        if settings.teacher:
+            check_teacher(settings.teacher)
         if words.dry_run:
             return _dry_run(settings, words, user_json, source)
         with StopRequest() as stop:  # from here on, before the slow imports: a signal then ends in 75 as it does later

@@ -151,9 +151,20 @@ class Engine:
             for block in model.blocks:
                 block.compile_around_attention(dynamic=False)  # type: ignore[operator]
 
-    def forward(self, ids: Tensor, segments: Tensor, positions: Tensor, views: Tensor, loss_weights: Tensor | None = None) -> Losses:
-        """The model's losses on one micro-batch; `loss_weights` as in `Decoder.forward`."""
-        losses: Losses = self._engine(ids, segments, positions, views, loss_weights)
+    def forward(
+        self,
+        ids: Tensor,
+        segments: Tensor,
+        positions: Tensor,
+        views: Tensor,
+        loss_weights: Tensor | None = None,
+        *,
+        soft: Tensor | None = None,
+        soft_weight: float = 0.0,
+    ) -> Losses:
+        """The model's losses on one micro-batch; the last three as in `Decoder.forward`."""
+        taught = () if soft is None else (soft, soft_weight)
+        losses: Losses = self._engine(ids, segments, positions, views, loss_weights, *taught)
         return losses
 
     def backward(self, loss: Tensor) -> None:

@@ -10,6 +10,7 @@ from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.cuts import open_cuts, open_lines_of
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import RowReader
+from proxy_lm.data.soft_targets import Teacher, open_teacher
 from proxy_lm.data.views import View, vocabulary_of
 from proxy_lm.errors import RequestError
 from proxy_lm.model.flops import training_flops_per_symbol
@@ -32,11 +33,12 @@ class Inputs:
     num_steps: int
     flops_per_symbol: int
     plan: Plan
+    teacher: Teacher | None = None
 
     @property
     def reader(self) -> RowReader:
-        """Reads the plan's rows."""
-        return RowReader(self.corpus, self.views, self.vocabulary, self.plan)
+        """Reads the plan's rows, taught where the run has a teacher."""
+        return RowReader(self.corpus, self.views, self.vocabulary, self.plan, self.teacher)
 
     @property
     def view_names(self) -> list[str]:
@@ -55,6 +57,7 @@ class Inputs:
             "views": {view.name: view.digest for view in self.views},
             "vocabulary": describe_vocabulary(self.vocabulary),
             "plan": self.plan.digest,
+            **({"teacher": self.teacher.fingerprint} if self.teacher else {}),
         }
 
 
@@ -98,6 +101,7 @@ def open_inputs(settings: RunSettings, world_size: int, *, verify: bool) -> Inpu
         num_steps=steps,
         flops_per_symbol=flops,
         plan=plan,
+        teacher=open_teacher(settings.teacher, settings.rows_per_step, steps, verify=verify) if settings.teacher else None,
     )
 
 

@@ -27,7 +27,7 @@ from proxy_lm.train.metrics import Board, Counters, MetricsFile, StepTotals, Tal
 from proxy_lm.train.schedule import learning_rate
 from proxy_lm.train.spikes import MAX_BAD_STEPS, Verdict, count, give_up_after, judge, wants_rollback
 from proxy_lm.train.stopping import StopRequest
-from proxy_lm.train.validate import Validation, to_tensors
+from proxy_lm.train.validate import Validation, soft_tensors, to_tensors
 
 
 @dataclass(kw_only=True)
@@ -120,7 +120,10 @@ def make_step(
     tally = Tally(job.ranks, len(job.inputs.views))
     weights = loss_weights(job, counters.step)
     for number, batch in enumerate(batches, 1):
-        losses = job.planted.plant(counters.step + 1, job.engine.forward(*to_tensors(batch, job.engine.device), weights))
+        device = job.engine.device
+        soft, soft_weight = soft_tensors(batch, device)
+        losses = job.engine.forward(*to_tensors(batch, device), weights, soft=soft, soft_weight=soft_weight)
+        losses = job.planted.plant(counters.step + 1, losses)
         job.engine.backward(losses.loss)
         tally.add(losses, batch)
         if number < len(batches):
@@ -250,6 +253,7 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
         "total_source_bytes": counters.source_bytes,
         "total_training_flops": counters.training_flops,
         "total_seconds": counters.seconds,
+        **({"teacher_seconds": totals.teacher_seconds} if inputs.teacher else {}),
         "batch_digest": inputs.plan.step_digest(counters.step - 1, inputs.settings.rows_per_step),
     }
     job.metrics.write(record)

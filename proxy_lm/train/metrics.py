@@ -45,6 +45,8 @@ class StepTotals:
     """Waiting for data, averaged over ranks."""
     flags: tuple[bool, ...]
     """True where any rank raised its flag."""
+    teacher_seconds: float = 0.0
+    """Of processors, spent on soft targets, summed over ranks."""
 
     @property
     def loss_nats(self) -> float:
@@ -74,6 +76,7 @@ class Tally:
         self.num_views = num_views
         self._losses: list[torch.Tensor] = []
         self._num_heads = 0
+        self._teacher_seconds = 0.0
         self._counts = np.zeros(3 * (num_views + 1) + NUM_PARTS)
 
     def add(self, losses: Losses, batch: Batch) -> None:
@@ -82,6 +85,7 @@ class Tally:
         self._losses.append(torch.cat([part.double() for part in parts]))
         self._num_heads = len(losses.head_nll_nats)
         if self.ranks.column_share == 0:  # ranks that share rows have the same ones, and different losses
+            self._teacher_seconds += batch.teacher_seconds
             self._counts += np.concatenate((batch.source_bytes, batch.num_documents, batch.num_symbols, marks(batch)))
 
     def each(self) -> list[tuple[float, float]]:
@@ -92,10 +96,10 @@ class Tally:
     def reduce(self, wait_seconds: float = 0.0, flags: Sequence[bool] = ()) -> StepTotals:
         """The sums over all ranks; every rank gets the same."""
         mine = torch.stack(self._losses).sum(dim=0)
-        rest = torch.from_numpy(np.concatenate((self._counts, [wait_seconds], np.array(flags, dtype=np.float64))))
+        rest = torch.from_numpy(np.concatenate((self._counts, [wait_seconds, self._teacher_seconds], np.array(flags, dtype=np.float64))))
         total = self.ranks.sum(torch.cat((mine, rest.to(mine.device)))).numpy()
         codes, heads, views = self.num_views + 2, self._num_heads, self.num_views + 1
-        parts = np.split(total, np.cumsum([1, codes, codes, heads, heads, views, views, views, NUM_PARTS, 1]))
+        parts = np.split(total, np.cumsum([1, codes, codes, heads, heads, views, views, views, NUM_PARTS, 1, 1]))
         world = self.ranks.world_size
         return StepTotals(
             objective=float(parts[0][0]) / (world * len(self._losses)),
@@ -108,7 +112,8 @@ class Tally:
             num_symbols=parts[7],
             rows_digest=rows_digest(parts[8]),
             wait_seconds=float(parts[9][0]) / world,
-            flags=tuple(bool(flag > 0) for flag in parts[10]),
+            flags=tuple(bool(flag > 0) for flag in parts[11]),
+            teacher_seconds=float(parts[10][0]),
         )
 
 
@@ -125,6 +130,8 @@ class Counters:
     """Of `seconds`, those before this start."""
     earlier_device_seconds: float = 0.0
     """The same times the number of ranks that each start had."""
+    teacher_seconds: float = 0.0
+    """Of processors, spent on soft targets by all ranks."""
     source_bytes_by_view: dict[str, int] = field(default_factory=dict)
     documents_by_view: dict[str, int] = field(default_factory=dict)
     symbols_by_view: dict[str, int] = field(default_factory=dict)
@@ -143,6 +150,7 @@ class Counters:
         self.step += 1
         self.symbols += symbols
         self.training_flops += flops
+        self.teacher_seconds += totals.teacher_seconds
         self.final_loss_hex = totals.loss_nats.hex()
         self.broken_steps = 0 if math.isfinite(totals.loss_nats) else self.broken_steps + 1
         for into, numbers in (

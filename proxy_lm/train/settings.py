@@ -18,6 +18,7 @@ from proxy_lm.config import Settings
 from proxy_lm.data.loader import LoaderSettings
 from proxy_lm.data.mixing import MixSettings
 from proxy_lm.data.plan import Packing
+from proxy_lm.data.soft_targets import TeacherSettings
 from proxy_lm.errors import RequestError
 from proxy_lm.model.settings import ModelSettings
 from proxy_lm.train.schedule import ScheduleSettings
@@ -63,6 +64,9 @@ class RunSettings(Settings):
 
     model: ModelSettings = ModelSettings()
     """The decoder."""
+
+    teacher: TeacherSettings | None = None
+    """A byte model whose distributions are learnt beside the raw bytes themselves; None: the bytes alone."""
 
     row_length: int = Field(default=1024, ge=2)
     """Ids of a row."""
@@ -178,6 +182,11 @@ class RunSettings(Settings):
             raise ValueError("optimizer.kind=muon with offload to nvme is not offered; use cpu, or optimizer.kind=adamw")
 
     def _check_sequence_parallel(self) -> None:
+        if self.teacher is not None:
+            raise ValueError(
+                f"sequence_parallel={self.sequence_parallel} with a teacher is not offered: every rank that shares a row would ask the "
+                "model for the whole of it; use sequence_parallel=1, or take the teacher out"
+            )
         ways, model = self.sequence_parallel, self.model.resolved()
         for what, number in (("row_length", self.row_length), ("model.num_heads", model.num_heads)):
             if number % ways:
@@ -252,6 +261,7 @@ SAFE_TO_CHANGE = (
     "out",
     "corpus",
     "views.",
+    "teacher.model",
     "logging.",
     "checkpoint.",
     "communication.",
@@ -268,7 +278,7 @@ SAFE_TO_CHANGE = (
 def changed_settings(old: dict[str, Any], new: dict[str, Any], safe: tuple[str, ...] = SAFE_TO_CHANGE) -> list[str]:
     """Lines `key: old -> new` for every setting that matters (begins with none of `safe`) and differs between two resolved configurations.
 
-    Paths of corpus and views may change, since their digests are compared instead.
+    Paths of corpus, views and a teacher may change, since their digests are compared instead.
     """
     before, after = _flatten(old), _flatten(new)
     lines = []

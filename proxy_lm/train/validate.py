@@ -99,6 +99,14 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.
     return ids, segments, positions, views
 
 
+def soft_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor | None, float]:
+    """What a teacher expects of the batch, on the device, and its weight; (None, 0) where none was asked."""
+    if batch.soft is None:
+        return None, 0.0
+    soft = torch.from_numpy(batch.soft)
+    return (soft.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else soft), batch.soft_weight
+
+
 def _padded(batch: Batch, reader: RowReader, real: list[int]) -> Batch:
     """The batch with every row after the real ones turned into padding, and the counts of the real ones."""
     segments = batch.segments.copy()

@@ -1,0 +1,220 @@
+"""A byte model teaches raw bytes: the loss is the cross entropy of mixed targets, rows are the model's, runs repeat to the last bit.
+
+Expected values come from torch's own cross entropy in double precision, and from a twin that asks the model byte by byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from compressors.neural.counts import CountModel
+from compressors.neural.models import TOTAL, load_model, save_model
+from proxy_lm.config import validate
+from proxy_lm.model import loss as loss_module
+from proxy_lm.model.loss import OutputHead
+from proxy_lm.train.inputs import open_inputs
+from proxy_lm.train.settings import RunSettings
+from proxy_lm.vocabulary import RAW_CODE
+
+WIDTH, IDS = 16, 384
+
+
+@pytest.fixture(scope="module")
+def model_folder(tiny_run):
+    """A count model of the train split."""
+    folder = tiny_run.folder / "teacher" / "model"
+    train = [tiny_run.corpus.document(i) for i in tiny_run.corpus.splits["train"]]
+    save_model(CountModel.train(train, max_nodes=4096, num_starts=1 << 16), folder, {"training": {"cpu_seconds": 1.5}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings_of(tiny_run, model_folder):
+    """`settings_of(name, weight=1.0, **changes)`: plain settings of a run with that teacher; without one for weight None."""
+
+    def settings(name, weight=1.0, **changes):
+        teacher = {"model": str(model_folder), "weight": weight} if weight is not None else None
+        return tiny_run.settings(f"teacher-{name}", teacher=teacher, **changes)
+
+    return settings
+
+
+def lines(tiny_run, name):
+    path = tiny_run.folder / "runs" / f"teacher-{name}" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def digest_of_weights(tiny_run, name, step):
+    folder = tiny_run.folder / "runs" / f"teacher-{name}" / "checkpoints" / f"step-{step}"
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("share", "num_positions"), [(1.0, 1), (1.0, 200), (0.3, 200)])
+def test_equals_cross_entropy_of_mixed_targets_in_double_precision(monkeypatch, share, num_positions):
+    """Several chunks; positions that do not count, are not taught, have weights; most of them left out, or few."""
+    monkeypatch.setattr(loss_module, "CHUNK_LOGITS", {"cpu": 1})
+    monkeypatch.setattr(loss_module, "MIN_CHUNK_POSITIONS", 64)
+    generator = torch.Generator().manual_seed(num_positions)
+    head = OutputHead(WIDTH, IDS)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(IDS, WIDTH, generator=generator))
+    hidden = torch.randn(num_positions, WIDTH, generator=generator).requires_grad_()
+    is_taught = torch.arange(num_positions) % 3 != 1
+    targets = torch.where(
+        is_taught,
+        torch.randint(0, 256, (num_positions,), generator=generator),
+        torch.randint(0, IDS, (num_positions,), generator=generator),
+    )
+    counts = torch.rand(num_positions, generator=generator) < share
+    weights = torch.rand(num_positions, generator=generator)
+    soft = (torch.rand(num_positions, 256, generator=generator) ** 8 * 200).int() + 1
+    soft[:, 7] += TOTAL - soft.sum(1)
+    soft = (soft * is_taught.unsqueeze(1)).numpy().astype(np.uint16)
+    assert set(soft.sum(1, dtype=np.int64)) <= {0, TOTAL}
+
+    total, nll = head(hidden, targets, counts, weights, torch.from_numpy(soft), 0.7)
+    (3.0 * total).backward()
+
+    leaf, matrix = (x.detach().double().requires_grad_() for x in (hidden, head.weight))
+    mixed = F.one_hot(targets, IDS).double()
+    mixed[is_taught] *= 1 - 0.7
+    mixed[:, :256] += 0.7 * torch.from_numpy(soft.astype(np.float64) / TOTAL)
+    logits = leaf @ matrix.t()
+    expected = (F.cross_entropy(logits, mixed, reduction="none") * counts * weights).sum()
+    (3.0 * expected).backward()
+    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(nll.double(), F.cross_entropy(logits, targets, reduction="none") * counts, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(hidden.grad.double(), leaf.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(head.weight.grad.double(), matrix.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_is_left_of_equal_distributions_survives_in_short_dtypes(dtype):
+    """Student and teacher agree to a hundredth; rounded before it is taken, the difference would be noise."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.full((64, 256), 20.0)
+    q[:, 3] = TOTAL - 255 * 20
+    head = OutputHead(256, 320).to(dtype)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[:256] = torch.eye(256)
+    hidden = (torch.log(q / TOTAL) + 0.01 * torch.randn(64, 256, generator=generator)).to(dtype).requires_grad_()
+    total, _ = head(
+        hidden, torch.full((64,), 3), torch.ones(64, dtype=torch.bool), None, torch.from_numpy(q.numpy().astype(np.uint16)), 1.0
+    )
+    total.backward()
+    p = torch.softmax(torch.cat((hidden.detach().double(), torch.zeros(64, 64)), dim=1), dim=1)[:, :256]
+    torch.testing.assert_close(hidden.grad.double(), p - q.double() / TOTAL, rtol=0.02, atol=2e-5)
+
+
+@pytest.mark.parametrize("packing", ["cut", "fit"])
+def test_rows_equal_a_twin_that_asks_the_model_byte_by_byte(tiny_run, settings_of, model_folder, packing):
+    """Raw documents, pairs, splices and middles; rows that begin in a document and rows that hold several."""
+    mix = {"rate": 0.2, "pair": 0.3, "fim": {"rate": 0.3}}
+    model = {"preset": None, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64, "num_raw_heads": 2}
+    plain = settings_of(f"rows-{packing}", 0.5, mix=mix, model=model, packing=packing, row_length=700, num_steps=2)
+    inputs = open_inputs(validate(RunSettings, plain, "test"), 1, verify=True)
+    batch = inputs.reader.read(range(3, 11))
+    assert batch.soft is not None
+    assert batch.soft.shape == (8, 703, 256)
+    assert batch.soft_weight == 0.5
+    teacher = load_model(model_folder)
+    taught = untaught = 0
+    for row in range(8):
+        said, asked = b"", True  # raw text since the segment began; whether nothing else stands before it
+        for t in range(701):
+            if t and batch.segments[row, t] != batch.segments[row, t - 1]:
+                said, asked = b"", True
+            is_raw = batch.views[row, t] == RAW_CODE and batch.segments[row, t] >= 0
+            if is_raw and asked:
+                expected = teacher.after(np.frombuffer(said, np.uint8)[None])[0]
+                assert np.array_equal(batch.soft[row, t], expected), (row, t)
+                said += bytes([batch.ids[row, t]])
+                taught += 1
+            else:
+                assert not batch.soft[row, t].any(), (row, t)
+                untaught += is_raw
+                # What is no raw text ends a stretch, unless none has begun: sentinels may stand before it.
+                asked = asked and not said and batch.views[row, t] in (RAW_CODE, 255)
+    assert taught > 1000
+    assert untaught > 100
+    assert not batch.soft[:, 701:].any()  # the lookahead of the other heads
+
+
+def test_nothing_is_asked_while_the_weight_is_zero(settings_of):
+    inputs = open_inputs(validate(RunSettings, settings_of("zero", [[0, 0], [0.5, 0], [1, 1]], num_steps=4), "test"), 1, verify=False)
+    read = [inputs.reader.read(range(8 * step, 8 * step + 2)) for step in range(4)]
+    assert [batch.soft_weight for batch in read] == [0, 0, 0, 0.5]
+    assert [batch.soft is None for batch in read] == [True, True, True, False]
+    assert "model" not in vars(open_inputs(inputs.settings, 1, verify=False).teacher)  # nor is the model read before it is asked
+
+
+RAW_ONLY = {"views": {}, "mix": {}, "checkpoint": {"every_steps": 5, "every_seconds": None}}
+CURVE = [[0, 1.0], [1, 0.3]]
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_run, settings_of):
+    """A run of raw bytes with a teacher, never interrupted: its configuration."""
+    config = tiny_run.write(settings_of("taught", CURVE, **RAW_ONLY))
+    tiny_run.train(config)
+    return config
+
+
+@pytest.mark.slow
+def test_resumed_equals_uninterrupted_to_the_last_bit_and_another_teacher_is_refused(tiny_run, settings_of, taught, model_folder):
+    whole = lines(tiny_run, "taught"), digest_of_weights(tiny_run, "taught", 10)
+    run = tiny_run.folder / "runs" / "teacher-taught"
+    record = json.loads((run / "run.json").read_text())
+    assert record["identity"]["teacher"] == json.loads((model_folder / "model.json").read_text())["fingerprint"]
+    assert 0 < record["teacher_seconds"] == pytest.approx(sum(line["teacher_seconds"] for line in whole[0]))
+    shutil.rmtree(run / "checkpoints" / "step-10")
+    (run / "run.json").unlink()
+    other = tiny_run.folder / "teacher" / "other"
+    save_model(CountModel.train([b"another text " * 99], num_starts=1000), other)
+    told = tiny_run.train(taught, f"teacher.model={other}", code=2)
+    assert "was trained with the teacher" in told
+    assert "teacher.weight" in tiny_run.train(taught, "teacher.weight=0.5", code=2)
+    assert "teacher.weight" in tiny_run.train(taught, "teacher=null", code=2)
+    moved = shutil.copytree(model_folder, tiny_run.folder / "teacher" / "moved")
+    assert "continues at step 5" in tiny_run.train(taught, f"teacher.model={moved}")  # the same model in another place
+    assert digest_of_weights(tiny_run, "taught", 10) == whole[1]
+    again = lines(tiny_run, "taught")
+    assert [line["loss_hex"] for line in again] == [line["loss_hex"] for line in whole[0]]
+    assert [line["objective"] for line in again] == [line["objective"] for line in whole[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"zero": {"stage": 3}, "precision": "bf16"}])
+def test_two_ranks_equal_one(tiny_run, settings_of, taught, changes):
+    """fp32 to rounding, and bf16 on ZeRO 3 nearly: the same rows are taught the same."""
+    number = len(changes)
+    tiny_run.train(tiny_run.write(settings_of(f"two-{number}", CURVE, **RAW_ONLY, **changes)), ranks=2, launcher="torchrun")
+    one, two = lines(tiny_run, "taught"), lines(tiny_run, f"two-{number}")
+    tolerance = 2e-2 if changes else 1e-5
+    for name in ("loss_nats", "objective"):
+        np.testing.assert_allclose([line[name] for line in two], [line[name] for line in one], rtol=tolerance)
+    assert one[0]["objective"] != pytest.approx(one[0]["loss_nats"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_weight_of_zero_is_no_teacher_and_a_teacher_teaches(tiny_run, settings_of):
+    """The same rows, steps and weights at step 0: bits per byte on the valid split, which no teacher has read."""
+    found = {}
+    for name, weight in (("none", None), ("nought", 0.0), ("full", 1.0)):
+        changes = {**RAW_ONLY, "num_steps": 60 if name != "nought" else 10, "schedule": {"kind": "constant", "warmup_steps": 2}}
+        tiny_run.train(tiny_run.write(settings_of(f"speed-{name}", weight, **changes)))
+        found[name] = lines(tiny_run, f"speed-{name}")
+        run = json.loads((tiny_run.folder / "runs" / f"teacher-speed-{name}" / "run.json").read_text())
+        found[f"{name} valid"] = run["validation"][-1]["bits_per_byte"]["raw"]
+    assert [line["loss_hex"] for line in found["nought"]] == [line["loss_hex"] for line in found["none"][:10]]
+    assert found["nought"][-1]["teacher_seconds"] == 0
+    assert "teacher_seconds" not in found["none"][-1]
+    assert found["full valid"] < found["none valid"] - 0.02
