@@ -20,22 +20,24 @@ from eval.grid_analysis import Analysis, analyse
 from eval.report_groups import Group, groups, label
 from eval.report_numbers import KINDS
 from eval.results import ArmResult, Results
-from proxy_lm.report import NUM_COLOURS, Content, Section, Table, html, markdown, number, si
+from proxy_lm.report import Content, Section, Table, html, markdown, number, si
 
 
 def write(results: Results, folder: Path) -> None:
     """Write `report.md` and `report.html`."""
     report = content(results)
+    names = report_grid.drawn(analyse(results, verdicts_only=True), groups(results))
     write_bytes(folder / "report.md", markdown(report).encode())
-    write_bytes(folder / "report.html", html(report, [arm.name for arm in results.arms]).encode())
+    write_bytes(folder / "report.html", html(report, names).encode())
 
 
 def content(results: Results) -> Content:
     """What the report says."""
     analysis, shown = analyse(results), groups(results)
-    plot = report_grid.main_plot(results, analysis, shown)
+    plot = report_grid.main_plot(analysis, shown)
     intervals = {point.arm: point.interval for point in analysis.points}
-    many = len({run.name for run in results.arms}) > NUM_COLOURS  # then two lines of a plot have one colour
+    names = report_grid.drawn(analysis, shown)
+    curves = [replace(group, arms={name: runs for name, runs in group.arms.items() if name in names}) for group in shown]
     table = report_grid.main_table(results, analysis, shown)
     return Content(
         f"Comparison: {results.name}",
@@ -49,7 +51,10 @@ def content(results: Results) -> Content:
             *report_grid.multipliers(results, analysis, shown),
             *report_grid.fits(results, analysis),
             Section(
-                "Curves", _curve_notes(results, shown), figures=lambda: plots.draw_all(shown, intervals), folded=len(shown) > 1 or many
+                "Curves",
+                [*_curve_notes(curves), *report_grid.said_of_drawn(analysis, shown)],
+                figures=lambda: plots.draw_all(curves, intervals),
+                folded=len(shown) > 1,
             ),
             *report_ledger.sections(results),
             *report_search.sections(results),
@@ -203,8 +208,8 @@ def _scale_table(results: Results, shown: Sequence[Group]) -> Table | None:
     return Table(columns, rows)
 
 
-def _curve_notes(results: Results, shown: Sequence[Group]) -> list[str]:
-    views = {arm.name: arm.curve_view for arm in results.arms if arm.curve}
+def _curve_notes(shown: Sequence[Group]) -> list[str]:
+    views = {run.name: run.curve_view for group in shown for run in group.runs if run.curve}
     told = [f"{name} in {view}" for name, view in views.items() if view != "raw"]
     if "raw" in views.values():
         told.append("the others in raw bytes" if told else "all in raw bytes")

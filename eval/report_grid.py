@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -12,7 +13,7 @@ from eval.multipliers import Multiplier
 from eval.plots_grid import Look, Mark
 from eval.report_groups import Group
 from eval.results import Results
-from proxy_lm.report import Section, Table, number, si
+from proxy_lm.report import NUM_COLOURS, Section, Table, number, si
 
 MOST_PERCENT: Final = 10.0
 """Arms further from the baseline are left out of the second plot of margins, so that the others can be told apart."""
@@ -20,16 +21,43 @@ MANY_ARMS: Final = 6
 """Arms at one scale and budget from which on they are drawn one below the other."""
 
 
-def look(title: str, results: Results, shown: Sequence[Group], **changes: object) -> Look:
+def drawn(analysis: Analysis, shown: Sequence[Group]) -> list[str]:
+    """Arms that have lines in plots, in the order of the plan: all, or where that is more than there are colours the baseline and those
+    with the fewest bits per byte in the last group."""
+    names = list(dict.fromkeys(point.arm for point in analysis.points))
+    if len(names) <= NUM_COLOURS:
+        return names
+    last = next((group for group in reversed(shown) if any(_bits(analysis, name, group) < math.inf for name in names)), shown[-1])
+    ranked = sorted((name for name in names if name != analysis.baseline), key=lambda name: _bits(analysis, name, last))
+    best = {analysis.baseline, *ranked[: NUM_COLOURS - 1]}
+    return [name for name in names if name in best]
+
+
+def _bits(analysis: Analysis, arm: str, group: Group) -> float:
+    point = analysis.point(arm, group.scale, group.budget)
+    return math.inf if point is None or point.mean is None else point.mean
+
+
+def said_of_drawn(analysis: Analysis, shown: Sequence[Group]) -> list[str]:
+    """That some arms are not drawn, if so."""
+    num_arms, names = len({point.arm for point in analysis.points}), drawn(analysis, shown)
+    if len(names) == num_arms:
+        return []
+    where = f" at {shown[-1].name}" if len(shown) > 1 else ""
+    return [f"Of {num_arms} arms, plots with lines have {analysis.baseline} and the {len(names) - 1} with the fewest bits per byte{where}."]
+
+
+def look(title: str, analysis: Analysis, shown: Sequence[Group], **changes: object) -> Look:
     """Colours in the order of the arms, shapes in that of the scales."""
-    names = dict.fromkeys(run.name for run in results.arms)
     scales = list(dict.fromkeys(group.scale for group in shown))
-    return Look(title, {name: index for index, name in enumerate(names)}, scales, **changes)  # type: ignore[arg-type]
+    colours = {name: index for index, name in enumerate(drawn(analysis, shown))}
+    return Look(title, colours, scales, **changes)  # type: ignore[arg-type]
 
 
-def main_plot(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
+def main_plot(analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
     """Bits per byte against training FLOPs, without and with the compressor; nothing where all arms stand at one scale and budget."""
-    done = [point for point in analysis.points if point.mean is not None]
+    names = drawn(analysis, shown)
+    done = [point for point in analysis.points if point.mean is not None and point.arm in names]
     if len(shown) < 2 or not done:
         return []
     seeds = max(len(point.seeds) for point in done)
@@ -38,16 +66,17 @@ def main_plot(results: Results, analysis: Analysis, shown: Sequence[Group]) -> l
         + (", the mean of its seeds; the bar goes from the lowest to the highest seed" if seeds > 1 else "")
         + ". A full line joins the first budget of each scale, a dashed one the budgets of a scale. What another choice of test projects "
         "would change moves all arms together, and is in the intervals of the table. Lower is better.",
+        *said_of_drawn(analysis, shown),
     ]
     with_cost = any(point.flops_with_compressor > point.flops for point in done)
     if with_cost:
         text.append("The second plot charges every run with the whole fitting and encoding of its view, as if no other used it.")
 
     def figures() -> list[str]:
-        first = plots_grid.lines([_mark(point, point.flops) for point in done], look("bits per byte", results, shown))
+        first = plots_grid.lines([_mark(point, point.flops) for point in done], look("bits per byte", analysis, shown))
         across = "training FLOPs and the compressor's"
         cost = [_mark(point, point.flops_with_compressor) for point in done]
-        return [first, plots_grid.lines(cost, look("bits per byte", results, shown, across=across))] if with_cost else [first]
+        return [first, plots_grid.lines(cost, look("bits per byte", analysis, shown, across=across))] if with_cost else [first]
 
     return [Section("Bits per byte against training FLOPs", text, figures=figures, large=True)]
 
@@ -160,11 +189,12 @@ def _with_percent(verdict: PairVerdict) -> str:
 
 def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
     """The relative difference from the baseline over scales and budgets, and whether it grows with scale."""
+    names = drawn(analysis, shown)
     marks = [
         Mark(row.arm, gap.scale, row.budget, point.flops, gap.percent, gap.interval)
         for row in analysis.by_scale
         for gap in row.gaps
-        if (point := analysis.point(row.arm, gap.scale, row.budget)) is not None
+        if row.arm in names and (point := analysis.point(row.arm, gap.scale, row.budget)) is not None
     ]
     if len(shown) < 2 or not marks:
         return []
@@ -181,8 +211,8 @@ def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> lis
     title = f"difference from {results.baseline}, %"
 
     def figures() -> list[str]:
-        drawn = [marks, close] if close and len(close) < len(marks) else [marks]
-        return [plots_grid.lines(part, look(title, results, shown, level=0.0, dodged=True)) for part in drawn]
+        parts = [marks, close] if close and len(close) < len(marks) else [marks]
+        return [plots_grid.lines(part, look(title, analysis, shown, level=0.0, dodged=True)) for part in parts]
 
     trends = [row for row in analysis.by_scale if row.slope is not None]
     table = None
@@ -220,16 +250,18 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
         )
     text += [f"A dash: {reason}." for reason in dict.fromkeys(one.reason for one in both if one.kind == "not defined")]
 
+    names = drawn(analysis, shown)
+
     def figures() -> list[str]:
-        drawn = []
+        plots = []
         for found, title in (
             (analysis.multipliers, "multiplier along budgets"),
             (analysis.frontier_multipliers, "multiplier along scales"),
         ):
-            marks = [_multiplier_mark(one, analysis) for one in found if one.value is not None]
+            marks = [_multiplier_mark(one, analysis) for one in found if one.value is not None and one.arm in names]
             if marks:
-                drawn.append(plots_grid.lines(marks, look(title, results, shown, level=1.0, dodged=True)))
-        return drawn
+                plots.append(plots_grid.lines(marks, look(title, analysis, shown, level=1.0, dodged=True)))
+        return plots
 
     return [Section("Compute multiplier", text, multiplier_table(results, analysis, shown), figures=figures, large=True)]
 
