@@ -86,9 +86,7 @@ def test_every_evaluation_stands_beside_bits_per_byte(runs, capsys, tmp_path):
     page, text = ((tmp_path / "out" / f"report.{kind}").read_text() for kind in ("html", "md"))
     assert page.count("<svg") == page.count("</svg>") > 3
     assert page.count("by layer (dashed: untrained)") >= 3  # the plots of align
-    assert (
-        "| **robustness-graded: 2 tasks, 1 seed, 2 files** | | | | |" in text
-    )  # above the numbers, in no cell
+    assert "| **robustness-graded: 2 tasks, 1 seed, 2 files** | | | | |" in text  # above the numbers, in no cell
     assert page.count(">tokens, healed</text>") >= 3  # the marks of a plot are labelled with the runs' names
     assert "Asked of each: 6 lines of 6 documents in 6 projects; 4 identifiers of 4 documents" in text
     for title in ("Beside each other", "Bits per byte", "Lines", "Translation", "Alignment", "Robustness", "What is not claimed"):
