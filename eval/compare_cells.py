@@ -73,7 +73,7 @@ def key_of(plan: ComparePlan, run: ArmRun, num_steps: int, corpus_digest: str, v
     evaluation = plan.evaluation.model_dump(mode="json", exclude={"windows_per_batch", "device"})
     key = {
         "settings": dict(run.values),
-        "views": {view: view_digests[view] for view in run.views},
+        "views": {view: view_digests[view] for view in run.needed_views},
         "corpus": corpus_digest,
         "match": {plan.match.kind: run.target},
         "seed": run.seed,
@@ -213,7 +213,7 @@ def _trained(grid: Grid, run: ArmRun, empty: ArmResult) -> tuple[ArmResult, list
         return known.model_copy(update={"status": "failed", "failure": outcome.failure}), None
     record = child.finished_run(settings)
     assert record is not None
-    known = known.model_copy(update={"finished_on": time.strftime("%Y-%m-%d")})
+    known = ledger.with_teaching(known, record).model_copy(update={"finished_on": time.strftime("%Y-%m-%d")})
     if run.tried_rate is not None:
         return _tried(known, settings, record), None
     return _scored(grid, known, settings, record, title)

@@ -45,7 +45,7 @@ class Theirs:
         else:
             found, made_by, num_steps = self._try(grid, run), self._planned_try(run), grid.steps[run.cell_name]
         digests = {name: str(facts["digest"]) for name, facts in self.results.views.items()}
-        if found is None or made_by is None or any(view not in digests for view in made_by.views):
+        if found is None or made_by is None or any(view not in digests for view in made_by.needed_views):
             return None
         moved = found.model_copy(update={"folder": run.folder, "verdict": None})
         return moved, key_of(self.plan, made_by, num_steps, str(self.results.corpus["digest"]), digests)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from compressors.files import read_json
+from compressors.neural.models import MODEL_NAME
 from compressors.registry import read_artifact
 from eval.budget import Rates
 from eval.plan import ArmRun
-from eval.results import CompressorCost, Point
+from eval.results import ArmResult, CompressorCost, Point
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.views import View
 from proxy_lm.model.flops import num_parameters
@@ -60,6 +61,8 @@ def ledger(run: ArmRun, place: Place, num_steps: int) -> dict[str, Any]:
     summary = inputs.plan.summary()
     counts = num_parameters(settings.model, inputs.vocabulary.size)
     cost = compressor_cost(inputs.views)
+    if inputs.teacher and run.needed_views != run.views:  # the cost of a view that is read holds that of its byte model
+        cost = with_fitted_model(cost, inputs.teacher.folder)
     return {
         "training_flops": float(inputs.flops_per_symbol * summary["num_symbols"]),
         "flops_per_symbol": inputs.flops_per_symbol,
@@ -95,6 +98,26 @@ def compressor_cost(views: Sequence[View]) -> CompressorCost:
         flops += float(training.get("flops", training.get("estimated_flops", 0.0)))
         flops += float(view.manifest.get("encode_flops", view.manifest["encode_cpu_seconds"] * ASSUMED_OPERATIONS_PER_SECOND))
     return CompressorCost(train_seconds=train, encode_seconds=encode, flops=flops)
+
+
+def with_fitted_model(cost: CompressorCost, folder: Path) -> CompressorCost:
+    """The cost with that of fitting the byte model in `folder`, as `model.json` states it."""
+    training = (read_json(folder / MODEL_NAME, "byte model").get("measured") or {}).get("training") or {}
+    seconds = float(training.get("cpu_seconds", 0.0))
+    flops = float(training.get("flops", seconds * ASSUMED_OPERATIONS_PER_SECOND))
+    return cost.model_copy(update={"train_seconds": cost.train_seconds + seconds, "flops": cost.flops + flops})
+
+
+def with_teaching(known: ArmResult, record: Mapping[str, Any]) -> ArmResult:
+    """A finished arm with what asking its teacher took, by its run's record; unchanged where it has none."""
+    seconds = float(record.get("teacher_seconds", 0.0))
+    if seconds == 0.0:
+        return known
+    flops = known.compressor.flops + seconds * ASSUMED_OPERATIONS_PER_SECOND
+    cost = known.compressor.model_copy(update={"teacher_seconds": seconds, "flops": flops})
+    return known.model_copy(
+        update={"compressor": cost, "compressor_flops": flops, "compressor_seconds": known.compressor_seconds + seconds}
+    )
 
 
 def view_facts(view: View) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 
 from eval.bpb import EvaluationSettings
 from eval.budget import MatchSettings
+from eval.planned_teacher import check_teacher_view, located_teacher, teacher_view
 from proxy_lm.config import Settings, merge, validate
 from proxy_lm.data.corpus import SPLITS
 from proxy_lm.errors import RequestError
@@ -172,6 +173,8 @@ class ComparePlan(Settings):
             unknown = [view for view in arm.get("views", []) if view not in self.views]
             if unknown:
                 raise ValueError(f"arm '{name}' uses view '{unknown[0]}'; the plan has: {', '.join(self.views) or 'none'}")
+        for run in arm_runs(self):
+            check_teacher_view(f"arm '{run.arm}'", run.values, {name: (view.kind, view.options) for name, view in self.views.items()})
         self._check_grid()
         return self
 
@@ -264,6 +267,12 @@ class ArmRun:
         """The same run with another peak rate."""
         return replace(self, values=merge(dict(self.values), {"optimizer": {"learning_rate": rate}}))
 
+    @property
+    def needed_views(self) -> tuple[str, ...]:
+        """Views that its result depends on: those it reads, and the one whose byte model teaches it."""
+        teacher = teacher_view(self.values)
+        return self.views if teacher is None or teacher in self.views else (*self.views, teacher)
+
     def settings(self, out: Path, corpus: Path, num_steps: int) -> RunSettings:
         """Complete settings. `out` is the comparison's folder."""
         located = {
@@ -276,7 +285,7 @@ class ArmRun:
         }
         # Enough points for a curve, unless the plan says otherwise.
         watched = {"validation": {"every_steps": max(1, num_steps // 20)}}
-        return validate(RunSettings, merge(merge(watched, dict(self.values)), located), source=f"arm '{self.folder_name}'")
+        return validate(RunSettings, merge(merge(watched, located_teacher(self.values, out)), located), source=f"arm '{self.folder_name}'")
 
 
 def arm_runs(plan: ComparePlan) -> Iterator[ArmRun]:

@@ -36,8 +36,11 @@ class CompressorCost(Settings):
     """Processor seconds of fitting."""
     encode_seconds: float
     """Processor seconds of encoding the whole corpus, summed over processes."""
+    teacher_seconds: float = 0.0
+    """Processor seconds of asking the arm's teacher along the run, of every run anew; fitting it is in `train_seconds`."""
     flops: float
-    """Arithmetic that a compressor counts itself; for gzip, zstd and SentencePiece, which count none, 10^9 operations a CPU second."""
+    """Arithmetic that a compressor counts itself; for gzip, zstd, SentencePiece and an asked teacher, which count none, 10^9 operations a
+    CPU second."""
 
 
 class Verdict(Settings):
@@ -124,10 +127,10 @@ class ArmResult(Settings):
     device_seconds: float | None = None
     """Seconds of the training steps times ranks."""
     compressor_flops: float = 0
-    """Of `compressor`: fitting and encoding; outside `training_flops`."""
+    """Of `compressor`: fitting, encoding, teaching; outside `training_flops`."""
     compressor: CompressorCost
     compressor_seconds: float
-    """Fitting and encoding, processor seconds."""
+    """Fitting, encoding and teaching, processor seconds."""
 
     bits_per_byte: float | None = None
     interval: tuple[float, float] | None = None

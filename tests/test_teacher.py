@@ -8,6 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +20,18 @@ import torch.nn.functional as F
 from compressors.neural.counts import CountModel
 from compressors.neural.models import TOTAL, load_model, save_model
 from proxy_lm.config import validate
+from proxy_lm.data.curves import Curve
+from proxy_lm.data.soft_targets import TeacherSettings, check_teacher
+from proxy_lm.errors import RequestError
 from proxy_lm.model import loss as loss_module
+from proxy_lm.model.decoder import Decoder
 from proxy_lm.model.loss import OutputHead
+from proxy_lm.model.settings import ModelSettings
+from proxy_lm.neural_training import network_of
+from proxy_lm.train.__main__ import main
 from proxy_lm.train.inputs import open_inputs
 from proxy_lm.train.settings import RunSettings
-from proxy_lm.vocabulary import RAW_CODE
+from proxy_lm.vocabulary import RAW_CODE, RAW_VOCABULARY_SIZE
 
 WIDTH, IDS = 16, 384
 
@@ -156,16 +166,36 @@ def test_nothing_is_asked_while_the_weight_is_zero(settings_of):
     assert "model" not in vars(open_inputs(inputs.settings, 1, verify=False).teacher)  # nor is the model read before it is asked
 
 
-RAW_ONLY = {"views": {}, "mix": {}, "checkpoint": {"every_steps": 5, "every_seconds": None}}
 CURVE = [[0, 1.0], [1, 0.3]]
+RAW_ONLY = {"views": {}, "mix": {}, "checkpoint": {"every_steps": 5, "every_seconds": None}, "shuffle_rows": 8}
+CHILD = Path(__file__).with_name("several_runs.py")
+
+
+def train_several(tiny_run, *settings, ranks=1):
+    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(CHILD)]
+    done = subprocess.run(
+        [*words, *(str(tiny_run.write(plain)) for plain in settings)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=tiny_run.folder,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def taught(tiny_run, settings_of):
-    """A run of raw bytes with a teacher, never interrupted: its configuration."""
-    config = tiny_run.write(settings_of("taught", CURVE, **RAW_ONLY))
-    tiny_run.train(config)
-    return config
+    """Runs of raw bytes on one rank, never interrupted; the configuration of the first."""
+    speed = {**RAW_ONLY, "schedule": {"kind": "constant", "warmup_steps": 2}}
+    train_several(
+        tiny_run,
+        settings_of("taught", CURVE, **RAW_ONLY),
+        settings_of("none", None, **speed, num_steps=60),
+        settings_of("nought", 0.0, **speed),
+        settings_of("full", 1.0, **speed, num_steps=60),
+    )
+    return tiny_run.folder / "teacher-taught.yaml"
 
 
 @pytest.mark.slow
@@ -179,10 +209,7 @@ def test_resumed_equals_uninterrupted_to_the_last_bit_and_another_teacher_is_ref
     (run / "run.json").unlink()
     other = tiny_run.folder / "teacher" / "other"
     save_model(CountModel.train([b"another text " * 99], num_starts=1000), other)
-    told = tiny_run.train(taught, f"teacher.model={other}", code=2)
-    assert "was trained with the teacher" in told
-    assert "teacher.weight" in tiny_run.train(taught, "teacher.weight=0.5", code=2)
-    assert "teacher.weight" in tiny_run.train(taught, "teacher=null", code=2)
+    assert "was trained with the teacher" in tiny_run.train(taught, f"teacher.model={other}", code=2)
     moved = shutil.copytree(model_folder, tiny_run.folder / "teacher" / "moved")
     assert "continues at step 5" in tiny_run.train(taught, f"teacher.model={moved}")  # the same model in another place
     assert digest_of_weights(tiny_run, "taught", 10) == whole[1]
@@ -192,29 +219,53 @@ def test_resumed_equals_uninterrupted_to_the_last_bit_and_another_teacher_is_ref
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, {"zero": {"stage": 3}, "precision": "bf16"}])
-def test_two_ranks_equal_one(tiny_run, settings_of, taught, changes):
-    """fp32 to rounding, and bf16 on ZeRO 3 nearly: the same rows are taught the same."""
-    number = len(changes)
-    tiny_run.train(tiny_run.write(settings_of(f"two-{number}", CURVE, **RAW_ONLY, **changes)), ranks=2, launcher="torchrun")
-    one, two = lines(tiny_run, "taught"), lines(tiny_run, f"two-{number}")
-    tolerance = 2e-2 if changes else 1e-5
-    for name in ("loss_nats", "objective"):
-        np.testing.assert_allclose([line[name] for line in two], [line[name] for line in one], rtol=tolerance)
+def test_two_ranks_equal_one(tiny_run, settings_of, taught):
+    """fp32 to rounding, bf16 on ZeRO 3 nearly: the same rows are taught the same."""
+    short = {"zero": {"stage": 3}, "precision": "bf16"}
+    train_several(tiny_run, settings_of("two", CURVE, **RAW_ONLY), settings_of("short", CURVE, **RAW_ONLY, **short), ranks=2)
+    one = lines(tiny_run, "taught")
+    for name, tolerance in (("two", 1e-5), ("short", 2e-2)):
+        two = lines(tiny_run, name)
+        for number in ("loss_nats", "objective"):
+            np.testing.assert_allclose([line[number] for line in two], [line[number] for line in one], rtol=tolerance)
     assert one[0]["objective"] != pytest.approx(one[0]["loss_nats"], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_a_weight_of_zero_is_no_teacher_and_a_teacher_teaches(tiny_run, settings_of):
-    """The same rows, steps and weights at step 0: bits per byte on the valid split, which no teacher has read."""
-    found = {}
-    for name, weight in (("none", None), ("nought", 0.0), ("full", 1.0)):
-        changes = {**RAW_ONLY, "num_steps": 60 if name != "nought" else 10, "schedule": {"kind": "constant", "warmup_steps": 2}}
-        tiny_run.train(tiny_run.write(settings_of(f"speed-{name}", weight, **changes)))
-        found[name] = lines(tiny_run, f"speed-{name}")
-        run = json.loads((tiny_run.folder / "runs" / f"teacher-speed-{name}" / "run.json").read_text())
-        found[f"{name} valid"] = run["validation"][-1]["bits_per_byte"]["raw"]
-    assert [line["loss_hex"] for line in found["nought"]] == [line["loss_hex"] for line in found["none"][:10]]
-    assert found["nought"][-1]["teacher_seconds"] == 0
-    assert "teacher_seconds" not in found["none"][-1]
-    assert found["full valid"] < found["none valid"] - 0.02
+def test_a_weight_of_zero_is_no_teacher_and_a_teacher_teaches(tiny_run, taught):
+    """The same rows, steps and weights at step 0: bits per byte on the valid split, which the teacher has not read."""
+    none, nought = (lines(tiny_run, name) for name in ("none", "nought"))
+    assert [line["loss_hex"] for line in nought] == [line["loss_hex"] for line in none[:10]]
+    assert nought[-1]["teacher_seconds"] == 0
+    assert "teacher_seconds" not in none[-1]
+    records = [json.loads((tiny_run.folder / "runs" / f"teacher-{name}" / "run.json").read_text()) for name in ("none", "full")]
+    without, taught_valid = (record["validation"][-1]["bits_per_byte"]["raw"] for record in records)
+    assert taught_valid < without - 0.02
+
+
+def test_what_cannot_teach_is_refused_before_anything_is_read(tiny_run, settings_of, model_folder, tmp_path, capsys):
+    """By the program itself, in the words that a user reads."""
+
+    def told(changes, *words):
+        config = tiny_run.write(settings_of("refused", 0.5, **changes))
+        assert main([str(config), "--dry-run", *words]) == 2
+        return capsys.readouterr().err
+
+    assert "there is no byte model in" in told({}, f"teacher.model={tmp_path}")
+    assert "a share is a number from 0 to 1" in told({}, "teacher.weight=true")
+    assert "share 1.5 is outside 0..1" in told({}, "teacher.weight=1.5")
+    assert "use sequence_parallel=1, or take the teacher out" in told({"sequence_parallel": 2})
+    damaged = shutil.copytree(model_folder, tmp_path / "damaged")
+    data = bytearray((damaged / "counts.bin").read_bytes())
+    data[1000] ^= 1
+    (damaged / "counts.bin").write_bytes(data)
+    plain = validate(RunSettings, {**settings_of("refused"), "teacher": {"model": str(damaged), "weight": 1}}, "test")
+    with pytest.raises(RequestError, match=r"counts\.bin has not the digest that model\.json records"):
+        open_inputs(plain, 1, verify=True)
+
+
+def test_a_model_whose_rows_depend_on_the_machine_is_refused(tmp_path):
+    sizes = ModelSettings(preset=None, width=16, depth=1, num_heads=1, hidden=16)
+    save_model(network_of(Decoder(sizes, RAW_VOCABULARY_SIZE, 64, seed=3), 60), tmp_path)
+    with pytest.raises(RequestError, match=r"of kind 'network', whose rows depend on the machine.*teach with one of kind 'counts'"):
+        check_teacher(TeacherSettings(model=str(tmp_path), weight=Curve.constant(1.0)))
