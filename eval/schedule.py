@@ -209,6 +209,8 @@ def _side_by_side(grid: Grid, runs: Sequence[ArmRun], jobs: int, found: Found, p
                     if waiting:
                         ready, job = _started(grid, job.number, jobs)
                         working[ready] = job
+                if result.status == "failed":
+                    note(f"{run.cell_name}: failed; {result.failure}")
                 found(run, result)
                 progress.finish(run, result)
                 if ready in working:
@@ -248,7 +250,6 @@ def _died(grid: Grid, run: ArmRun, job: _Job) -> ArmResult:
     log = log_path(grid.out, run)
     lines = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
     failure = "\n".join([f"the process that ran it ended with exit code {job.process.exitcode}", *lines])
-    note(f"{run.cell_name}: {failure}")
     return keep_failure(grid, run, blank(grid, run), failure)
 
 
