@@ -72,6 +72,7 @@ def full_table(group: Group, views: Sequence[str]) -> Table:
     def once(name: str) -> list[str]:
         return [number(max(getattr(run.compressor, name) for run in runs), 1) for runs in arms]
 
+    teaches = any(run.compressor.teacher_seconds for run in group.runs)
     rows: list[list[str]] = [
         ["training FLOPs", *(f"{sum(run.training_flops for run in runs):.6g}" for runs in arms)],
         ["FLOPs a symbol", *(_same(runs, lambda run: f"{run.flops_per_symbol:,}") for runs in arms)],
@@ -91,6 +92,7 @@ def full_table(group: Group, views: Sequence[str]) -> Table:
         ["wall seconds", *seconds("wall_seconds")],
         ["compressor, once: fitting, CPU seconds", *once("train_seconds")],
         ["compressor, once: encoding, CPU seconds", *once("encode_seconds")],
+        *([["teacher, each run anew: CPU seconds", *once("teacher_seconds")]] if teaches else []),
         ["compressor, once: FLOPs (10^9 a CPU second where it counts none)", *(si(max(run.compressor_flops for run in r)) for r in arms)],
         ["asked in view", *(_same(runs, lambda run: run.view or "-") for runs in arms)],
     ]
