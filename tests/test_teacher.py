@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from compressors.neural.counts import CountModel
 from compressors.neural.models import TOTAL, load_model, save_model
+from compressors.neural.static import StaticModel
 from proxy_lm.config import validate
 from proxy_lm.data.curves import Curve
 from proxy_lm.data.soft_targets import TeacherSettings, check_teacher
@@ -30,6 +31,7 @@ from proxy_lm.model.settings import ModelSettings
 from proxy_lm.neural_training import network_of
 from proxy_lm.train.__main__ import main
 from proxy_lm.train.inputs import open_inputs
+from proxy_lm.train.preflight import _shared_settings
 from proxy_lm.train.settings import RunSettings
 from proxy_lm.vocabulary import RAW_CODE, RAW_VOCABULARY_SIZE
 
@@ -241,6 +243,19 @@ def test_a_weight_of_zero_is_no_teacher_and_a_teacher_teaches(tiny_run, taught):
     records = [json.loads((tiny_run.folder / "runs" / f"teacher-{name}" / "run.json").read_text()) for name in ("none", "full")]
     without, taught_valid = (record["validation"][-1]["bits_per_byte"]["raw"] for record in records)
     assert taught_valid < without - 0.02
+
+
+def test_ranks_whose_folders_differ_agree_where_the_model_is_the_same(settings_of, model_folder, tmp_path):
+    """What the preflight compares."""
+
+    def shared(folder):
+        plain = {**settings_of("agree"), "teacher": {"model": str(folder), "weight": 0.5}}
+        return _shared_settings(open_inputs(validate(RunSettings, plain, "test"), 1, verify=False))
+
+    other = tmp_path / "other"
+    save_model(StaticModel.train([b"another text"]), other)
+    assert shared(shutil.copytree(model_folder, tmp_path / "moved")) == shared(model_folder)
+    assert shared(other) != shared(model_folder)
 
 
 def test_what_cannot_teach_is_refused_before_anything_is_read(tiny_run, settings_of, model_folder, tmp_path, capsys):

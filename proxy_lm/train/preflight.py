@@ -287,7 +287,10 @@ def _existing(folder: Path) -> Path:
 
 def _shared_settings(inputs: Inputs) -> dict[str, Any]:
     """Settings that all ranks must have. Paths of data may differ between hosts: their digests are compared."""
-    return {key: value for key, value in inputs.settings.model_dump(mode="json").items() if key not in ("corpus", "views")}
+    shared = {key: value for key, value in inputs.settings.model_dump(mode="json").items() if key not in ("corpus", "views")}
+    if inputs.teacher:
+        shared["teacher"]["model"] = inputs.teacher.fingerprint
+    return shared
 
 
 def _setting_lines(settings: Sequence[dict[str, Any]]) -> list[str]:
