@@ -87,7 +87,9 @@ def table(kept: Mapping[str, Results], analysis: Analyses) -> tuple[list[str], T
         rows.append([fact.title, fact.paper, text, f"**{seen.outcome}**" if seen.outcome == "differs" else seen.outcome])
     text = (
         "Differences are bits per byte of an arm minus those of the other (95 % over seeds and projects), verdicts corrected for all "
-        "pairs of their comparison. The papers' scores are of larger models and other metrics: only directions are compared."
+        "pairs of their comparison; differences in other evaluations have 95 % over seeds alone and no correction. A claim of 'at least as "
+        "good' agrees where nothing is worse: a tie counts, and may be for want of seeds. The papers' scores are of larger models and "
+        "other metrics: only directions are compared."
     )
     return [text], Table(["fact", "paper says", "we see", "outcome"], rows, frozenset(range(4)))
 
@@ -184,15 +186,16 @@ def learnable(shelf: Shelf) -> Seen:
             uniform = None if run is None else _uniform_bits(results, run)
             if coded is None or uniform is None or point.mean is None:
                 continue
-            low, high = point.interval or (point.mean, point.mean)
-            shares[coded].append((1 - high / uniform, 1 - low / uniform))
+            high = point.mean if point.interval is None else point.interval[1]
+            shares[coded].append((1 - point.mean / uniform, 1 - high / uniform))
             what = "one arithmetic code" if coded else "equal-info windows"
             learnt = f"{point.mean:.3f} of {uniform:.3f} bits per byte, {100 * (1 - point.mean / uniform):.1f} % learnt"
             lines.append(f"{place(name, point.scale, point.budget)}, `{point.arm}` ({what}): {learnt}")
     if not (shares[True] and shares[False]):
         return Seen([*lines, *(["not run: only one of the two kinds has a score"] if lines else [])], "not run")
-    nothing = [low < NOTHING_LEARNT for low, _ in shares[True]]
-    much = [low > MUCH_LEARNT for low, _ in shares[False]]
+    # The mean, not a bound: an interval so wide that nothing cannot be ruled out does not show that nothing was learnt.
+    nothing = [mean < NOTHING_LEARNT for mean, _ in shares[True]]
+    much = [low > MUCH_LEARNT for _, low in shares[False]]
     if all(nothing) and all(much):
         return Seen(lines, "agrees")
     return Seen(lines, "in part" if any(nothing) and any(much) else "differs")

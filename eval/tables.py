@@ -35,6 +35,7 @@ ANSWERS: Final = "answers"
 COMMAND: Final = "proxy-lm-eval tables"
 _MARK = re.compile(r"<!-- table: (?P<words>.*?) -->\s*\Z")
 _END = "<!-- end -->"
+_LIKE_A_MARK = re.compile(r"\s*<!--\s*(table|end)\b", re.IGNORECASE)
 _WIDTH = 140
 
 
@@ -117,6 +118,11 @@ def rewritten(text: str, path: str, lines_of: Callable[[Block], list[str]]) -> t
         found = _MARK.match(lines[at])
         at += 1
         if found is None:
+            if _LIKE_A_MARK.match(lines[at - 1]):  # else its table would grow old unseen
+                raise RequestError(
+                    f"{path}:{at}: '{lines[at - 1].strip()}' begins or ends no table; write <!-- table: NAME KIND option=value ... --> "
+                    f"at the start of a line, and {_END} on a line behind it"
+                )
             continue
         block = _parse(found["words"], path, at)
         ends = [i for i in range(at, len(lines)) if lines[i].strip() == _END]
@@ -126,8 +132,8 @@ def rewritten(text: str, path: str, lines_of: Callable[[Block], list[str]]) -> t
         wanted = ["", *lines_of(block), ""]
         if lines[at : ends[0]] != wanted:
             places.append(block.place)
-        out += wanted
-        at = ends[0]
+        out += [*wanted, lines[ends[0]]]
+        at = ends[0] + 1
     return "\n".join(out), places
 
 

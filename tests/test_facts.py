@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -89,11 +90,15 @@ def test_views_of_unequal_rate_decide_nothing(comparison):
     assert "(2.00 and 2.20 bytes a symbol: not equal)" in seen
 
 
-def learnable(comparison, ac, windows):
+def learnable_results(comparison, ac, windows):
     arms, views = {"bytes": 2.5, "ac": ac, "windows": windows}, {"ac": "stream", "windows": "table"}
     one = comparison("learnable", arms, views=views, alone=("ac", "windows"))
     plan = one.plan | {"views": {"stream": {"kind": "stream", "options": {"coder": "arithmetic"}}, "table": {"kind": "table"}}}
-    return rows_of(one.model_copy(update={"plan": plan}))["arithmetic code is not learnable, equal-info windows are"]
+    return one.model_copy(update={"plan": plan})
+
+
+def learnable(comparison, ac, windows):
+    return rows_of(learnable_results(comparison, ac, windows))["arithmetic code is not learnable, equal-info windows are"]
 
 
 def test_arithmetic_code_beside_the_uniform_model(comparison):
@@ -103,6 +108,16 @@ def test_arithmetic_code_beside_the_uniform_model(comparison):
     assert re.search(r"`ac` \(one arithmetic code\): [34]\.\d+ of 4\.000 bits per byte, -?0\.\d % learnt", seen)
     assert re.search(r"`windows` \(equal-info windows\): [12]\.\d+ of 4\.000 bits per byte, (49|50)\.\d % learnt", seen)
     assert learnable(comparison, ac=3.0, windows=2.0)[1] == "**differs**"
+
+
+def test_a_wide_interval_does_not_show_that_nothing_was_learnt(comparison):
+    one = learnable_results(comparison, ac=3.6, windows=2.0)
+
+    def wide(_name, pairs=(), *, whole=False):
+        found = analyse(one, verdicts_only=True)
+        return replace(found, points=[replace(p, interval=(p.mean - 0.6, p.mean + 0.6)) if p.arm == "ac" else p for p in found.points])
+
+    assert facts.learnable(Shelf({"learnable": one}, wide)).outcome == "differs"
 
 
 def test_one_kind_of_code_alone_is_not_run_but_shown(comparison):

@@ -165,6 +165,10 @@ def test_the_rates_that_were_tried_stand_beside_the_one_taken(repository, ladder
     [
         ("<!-- table: ladder main -->\n", r"README\.md:1 .*has no end; put the line <!-- end -->"),
         ("<!-- table: ladder main -->\n<!-- table: ladder gaps -->\n<!-- end -->\n", r"README\.md:1 .*has no end"),
+        ("<!--table: ladder main -->\n<!-- end -->\n", r"README\.md:1: '<!--table: ladder main -->' begins or ends no table"),
+        ("<!-- table:ladder main -->\n", r"README\.md:1: .*begins or ends no table"),
+        ("text\n  <!-- table: ladder main -->\n", r"README\.md:2: .*begins or ends no table"),
+        ("\n<!-- end -->\n", r"README\.md:2: .*begins or ends no table"),
         ("<!-- table: ladder -->\n<!-- end -->\n", r"README\.md:1: .*is no mark; write"),
         (
             "\n<!-- table: ladder mean -->\n<!-- end -->\n",
