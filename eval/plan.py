@@ -166,10 +166,13 @@ class ComparePlan(Settings):
             raise ValueError(f"seeds {self.seeds} repeat; each runs once")
         if self.baseline is not None and self.baseline not in self.arms:
             raise ValueError(f"baseline '{self.baseline}' is no arm; arms: {', '.join(self.arms)}")
-        computed = [key for key in _COMPUTED if key in self.base or any(key in arm for arm in self.arms.values())]
-        if computed or "views" in self.base:
-            raise ValueError(f"'{(computed or ['views'])[0]}' is computed from the plan; take it out of 'base' and the arms")
+        shared = [self.base, *self.scales.values()]
+        computed = [key for key in _COMPUTED if any(key in values for values in (*shared, *self.arms.values()))]
+        if computed or any("views" in values for values in shared):
+            raise ValueError(f"'{(computed or ['views'])[0]}' is computed from the plan; take it out of 'base', the scales and the arms")
         for name, arm in self.arms.items():
+            if not isinstance(arm.get("views", []), list):
+                raise ValueError(f"arm '{name}' has views {arm['views']!r}; give a list of names, such as [spm]")
             unknown = [view for view in arm.get("views", []) if view not in self.views]
             if unknown:
                 raise ValueError(f"arm '{name}' uses view '{unknown[0]}'; the plan has: {', '.join(self.views) or 'none'}")

@@ -145,6 +145,15 @@ def _read_as(results: Results, analysis: Analysis) -> list[str]:
         )
     if len(results.plan["seeds"]) == 1:
         lines.append("One seed: the intervals do not cover the noise of another initialisation or data order.")
+        return lines
+    done = [point for point in analysis.points if point.seeds]
+    alone, judged = [point for point in done if not point.covers_seeds], [one for one in analysis.verdicts if one.p is not None]
+    if alone:
+        unsure = sum(not one.covers_seeds for one in judged)
+        lines.append(
+            f"Of {len(alone)} of the {len(done)} arms at a scale and budget only one seed has finished: their intervals do not cover the "
+            f"noise of seeds. Nor do the verdicts on {unsure} of the {_count(len(judged), 'pair')}, where that is so of both arms."
+        )
     return lines
 
 
@@ -172,8 +181,9 @@ def _in_short(results: Results, shown: Sequence[Group]) -> list[str]:
     scored = next((run.evaluation for run in results.finished if run.evaluation), {})
     size = sum(results.projects.num_bytes) if results.projects else scored.get("num_bytes")
     projects = len(results.projects.num_bytes) if results.projects else scored.get("num_projects")
+    within = "within 1 % by the pace of a short run of each" if results.match["kind"] == "seconds" else "within 1 %"
     return [
-        f"{', '.join(parts)}: {runs}. All arms were given equal {equal}, within 1 %.",
+        f"{', '.join(parts)}: {runs}. All arms were given equal {equal}, {within}.",
         f"Trained on {si(train['num_bytes'])}B of text in {train['num_documents']:,} documents; scored by bits per byte on {si(size)}B of "
         f"the {results.plan['evaluation']['split']} split" + (f", {projects} projects that no model was told." if projects else "."),
     ]

@@ -347,6 +347,21 @@ def test_the_report_has_every_arm_and_every_number(found, tmp_path):
     assert "tokens is worse than bytes" in (tmp_path / "report.md").read_text()
 
 
+def test_a_grid_that_has_come_to_its_first_seed_says_what_intervals_leave_out(comparison):
+    late = frozenset((arm, None, None, seed) for arm in ("bytes", "proxy", "half") for seed in (1, 2) if (arm, seed) != ("half", 1))
+    one = comparison("early", {"bytes": 2.5, "proxy": 2.4, "half": 2.4}, failed=late)
+    answers = " ".join(report.answers(one))
+    assert "Of 2 of the 3 arms at a scale and budget only one seed has finished" in answers
+    assert "Nor do the verdicts on 1 of the 2 pairs" in answers
+    assert "only one seed has finished" not in " ".join(report.answers(comparison("whole", {"bytes": 2.5, "proxy": 2.4})))
+
+
+def test_seconds_are_matched_by_a_forecast(found):
+    timed = found.model_copy(update={"match": {"kind": "seconds", "target": 60}})
+    assert "within 1 % by the pace of a short run of each." in report.content(timed).sections[0].text[0]
+    assert "within 1 %." in report.content(found).sections[0].text[0]
+
+
 def test_the_page_needs_nothing_else_and_its_plots_are_whole(found, tmp_path):
     report.write(found, tmp_path)
     page = (tmp_path / "report.html").read_text()
