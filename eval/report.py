@@ -150,9 +150,10 @@ def _read_as(results: Results, analysis: Analysis) -> list[str]:
     alone, judged = [point for point in done if not point.covers_seeds], [one for one in analysis.verdicts if one.p is not None]
     if alone:
         unsure = sum(not one.covers_seeds for one in judged)
+        of = "all" if len(alone) == len(done) else f"{len(alone)} of the {len(done)}"
         lines.append(
-            f"Of {len(alone)} of the {len(done)} arms at a scale and budget only one seed has finished: their intervals do not cover the "
-            f"noise of seeds. Nor do the verdicts on {unsure} of the {_count(len(judged), 'pair')}, where that is so of both arms."
+            f"Only one seed of {of} arms at a scale and budget has finished: their intervals do not cover the noise of another seed. "
+            f"Of {unsure} of {_count(len(judged), 'pair')} that holds for both arms, and so for the verdict."
         )
     return lines
 

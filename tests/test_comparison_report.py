@@ -351,9 +351,9 @@ def test_a_grid_that_has_come_to_its_first_seed_says_what_intervals_leave_out(co
     late = frozenset((arm, None, None, seed) for arm in ("bytes", "proxy", "half") for seed in (1, 2) if (arm, seed) != ("half", 1))
     one = comparison("early", {"bytes": 2.5, "proxy": 2.4, "half": 2.4}, failed=late)
     answers = " ".join(report.answers(one))
-    assert "Of 2 of the 3 arms at a scale and budget only one seed has finished" in answers
-    assert "Nor do the verdicts on 1 of the 2 pairs" in answers
-    assert "only one seed has finished" not in " ".join(report.answers(comparison("whole", {"bytes": 2.5, "proxy": 2.4})))
+    assert "Only one seed of 2 of the 3 arms at a scale and budget has finished" in answers
+    assert "Of 1 of 2 pairs that holds for both arms" in answers
+    assert "Only one seed" not in " ".join(report.answers(comparison("whole", {"bytes": 2.5, "proxy": 2.4})))
 
 
 def test_seconds_are_matched_by_a_forecast(found):
