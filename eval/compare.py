@@ -69,10 +69,12 @@ def compare(plan: ComparePlan, out: Path, command: str, *, imported: Path | None
     ready = prepared(plan, out)
     grid = ready.grid
     tell_budget(plan, ready.runs, ready.costs, grid.steps)
+    settled = settled_failures(ready)
+    open_tries = [run for run in ready.tries if run.cell_name not in settled]
     if imported is not None:
-        tell_import(imported, grid, ready.tries)
+        tell_import(imported, grid, open_tries)
     if not only_collect:
-        _run(ready, ready.tries, {}, "search", lambda: None)
+        _run(ready, open_tries, {}, "search", lambda: None)
     tried = {run.cell_name: cell for run in ready.tries if (cell := _kept_result(grid, run)) is not None}
     chosen = rate_search.choose(plan, rate_search.searched(ready.tries, tried))
     runs, unrated = rate_search.with_rates(plan, ready.runs, chosen)
@@ -104,9 +106,12 @@ def one_cell(plan: ComparePlan, out: Path, name: str, *, imported: Path | None =
     grid, known = ready.grid, {run.cell_name: run for run in (*ready.tries, *ready.runs)}
     if name not in known:
         raise RequestError(f"'{name}' is no cell of this comparison; --cells lists its {len(known)} cells")
+    settled = settled_failures(ready)
     if imported is not None:
-        tell_import(imported, grid, ready.tries)
+        tell_import(imported, grid, [run for run in ready.tries if run.cell_name not in settled])
     run = known[name]
+    if name in settled:
+        return settled[name]
     tell_budget(plan, [run], ready.costs, grid.steps)
     if run.tried_rate is None:
         run = rated_cell(ready, run)
@@ -116,6 +121,26 @@ def one_cell(plan: ComparePlan, out: Path, name: str, *, imported: Path | None =
     if result.status == "not run":
         raise RequestError(f"cell {name} is being run by another process; wait for it, or run another cell")
     return result
+
+
+def settled_failures(ready: Prepared) -> dict[str, ArmResult]:
+    """Tries that failed and stay so, by cell name: cells have begun with the rate that the others of their arm and scale gave, which
+    would not fit another choice."""
+    plan, out = ready.grid.plan, ready.grid.out
+    kept = {one.cell_name: found for one in ready.tries if (found := _kept_result(ready.grid, one)) is not None}
+    failed = {one.cell_name: one for one in ready.tries if one.cell_name in kept and kept[one.cell_name].status == "failed"}
+    if not failed:
+        return {}
+    rated, _ = rate_search.with_rates(plan, ready.runs, rate_search.choose(plan, rate_search.searched(ready.tries, kept)))
+    begun = {
+        (run.arm, rate_search.searched_scale(plan, run))
+        for run, stated in zip(rated, ready.runs, strict=True)
+        if run is not stated and ((out / run.folder / "run.json").exists() or _is_done(ready.grid, run))
+    }
+    settled = {name: kept[name] for name, one in failed.items() if (one.arm, one.scale) in begun}
+    for name in settled:
+        note(f"{name} failed and stays so: cells of its arm are trained with the best of its other rates")
+    return settled
 
 
 def rated_cell(ready: Prepared, run: ArmRun) -> ArmRun:
@@ -164,7 +189,7 @@ def prepared(plan: ComparePlan, out: Path, *, jobs: int | None = None) -> Prepar
 def _run(ready: Prepared, runs: Sequence[ArmRun], cells: dict[str, ArmResult], what: str, keep: Callable[[], object]) -> None:
     """Run what is not done, cheap cells first, and wait for what other processes run; `cells` gets the results, `keep` is called after
     each."""
-    todo = [run for run in runs if (kept := finished(ready.grid, run)) is None or kept.result.status != "done"]
+    todo = [run for run in runs if not _is_done(ready.grid, run)]
     elsewhere: list[ArmRun] = []
 
     def found(run: ArmRun, result: ArmResult) -> None:
@@ -188,11 +213,16 @@ def _kept_result(grid: Grid, run: ArmRun) -> ArmResult | None:
     return None if kept is None else kept.result
 
 
+def _is_done(grid: Grid, run: ArmRun) -> bool:
+    kept = finished(grid, run)
+    return kept is not None and kept.result.status == "done"
+
+
 def tell_import(path: Path, grid: Grid, runs: Sequence[ArmRun]) -> None:
     """Import what fits, and say on standard error what came and what did not."""
     taken, reasons = import_cells(path, grid, runs)
-    if taken:
-        note(f"imported from {path.name}: {', '.join(taken)}")
+    if taken or (runs and not reasons):
+        note(f"imported from {path.name}: {', '.join(taken) or 'nothing; it has no finished cell that is missing here'}")
     for name, reason in reasons.items():
         note(f"not imported: {name}: {reason}")
 

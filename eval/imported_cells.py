@@ -16,9 +16,11 @@ from typing import Any
 
 from eval import rate_search
 from eval.compare_cells import Grid, blank, cell_key, finished, keep, key_of, only_one
+from eval.grid_cells import cells_of
 from eval.plan import ArmRun, ComparePlan, arm_runs, changed
 from eval.results import ArmResult, Results, read
 from proxy_lm.config import validate
+from proxy_lm.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,14 @@ class Theirs:
 
     @classmethod
     def read(cls, path: Path) -> Theirs:
-        """Raises `RequestError` for what is no result of a comparison of this version."""
+        """Raises `RequestError` for what is no result of a comparison of this version, and for one whose numbers do not fit together: taken
+        over, it would spoil every later report."""
         results = read(path)
+        cells_of(results)
+        facts = {"corpus": results.corpus, **{f"view '{name}'": view for name, view in results.views.items()}}
+        for what, about in facts.items():
+            if "digest" not in about:
+                raise RequestError(f"{path} does not tell the digest of {what}, so that its cells cannot be compared; make it anew")
         plan = validate(ComparePlan, results.plan, source=f"the plan in {path}")
         rated, _ = rate_search.with_rates(plan, list(arm_runs(plan)), results.chosen)
         return cls(results, plan, {_place(run): run for run in rated})
@@ -45,6 +53,8 @@ class Theirs:
         else:
             found, made_by, num_steps = self._try(grid, run), self._planned_try(run), grid.steps[run.cell_name]
         digests = {name: str(facts["digest"]) for name, facts in self.results.views.items()}
+        if found is not None and run.tried_rate is None and (self.results.projects is None or found.nll_nats_by_project is None):
+            return None  # without nats by project it could never be judged
         if found is None or made_by is None or any(view not in digests for view in made_by.needed_views):
             return None
         moved = found.model_copy(update={"folder": run.folder, "verdict": None})

@@ -6,6 +6,8 @@ A try is a whole run, schedule included, of `share` of the arm's first budget at
 fewest bits per byte on the valid split, in the view in which the arm is asked, is chosen. A try that failed or diverged has no bits. Scales
 that are not searched take the rate of the last one that is: times the ratio of widths (`width`), or as it is (`same`).
 
+A try that failed is tried again only until a cell is trained with what the others gave: another choice would not fit that cell.
+
 Not promised: that the rate is the best one. It is the best of a short list at a share of the budget, for every arm alike; a choice at the
 edge of the list says so. What the search cost is outside the match and stands in `Results.searched`.
 """
@@ -63,7 +65,7 @@ def choose(plan: ComparePlan, tried: Sequence[SearchedRate]) -> list[ChosenRate]
         return []
     rates, chosen = plan.search.learning_rates, []
     for run in _first_cells(plan):
-        source = _searched_scale(plan, run)
+        source = searched_scale(plan, run)
         own = [one for one in tried if (one.arm, one.scale) == (run.arm, source)]
         finite = [(one.bits_per_byte, one.learning_rate) for one in own if one.bits_per_byte is not None]
         if not finite or len(own) < len(rates):
@@ -100,7 +102,7 @@ def _first_cells(plan: ComparePlan) -> list[ArmRun]:
     return list(first.values())
 
 
-def _searched_scale(plan: ComparePlan, run: ArmRun) -> str | None:
+def searched_scale(plan: ComparePlan, run: ArmRun) -> str | None:
     """The scale whose tries decide for this run: its own, or else the last searched one that has the arm."""
     assert plan.search is not None
     if plan.search.scales is None or run.scale in plan.search.scales:

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from eval.compare_cells import Grid, blank, keep_failure, run_cell
+from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell
 from eval.plan import ArmRun, ComparePlan
 from eval.results import ArmResult
 from proxy_lm.errors import RequestError
@@ -197,7 +197,8 @@ def _side_by_side(grid: Grid, runs: Sequence[ArmRun], jobs: int, found: Found, p
             working[pipe] = job
             _next(pipe, job, waiting, progress)
         while any(job.run is not None for job in working.values()):
-            for ready in wait(list(working), timeout=_POLL_SECONDS):
+            # A job without a cell that dies is nobody's failure, so it is not waited for.
+            for ready in wait([pipe for pipe, job in working.items() if job.run is not None], timeout=_POLL_SECONDS):
                 assert isinstance(ready, Connection)
                 job = working[ready]
                 assert job.run is not None
@@ -247,6 +248,9 @@ def _received(pipe: Connection) -> ArmResult | None:
 
 def _died(grid: Grid, run: ArmRun, job: _Job) -> ArmResult:
     job.process.join()
+    kept = finished(grid, run)
+    if kept is not None and kept.result.status == "done":
+        return kept.result  # it died after the cell was written down
     log = log_path(grid.out, run)
     lines = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
     failure = "\n".join([f"the process that ran it ended with exit code {job.process.exitcode}", *lines])

@@ -138,6 +138,22 @@ def test_cells_come_from_elsewhere_one_by_one_or_not_at_all(place, whole, monkey
     assert "not imported: bytes-x1: evaluation.stride_bytes: 64 -> 32" in capsys.readouterr().err
     assert {cell["status"] for cell in cells_of(place, "strange").values()} == {"not run"}
 
+    # What does not fit together is refused before anything is taken.
+    spoiled = json.loads(Path(kept).read_text())
+    spoiled["arms"][0]["bits_per_byte"] = 1.0
+    (place / "spoiled.json").write_text(json.dumps(spoiled))
+    assert cli.main(["compare", "plan.yaml", "--out", "strange", "evaluation.stride_bytes=32", "--import", "spoiled.json"]) == 2
+    assert "one of them was changed by hand" in capsys.readouterr().err
+    for about in (spoiled["corpus"], spoiled["views"]["halves"]):
+        digest, spoiled["arms"][0]["bits_per_byte"] = about.pop("digest"), whole["bytes-x1"]["bits_per_byte"]
+        (place / "spoiled.json").write_text(json.dumps(spoiled))
+        assert cli.main([*words, "--import", "spoiled.json", "--collect"]) == 2
+        assert "does not tell the digest of" in capsys.readouterr().err
+        about["digest"] = digest
+    assert not list((place / "strange" / "cells").glob("*.json"))
+    assert cli.main(["compare", "plan.yaml", "--out", "strange", "--cells", "--import", kept]) == 2
+    assert "--import takes cells over when they are run or collected" in capsys.readouterr().err
+
     # One cell of a folder whose run is trained: found, scored, kept; and listed. A name that is none is refused.
     shutil.copytree(place / "whole", place / "one", ignore=shutil.ignore_patterns("cells", "results.json"))
     assert cli.main(["compare", "plan.yaml", "--out", "one", "--cell", "halves-x1", "--json"]) == 0
@@ -173,13 +189,13 @@ def test_a_cell_that_another_process_runs_is_left_to_it(place, whole, monkeypatc
 
 @pytest.mark.slow
 def test_the_search_chooses_and_a_failed_arm_is_reported_while_the_rest_goes_on(place, whole):
-    search = {"learning_rates": [0.0001, 0.01], "share": 0.25}
+    search = {"learning_rates": [0.0001, 0.01, 0.02], "share": 0.25}
     changes = {"arms": {"bytes": {}, "broken": {}}, "search": search, "match": {"symbols": 512 * 120}, "budgets": {}, "baseline": "bytes"}
     (place / "search.yaml").write_text(yaml.safe_dump({**PLAN, **changes}))
-    # Files stand where run folders belong, so both tries of this arm fail, and with them its cell.
+    # Files stand where run folders belong, so all tries of this arm fail, and with them its cell; and one of the other arm.
     (place / "searched" / "search").mkdir(parents=True)
-    for rate in ("0.0001", "0.01"):
-        (place / "searched" / "search" / f"broken-lr{rate}").write_text("in the way")
+    for name in ("broken-lr0.0001", "broken-lr0.01", "broken-lr0.02", "bytes-lr0.02"):
+        (place / "searched" / "search" / name).write_text("in the way")
     told = finish(start(place, "search.yaml", "--out", "searched"), code=1)
     assert "1 of 2 arms failed (arms/broken)" in told
     found, results = cells_of(place, "searched"), json.loads((place / "searched" / "results.json").read_text())
@@ -188,7 +204,14 @@ def test_the_search_chooses_and_a_failed_arm_is_reported_while_the_rest_goes_on(
     assert "every try of the search failed" in found["broken"]["failure"]
     tried = {(one["arm"], one["learning_rate"]): one for one in results["searched"]}
     assert tried["bytes", 0.01]["bits_per_byte"] < tried["bytes", 0.0001]["bits_per_byte"]
-    assert tried["broken", 0.01]["bits_per_byte"] is None
+    assert (tried["broken", 0.01]["bits_per_byte"], tried["bytes", 0.02]["bits_per_byte"]) == (None, None)
     assert "could not write" in tried["broken", 0.01]["failure"]
-    assert results["chosen"] == [{"arm": "bytes", "scale": None, "learning_rate": 0.01, "reason": "edge of the searched rates"}]
+    assert results["chosen"] == [{"arm": "bytes", "scale": None, "learning_rate": 0.01, "reason": "searched"}]
     assert (place / "searched" / "report.html").exists()
+
+    # Nothing is in the way any more, but the finished cell would not fit another rate: that try stays failed, and the cell as it is.
+    (place / "searched" / "search" / "bytes-lr0.02").unlink()
+    told = finish(start(place, "search.yaml", "--out", "searched"), code=1)
+    assert "search/bytes-lr0.02 failed and stays so" in told
+    again = cells_of(place, "searched")["bytes"]
+    assert {key: again[key] for key in (*EQUAL, "status")} == {key: found["bytes"][key] for key in (*EQUAL, "status")}

@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     jobs = [] if args.jobs is None else [f"launch.jobs={args.jobs}"]
     plan = load(ComparePlan, args.plan, [*args.overrides, *jobs])
     out = args.out or Path("runs") / plan.name
+    if args.imported is not None and (args.cells or args.slurm or args.prepare or args.dry_run or args.report_only):
+        raise RequestError("--import takes cells over when they are run or collected; give it alone, or with --cell or --collect")
     if args.report_only:
         plotting.require()
         found = results.load(out)
