@@ -93,7 +93,8 @@ def of_files(patterns: Sequence[str], held_out_from: Corpus | None = None) -> tu
         trained = set(held_out_from.column("id")[train.start : train.stop])
     kept = [i for i, one in enumerate(data) if one and sha256_bytes(one) not in trained]
     if not kept:
-        raise RequestError(f"{' '.join(patterns)} gives {len(paths)} files and none that is held out and not empty; name other files")
+        found = f"{len(paths)} file{'s' * (len(paths) != 1)}"
+        raise RequestError(f"{' '.join(patterns)} gives {found} and none that is held out and not empty; name other files")
     empty = [str(path) for path, one in zip(paths, data, strict=True) if not one]
     if empty:
         some = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")

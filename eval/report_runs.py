@@ -11,6 +11,7 @@ Not promised: that a difference outside its interval holds for another seed of t
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from proxy_lm.errors import RequestError
 from proxy_lm.report import Content, Section, Table, html, markdown
 
 SCHEMA: Final = "proxy-lm report 1"
+_TITLE_WIDTH: Final = 60  # characters of a figure's title that fit its width
 _TITLES: Final = {
     "bpb": "Bits per byte",
     "lines": "Lines",
@@ -70,6 +72,7 @@ def read(runs: Sequence[Path]) -> list[Subject]:
             raise RequestError(f"{run} is not a folder; give run folders, as training wrote them")
         results = read_results(run)
         if not results:
+            run = run / "arms" if (run / "arms").is_dir() else run  # a comparison's folder
             inner = sorted(path.name for path in run.iterdir() if any(eval_folder(path).glob("*.json")))
             if inner:
                 some = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
@@ -364,6 +367,9 @@ def _figure(title: str, names: Sequence[str], marks: Sequence[tuple[int, Number]
         labels = [f"{names[index]}, {one.way}" if one.way == HEALED else names[index] for index, one in marks]
         plot.set_yticks([-row for row in range(len(marks))], labels)
         plot.set_ylim(-len(marks) + 0.4, 0.6)
-        plot.set_title(title, fontsize=10, loc="left")
+        plot.figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
+        if all(one.value == 0 and one.interval is None for _, one in marks):
+            plot.set_xlim(-0.05, 1)
 
-    return plotting.draw(title, fill, height=0.9 + 0.26 * len(marks))
+    lines = textwrap.wrap(title, _TITLE_WIDTH)
+    return plotting.draw(title, fill, height=0.73 + 0.17 * len(lines) + 0.26 * len(marks))

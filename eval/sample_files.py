@@ -61,7 +61,9 @@ def read_attempts(path: Path, problems: ProblemSet, *, missing: Missing = "refus
     others = {problem.task_id for problem in whole or ()} - set(known)
     number = 0
     for number, row in enumerate(read_rows(path, what="samples", remedy=_REMEDY), start=1):
-        task_id = mbpp_id(row.get("task_id"))
+        if row.get("task_id") is None:
+            raise RequestError(f"{path}, line {number} has no task_id; {_REMEDY}")
+        task_id = mbpp_id(row["task_id"])
         if task_id in others:
             continue
         if task_id not in known:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy_lm.config import OPTIONS, options_of, validate
+from proxy_lm.errors import RequestError
 from proxy_lm.train.run_files import check_run
 
 HELP = "pass@k of generated programs: HumanEval, MBPP, their plus sets, infilling, and 40 small problems of our own"
@@ -174,6 +175,8 @@ def _with_model(args: argparse.Namespace, problems: Any) -> dict[str, Any]:
 def _judge_settings(args: argparse.Namespace) -> Any:
     from eval.judging import JudgeSettings
 
+    if args.slots is not None and args.slots < 1:
+        raise RequestError(f"--slots {args.slots} runs no program; give at least 1")
     return validate(JudgeSettings, options_of(args, _JUDGING), source=OPTIONS)
 
 

@@ -138,6 +138,10 @@ def _settings(args: argparse.Namespace) -> RobustnessSettings:
     given, code = options_of(args, _SETTINGS), options_of(args, _CODE)
     num_files = 100 if args.files is None else args.files
     given |= {"code": code, "generate": not args.bits_only, "num_seeds": 3 if args.seeds is None else args.seeds}
+    if num_files < 0:
+        raise RequestError(f"--files {num_files} is no number of files; give 0 for none, or more")
+    if args.slots is not None and args.slots < 1:
+        raise RequestError(f"--slots {args.slots} runs no program; give at least 1")
     given["num_files"] = num_files if args.limit is None else min(num_files, args.limit)
     return validate(RobustnessSettings, given, source=OPTIONS)
 

@@ -221,18 +221,23 @@ def show(result: dict[str, Any]) -> None:
         if result["shown"] == "bytes":
             _write(base64.b64decode(one["data_base64"]))
         elif result["shown"] == "text":
-            title = f"--- sample {index}, {one['num_bytes']} bytes, ended by {_ended(one)}\n" if len(completions) > 1 else ""
+            title = f"--- sample {index}, {_times(one['num_bytes'], 'byte')}, ended by {_ended(one)}\n" if len(completions) > 1 else ""
             _write(f"{title}{one['text']}\n".encode())
     ended = f", ended by {_ended(completions[0])}" if len(completions) == 1 else ""
     note(
-        f"generate: {result['num_bytes']} bytes in {result['seconds']:.2f} s ({result['bytes_per_second']:.0f} bytes/s), mean accepted "
-        f"length {result['mean_accepted_length']:.2f}, read as {result['view']}{' healed' if result['healing'] else ''}{ended}"
+        f"generate: {_times(result['num_bytes'], 'byte')} in {result['seconds']:.2f} s ({result['bytes_per_second']:.0f} bytes/s), "
+        f"mean accepted length {result['mean_accepted_length']:.2f}, read as {result['view']}"
+        f"{' healed' if result['healing'] else ''}{ended}"
     )
     rereads = sum(one["num_rereads"] for one in completions)
     if rereads:
-        note(f"generate: the context was cut {rereads} times: a row of this run is full after so many positions as in training")
+        note(f"generate: the context was cut {_times(rereads, 'time')}: a row of this run is full after so many positions as in training")
     if unspelled := sum(one["num_unspelled"] for one in completions):
         note(f"generate: {unspelled} symbols at the ends could not be decoded by view '{result['view']}' and are left out")
+
+
+def _times(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _ended(one: dict[str, Any]) -> str:
