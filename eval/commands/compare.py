@@ -138,7 +138,7 @@ def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
     table = Table(
         title=f"{found.name}: bits per byte, {found.plan['evaluation']['split']} split", title_justify="left", box=box.SIMPLE_HEAD
     )
-    for name in ("arm", "bits per byte", "95 %", f"against {found.baseline}", "FLOPs", "symbols", "source", "seconds"):
+    for name in ("arm", "bits per byte", "95 %, projects", f"against {found.baseline}", "FLOPs", "symbols", "source", "seconds"):
         table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
     for arm in found.arms:
         word = arm.verdict.verdict if arm.verdict else arm.status
