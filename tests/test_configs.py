@@ -27,8 +27,8 @@ def test_plan(path):
     assert {run.arm for run in arm_runs(plan)} == set(plan.arms)
 
 
-def test_they_fit_a_screen_and_are_listed():
+def test_they_are_short_and_listed():
     listed = (ROOT / "configs" / "README.md").read_text()
     for path in RUNS + PLANS:
-        assert len(path.read_text().splitlines()) <= 60
+        assert len(path.read_text().splitlines()) <= 80
         assert f"`{path.relative_to(ROOT / 'configs')}`" in listed

@@ -200,15 +200,30 @@ def test_a_proxy_run_has_bits_per_byte_of_both_readings(proxy):
     assert told["num_symbols"] < raw["num_symbols"]
 
 
+def random_weights(model, seed):
+    """Weights that say something else after every id."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.3)
+
+
+def written_by_hand(model, by_id, begin, tail, ends):
+    """The most probable ids behind `begin` that first spell `tail`, and what they spell: at least 24 bytes more, or up to an end."""
+    ids, spelled = list(begin), b""
+    while len(spelled) < len(tail) + 24 and ids[-1] not in ends:
+        left, nats = tail[len(spelled) :], nats_after(model, ids)
+        possible = [one for one, text in by_id.items() if text.startswith(left) or left.startswith(text)]
+        ids.append(min([*possible, *(() if left else ends)], key=lambda one: (nats[one], one)))
+        spelled += by_id.get(ids[-1], b"")
+    return ids[len(begin) :], spelled
+
+
 @pytest.mark.parametrize("healing", [False, True])
 @pytest.mark.parametrize("which", ["tokens", "proxy"])
 def test_generated_tokens_are_the_most_probable_of_the_view(which, healing, request):
     loaded = load_model(request.getfixturevalue(which))
-    torch.manual_seed(2)
-    with torch.no_grad():  # weights that say something else after every id
-        for parameter in loaded.model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.3)
     compressor, view = registry.load(loaded.views["spm"]), loaded.vocabulary.view("spm")
     by_id = {one: text for one, text in zip(slow_ids(compressor, 320, range(400)), compressor.spelling(), strict=True) if text}
     prompt = b"def f(self):\n    ret"
@@ -218,16 +233,16 @@ def test_generated_tokens_are_the_most_probable_of_the_view(which, healing, requ
         healed = generator.teller.healer.heal(prompt, symbols)
         symbols, tail = symbols[: healed.num_kept], healed.tail
     assert bool(tail) == healing
-    ids, spelled, ends = [BOS, view.start_id, *slow_ids(compressor, 320, symbols)], b"", (view.end_id, EOS)
-    while len(spelled) < len(tail) + 24 and ids[-1] not in ends:
-        left, nats = tail[len(spelled) :], nats_after(loaded.model, ids)
-        possible = [one for one, text in by_id.items() if text.startswith(left) or left.startswith(text)]
-        ids.append(min([*possible, *(() if left else ends)], key=lambda one: (nats[one], one)))
-        spelled += by_id.get(ids[-1], b"")
+    begin = [BOS, view.start_id, *slow_ids(compressor, 320, symbols)]
+    for seed in range(40):  # until what is written has ids of bytes and ids of the view
+        random_weights(loaded.model, seed)
+        written, spelled = written_by_hand(loaded.model, by_id, begin, tail, (view.end_id, EOS))
+        if min(written) < 256 and any(one >= 320 for one in written):
+            break
+    else:
+        pytest.fail("no weights write ids of both kinds")
     assert spelled.startswith(tail)
-    written = ids[2 + len(symbols) :]
-    assert any(one < 256 for one in written)
-    assert any(one >= 320 for one in written)
+    generator = Generator(loaded, view="spm", healing=healing)
     for speculate in (False, True):
         (found,) = generator.generate([Prompt(data=prompt, max_bytes=24)], Sampling(speculate=speculate))
         assert found.data == spelled[len(tail) :][:24]
