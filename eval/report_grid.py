@@ -87,7 +87,7 @@ def _mark(point: Point, spent: float) -> Mark:
 
 
 def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> Table:
-    """A row an arm, under a line for each scale and budget; the same numbers are printed on the terminal."""
+    """A row an arm, under a line for each scale and budget. The terminal shows the runs instead, one a seed."""
     several = any(len(runs) > 1 for group in shown for runs in group.arms.values())
     seeds = ["seeds", "seed deviation"] if several else []
     against = [f"against {results.baseline}", "%", "p, corrected", "verdict"]
