@@ -25,7 +25,7 @@ from compressors.files import read_json, write_json
 from eval import dry_run, ledger, rate_search, report, results, schedule
 from eval.budget import Rates
 from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell, state_of, without_folders
-from eval.imported_cells import import_cells
+from eval.imported_cells import Theirs, import_cells
 from eval.matching import describe_runs, solve_runs
 from eval.plan import ArmRun, ComparePlan, arm_runs, differences
 from eval.results import ArmResult, ChosenRate, Projects, Results
@@ -66,6 +66,8 @@ def compare(plan: ComparePlan, out: Path, command: str, *, imported: Path | None
     """Everything, or with `only_collect` a report of what is finished. Raises `RequestError` before any work for a plan that cannot run
     or is not the one in `out`."""
     plotting.require()
+    if imported is not None:
+        Theirs.read(imported)
     ready = prepared(plan, out)
     grid = ready.grid
     tell_budget(plan, ready.runs, ready.costs, grid.steps)
@@ -102,10 +104,13 @@ def compare(plan: ComparePlan, out: Path, command: str, *, imported: Path | None
 def one_cell(plan: ComparePlan, out: Path, name: str, *, imported: Path | None = None) -> ArmResult:
     """Run one cell of the grid or one try of the search, for array jobs. Raises `RequestError` for a name that is none of them, for a cell
     that another process runs, and for one whose learning rate is not chosen yet."""
+    names = {run.cell_name for run in (*rate_search.tries(plan), *arm_runs(plan))}
+    if name not in names:
+        raise RequestError(f"'{name}' is no cell of this comparison; --cells lists its {len(names)} cells")
+    if imported is not None:
+        Theirs.read(imported)
     ready = prepared(plan, out, jobs=1)
     grid, known = ready.grid, {run.cell_name: run for run in (*ready.tries, *ready.runs)}
-    if name not in known:
-        raise RequestError(f"'{name}' is no cell of this comparison; --cells lists its {len(known)} cells")
     settled = settled_failures(ready)
     if imported is not None:
         tell_import(imported, grid, [run for run in ready.tries if run.cell_name not in settled])

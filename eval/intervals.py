@@ -1,26 +1,22 @@
-"""How sure a number is: bootstrap intervals over projects, and the verdict between two arms.
+"""How sure a number of one run is: bootstrap intervals over projects.
 
 Bits per byte is a ratio of two sums over documents. Documents of one project resemble each other, so the unit that is drawn again is the
 project: `num_draws` times as many projects as there are, with replacement, and the ratio each time; the interval is the middle 95 %.
-Two arms are compared on the same draws (paired), because the same hard document is hard for both. With several seeds the seeds are drawn
-again too.
 
-Not promised: with one seed the interval covers which documents were tested, and not what another initialisation or data order would have
-given. With few projects a percentile interval is somewhat too narrow.
+Not promised: the interval covers which documents were tested, and not what another initialisation or data order would have given; arms are
+judged over seeds and projects in `eval.seed_intervals`. With few projects a percentile interval is somewhat too narrow.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["baseline", "better", "worse", "tie", "not decided"]
 
 NUM_DRAWS = 2000
 COVERAGE = 0.95
@@ -46,21 +42,6 @@ class Clusters:
             np.bincount(index, weights=nll_nats, minlength=len(names)).astype(np.float64),
             np.bincount(index, weights=num_bytes, minlength=len(names)).astype(np.float64),
         )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """An arm against the baseline: `difference` is bits per byte of the arm minus the baseline's, so negative is better."""
-
-    verdict: Verdict
-    difference: float
-    interval: tuple[float, float] | None
-    num_seeds: int
-    num_projects: int
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON."""
-        return asdict(self)
 
 
 def bits_per_byte(nll_nats: float, num_bytes: float) -> float:
@@ -111,24 +92,6 @@ def share(projects: Sequence[str], right: npt.ArrayLike) -> Estimate:
     return Estimate(found.value, None) if found.value in (0, 1) else found
 
 
-def compare(arm: Sequence[Clusters], baseline: Sequence[Clusters], *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Comparison:
-    """Paired comparison; entry s of both lists is seed s. All clusters must hold the same projects and bytes."""
-    first = baseline[0]
-    for other in (*arm, *baseline):
-        assert other.names == first.names, "arms were scored on different projects"
-        assert np.array_equal(other.num_bytes, first.num_bytes), "arms were scored on different bytes"
-    num_seeds = min(len(arm), len(baseline))
-    # One row a seed: the difference of the arms' nats in each project.
-    gaps = np.stack([arm[s].nll_nats - baseline[s].nll_nats for s in range(num_seeds)])
-    difference = bits_per_byte(float(gaps.mean(axis=0).sum()), float(first.num_bytes.sum()))
-    if len(first.names) < 2:
-        return Comparison("not decided", difference, None, num_seeds, len(first.names))
-    low, high = _middle(_seed_means(_draws(gaps, first.num_bytes, seed, num_draws), seed))
-    num_projects = int(np.count_nonzero(first.num_bytes))
-    verdict: Verdict = "not decided" if num_projects < MIN_PROJECTS else "better" if high < 0 else "worse" if low > 0 else "tie"
-    return Comparison(verdict, difference, (low, high), num_seeds, len(first.names))
-
-
 def _draws(nats: Floats, num_bytes: Floats, seed: int, num_draws: int) -> Floats:
     """Bits per byte of each draw of projects, shape [num_draws, rows of nats]."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 0]))
@@ -142,15 +105,6 @@ def _draws(nats: Floats, num_bytes: Floats, seed: int, num_draws: int) -> Floats
         total_bytes[total_bytes <= 0] = np.nan  # a draw with nothing to divide by says nothing
         parts.append((weights @ nats.T) / total_bytes[:, None] / math.log(2))
     return np.concatenate(parts)
-
-
-def _seed_means(draws: Floats, seed: int) -> Floats:
-    """Mean over seeds drawn again, one set a draw; with one seed, that seed."""
-    num_draws, num_seeds = draws.shape
-    generator = np.random.Generator(np.random.Philox(key=[seed, 1]))
-    chosen = generator.integers(0, num_seeds, size=(num_draws, num_seeds))
-    means: Floats = np.take_along_axis(draws, chosen, axis=1).mean(axis=1)
-    return means
 
 
 def _middle(draws: Floats) -> tuple[float, float]:

@@ -40,12 +40,18 @@ Found = Callable[[ArmRun, ArmResult], None]
 
 
 def in_order(runs: Sequence[ArmRun], flops: Mapping[str, float], seeds: Sequence[int]) -> list[ArmRun]:
-    """Seed by seed, so that a part of a grid can be read; within one the cheap (scale, budget) first, its arms in the order of the plan."""
+    """Cheap (scale, budget) first, seed by seed where they cost much the same, so that a part of a grid can be read: the n-th seed counts
+    n times its cost. The arms of one (scale, budget) and seed stay together, in the order of the plan."""
     costs: dict[tuple[str | None, str | None], float] = {}
     for run in runs:
         group = (run.scale, run.budget)
         costs[group] = max(costs.get(group, 0.0), flops[run.cell_name])
-    return sorted(runs, key=lambda run: (list(seeds).index(run.seed) if run.seed in seeds else -1, costs[run.scale, run.budget]))
+
+    def place(run: ArmRun) -> tuple[float, int]:
+        number = list(seeds).index(run.seed) if run.seed in seeds else 0  # a try of the search has a seed of its own
+        return (number + 1) * costs[run.scale, run.budget], number
+
+    return sorted(runs, key=place)
 
 
 def num_jobs(plan: ComparePlan) -> int:

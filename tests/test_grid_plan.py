@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from eval import rate_search
+from eval import cli, rate_search
 from eval.array_jobs import listing, slurm_script
 from eval.budget import Rates
 from eval.matching import describe_runs, solve_runs
@@ -151,12 +152,14 @@ def test_an_arm_whose_tries_all_failed_has_no_rate_and_one_that_is_not_through_w
     assert "every try of the search failed" in failures["bytes-s0-x1"]
 
 
-def test_cheap_cells_come_first_within_a_seed():
+def test_cheap_cells_come_first_and_the_nth_seed_counts_n_times():
     runs = list(arm_runs(plan(seeds=[7, 3])))
-    flops = {run.cell_name: run.target for run in runs}
-    ordered = [run.cell_name for run in in_order(runs[::-1], flops, [7, 3])]
-    assert [name[-2:] for name in ordered] == ["s7"] * 6 + ["s3"] * 6
-    assert {name[:-3] for name in ordered[:2]} == {"bytes-s0-x1", "halves-s0-x1"}
+    flops = {run.cell_name: run.target for run in runs}  # 1e9 for s0-x1, 4e9 for the others
+    ordered = [run.cell_name for run in in_order(runs, flops, [7, 3])]
+    assert ordered[:4] == ["bytes-s0-x1-s7", "halves-s0-x1-s7", "bytes-s0-x1-s3", "halves-s0-x1-s3"]
+    assert [name[-2:] for name in ordered[4:]] == ["s7"] * 4 + ["s3"] * 4
+    equal = [run.cell_name for run in in_order(runs, dict.fromkeys(flops, 1.0), [7, 3])]
+    assert [name[-2:] for name in equal] == ["s7"] * 6 + ["s3"] * 6
 
 
 def test_jobs_share_the_cores():
@@ -194,6 +197,22 @@ def test_listing_makes_nothing(tmp_path):
     assert len(rows) == 6 + 6
     assert {(row["state"], row["forecast_seconds"]) for row in rows} == {("waiting", None)}
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--cell", "nope"], "'nope' is no cell of this comparison; --cells lists its 6 cells"),
+        (["--import", "nowhere.json"], "nowhere.json"),
+        (["--cell", "bytes-s0-x1", "--import", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_a_corpus_is_made(words, expected, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("plan.json").write_text(json.dumps({**PLAN, "corpus": {"sources": ["python:"]}}))
+    assert cli.main(["compare", "plan.json", "--out", "out", *words]) == 2
+    assert expected in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 def test_the_job_file_submits_each_stage_after_the_other(tmp_path):

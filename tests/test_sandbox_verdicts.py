@@ -269,17 +269,17 @@ def test_the_reason_says_where_and_has_no_control_characters(sandbox):
 
 
 def test_a_timeout_is_no_fail(sandbox):
-    slow = verdict(sandbox, "import time\ndef f(): time.sleep(0.6)\n", "f()", limit_s=0.5)
+    slow = verdict(sandbox, "import time\ndef f(): time.sleep(9)\n", "f()", limit_s=0.5)
     assert (slow.verdict, slow.reason) == ("timeout", "over 0.5 s")
-    assert verdict(sandbox, "import time\ndef f(): time.sleep(0.2)\n", "f()", limit_s=0.5).verdict == "pass"
+    assert verdict(sandbox, "import time\ndef f(): time.sleep(0.2)\n", "f()", limit_s=20).verdict == "pass"
     assert verdict(sandbox, "def f(): return 1\n", "while True: f()", limit_s=0.5).verdict == "timeout"
 
 
 def test_seconds_are_those_of_the_program(sandbox):
     compute = "import time\ndef f():\n    end = time.thread_time() + 0.3\n    while time.thread_time() < end: pass\n"
     (computing, sleeping) = sandbox.judge([program("1", compute, "f()"), program("2", "import time\ndef f(): time.sleep(0.3)", "f()")])
-    assert 0.25 <= computing.seconds <= 1
-    assert 0.25 <= sleeping.seconds <= 1
+    assert 0.25 <= computing.seconds <= 5  # a machine may be slow; a sandbox's start or a limit (10 s and more) would show all the same
+    assert 0.25 <= sleeping.seconds <= 5
 
 
 def test_outcomes_come_in_the_order_of_the_programs(sandbox):
