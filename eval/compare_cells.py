@@ -5,6 +5,7 @@
     OUT/arms/<cell>/                  its run folder; OUT/search/<try>/ that of a try of the search for learning rates
 
 A kept cell counts only while its key is that of the plan. A failed one is kept with its reason, and tried again by the next command.
+Whatever goes wrong in a cell fails that cell; only what cannot be written down ends the grid.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import fcntl
 import json
 import math
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from proxy_lm.train import child
 from proxy_lm.train.settings import RunSettings
 
 CELL_SCHEMA = "proxy-lm cell 1"
+_NUM_PLACES = 3
 CellState = Literal["done", "failed", "running", "waiting"]
 
 
@@ -179,19 +182,32 @@ def blank(grid: Grid, run: ArmRun) -> ArmResult:
 
 def run_cell(grid: Grid, run: ArmRun) -> ArmResult:
     """A cell that is done: found, or trained and scored now. A failure is a result with a reason, not an exception; a cell that another
-    process runs is 'not run', and says so."""
+    process runs is 'not run', and says so. Raises `WorkError` where the cell cannot be kept."""
     with only_one(grid.out, run) as free:
         if not free:
             return blank(grid, run).model_copy(update={"failure": "another process is running it"})
         kept = finished(grid, run)
         if kept is not None and kept.result.status == "done":
             return kept.result
+        empty = blank(grid, run)
         try:
-            result, num_bytes = _trained(grid, run, blank(grid, run))
-        except ProxyError as error:
-            note(f"{_title(run)}: failed; {error}")
-            result, num_bytes = blank(grid, run).model_copy(update={"status": "failed", "failure": str(error)}), None
+            result, num_bytes = _trained(grid, run, empty)
+        except Exception as error:  # also a bug, a full disk in its folder, no memory: the other cells may well go on
+            if not isinstance(error, ProxyError):
+                traceback.print_exception(error)
+            failure = child.without_places(reason_of(error), grid.out / run.folder)
+            note(f"{_title(run)}: failed; {failure}")
+            result, num_bytes = empty.model_copy(update={"status": "failed", "failure": failure}), None
         return keep(grid, run, result, num_bytes)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a cell failed: the sentence of an error that has one, of any other its type, its message, and the last places it came through."""
+    if isinstance(error, ProxyError):
+        return str(error)
+    places = traceback.extract_tb(error.__traceback__)[-_NUM_PLACES:]
+    lines = [f"  {Path(place.filename).name}:{place.lineno}, in {place.name}" for place in places]
+    return "\n".join([": ".join(part for part in (type(error).__name__, str(error)) if part), *lines])
 
 
 def keep_failure(grid: Grid, run: ArmRun, known: ArmResult, failure: str) -> ArmResult:

@@ -217,7 +217,11 @@ def _tail(folder: Path) -> str:
     data = (folder / "train.log").read_bytes()[-20_000:].decode(errors="replace")
     lines = [line for line in data.splitlines() if line.strip()]
     told = [line for line in lines if "proxy_lm.train:" in line or re.match(r"\w*(Error|Exception)\b", line)]
-    text = "\n".join((told or lines)[-_LOG_LINES:])
+    return without_places("\n".join((told or lines)[-_LOG_LINES:]), folder)
+
+
+def without_places(text: str, folder: Path) -> str:
+    """A sentence about the run in `folder` for readers elsewhere: the places of this machine that it names are told by what they are."""
     for path, name in _places(folder):
         text = text.replace(path, name)
     return text
