@@ -17,6 +17,7 @@ FAULTS_NAME: Final = "faults.jsonl"
 CHECKPOINTS_NAME: Final = "checkpoints"
 # A checkpoint being converted for another number of ranks; the next start deletes what a kill leaves of it.
 UNIVERSAL_NAME: Final = "universal.tmp"
+_NUM_NAMED: Final = 3
 
 
 def check_run(path: Path) -> None:
@@ -26,6 +27,8 @@ def check_run(path: Path) -> None:
         raise RequestError(f"{path} is not a folder; {what}")
     if (path / CHECKPOINTS_NAME).is_dir() or (parse_step(path.name) is not None and (path / MANIFEST_NAME).exists()):
         return
+    if (path / "plan.json").exists() and any((path / name).exists() for name in ("arms", "cells", "results.json")):
+        raise RequestError(f"{path} is a comparison, no run; {_arms_of(path)}")
     inside = sorted(path.iterdir())
     steps = [step for one in inside if (step := parse_step(one.name)) is not None]
     if steps:
@@ -35,3 +38,13 @@ def check_run(path: Path) -> None:
     if runs:
         raise RequestError(f"{path} is no run, it holds {len(runs)}; give one of them: {runs[0]}")
     raise RequestError(f"{path} has no checkpoint: it is no run, or its training has not saved yet; {what}")
+
+
+def _arms_of(comparison: Path) -> str:
+    """What to give in a comparison's place."""
+    folder = comparison / "arms"
+    arms = sorted(one for one in folder.iterdir() if (one / CHECKPOINTS_NAME).is_dir()) if folder.is_dir() else []
+    if not arms:
+        return f"none of its arms has a checkpoint in {folder}; train them with proxy-lm-eval compare, then give one of the folders there"
+    named = ", ".join(map(str, arms[:_NUM_NAMED])) + (f" and {len(arms) - _NUM_NAMED} more" if len(arms) > _NUM_NAMED else "")
+    return f"give one of its arms: {named}" if len(arms) > 1 else f"give its arm: {named}"
