@@ -27,6 +27,7 @@ from eval.samples import eval_folder
 from proxy_lm import plotting
 from proxy_lm.errors import RequestError
 from proxy_lm.report import Content, Section, Table, html, markdown
+from proxy_lm.train.run_files import check_run
 
 SCHEMA: Final = "proxy-lm report 1"
 _TITLE_WIDTH: Final = 60  # characters of a figure's title that fit its width
@@ -72,11 +73,13 @@ def read(runs: Sequence[Path]) -> list[Subject]:
             raise RequestError(f"{run} is not a folder; give run folders, as training wrote them")
         results = read_results(run)
         if not results:
-            run = run / "arms" if (run / "arms").is_dir() else run  # a comparison's folder
-            inner = sorted(path.name for path in run.iterdir() if any(eval_folder(path).glob("*.json")))
+            inside = run / "arms" if (run / "arms").is_dir() else run  # a comparison's folder
+            inner = sorted(path.name for path in inside.iterdir() if any(eval_folder(path).glob("*.json")))
             if inner:
                 some = ", ".join(inner[:3]) + (", ..." if len(inner) > 3 else "")
-                raise RequestError(f"{run} is a folder of runs ({some}); name each: proxy-lm-eval report {run}/*")
+                raise RequestError(f"{inside} is a folder of runs ({some}); name each: proxy-lm-eval report {inside}/*")
+            if inside != run:
+                check_run(run)  # it names the arms, none of which was measured
             raise RequestError(f"{run / 'eval'} holds no result; run `proxy-lm-eval bpb {run}` or `proxy-lm-eval lines {run}` first")
         for stem, result in results.items():
             numbers_of(stem, result)

@@ -19,7 +19,7 @@ def comparison_of(folder, *arms):
     return folder
 
 
-@pytest.mark.parametrize("command", ["bpb", "lines", "translate", "align", "robustness", "code run"])
+@pytest.mark.parametrize("command", ["bpb", "lines", "translate", "align", "robustness", "code run", "report"])
 def test_every_command_that_asks_a_run_names_the_arms(tmp_path, capsys, command):
     given = comparison_of(tmp_path / "ladder", "bytes-s0", "bytes-s1", "proxy-s0", "proxy-s1", "tokens-s0")
     assert cli.main([*command.split(), str(given)]) == 2
@@ -32,7 +32,7 @@ def test_every_command_that_asks_a_run_names_the_arms(tmp_path, capsys, command)
 
 def test_the_commands_of_training_say_so_too(tmp_path, capsys):
     given = comparison_of(tmp_path / "tiny", "bytes")
-    for words in (["generate", str(given), "--prompt", "x"], ["export", "hf", str(given), "--out", str(tmp_path / "out")]):
+    for words in (["generate", str(given), "--prompt", "x"], ["export", "hf", str(given), str(tmp_path / "out")]):
         assert training_cli.main(words) == 2
         assert f"{given} is a comparison, no run; give its arm: {given / 'arms' / 'bytes'}" in capsys.readouterr().err
 
