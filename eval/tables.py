@@ -4,9 +4,9 @@
     ...                                           what `proxy-lm-eval tables` wrote here, and writes again
     <!-- end -->
 
-A mark names a kept comparison (`configs/compare/results/NAME.json`), a kind of table (`KINDS` of `table_kinds.py`, or `answers`: the first
-sentences of its report) and its options. Kinds that look at several comparisons (`facts`, `transfer`) take `all` for the name. A comparison
-that has a plan and no kept result is told as not run, with its command.
+A mark names a kept comparison (`configs/compare/results/NAME.json`), a kind of table (`KINDS` of `table_kinds.py`, `answers`: the first
+sentences of its report, or `plot`: its figures, see `kept_plots.py`) and its options. Kinds that look at several comparisons (`facts`,
+`transfer`) take `all` for the name. A comparison that has a plan and no kept result is told as not run, with its command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from compressors.files import write_bytes
-from eval import facts, report, table_kinds, transfer
+from eval import facts, kept_plots, report, table_kinds, transfer
 from eval.grid_analysis import Analysis, analyse
 from eval.kept import KEPT, PLANS, read_all
 from eval.results import Results
@@ -44,6 +44,8 @@ class Library:
     """The kept results and what they say, each analysed once."""
 
     kept: Mapping[str, Results]
+    plots: dict[tuple[str, str], None] = field(default_factory=dict)
+    """Comparisons and their plots that some mark asks for."""
     _analyses: dict[tuple[str, tuple[tuple[str, str], ...], bool], Analysis] = field(default_factory=dict)
 
     def analysis(self, name: str, pairs: tuple[tuple[str, str], ...] = (), *, whole: bool = False) -> Analysis:
@@ -89,7 +91,8 @@ def in_step(root: Path, *, write: bool) -> list[str]:
         out_of_step += places
         if write and places:
             write_bytes(path, changed.encode())
-    return out_of_step
+    asked = [(library.kept[name], library.analysis(name, whole=True), which) for name, which in library.plots]
+    return out_of_step + kept_plots.in_step(root, asked, write=write)
 
 
 def check(root: Path) -> None:
@@ -152,8 +155,8 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
             raise RequestError(f"{block.place}: this kind looks at all kept results; write <!-- table: {ALL} {block.kind} -->")
         text, table = _OF_MANY[block.kind](library)
         return [*_wrapped(text), "", *table_lines(table)]
-    if block.kind not in (*table_kinds.KINDS, ANSWERS):
-        known = ", ".join([*table_kinds.KINDS, ANSWERS, *_OF_MANY])
+    if block.kind not in (*table_kinds.KINDS, ANSWERS, kept_plots.KIND):
+        known = ", ".join([*table_kinds.KINDS, ANSWERS, kept_plots.KIND, *_OF_MANY])
         raise RequestError(f"{block.place}: '{block.kind}' is no kind of table; known: {known}")
     if block.name not in library.kept:
         plan = PLANS / f"{block.name}.yaml"
@@ -167,6 +170,10 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
             raise RequestError(f"{block.place}: this kind has no options; write <!-- table: {block.name} {ANSWERS} -->")
         return [*_wrapped([source]), "", *_listed(report.answers(library.kept[block.name]))]
     try:
+        if block.kind == kept_plots.KIND:
+            lines = kept_plots.lines(library.kept[block.name], library.analysis(block.name, whole=True), block.options, block.path)
+            library.plots[block.name, block.options.get("of", "main")] = None
+            return [*_wrapped([source]), "", *lines]
         analysis = library.analysis(block.name, whole=block.kind in table_kinds.WHOLE)
         sentence, table = table_kinds.KINDS[block.kind](library.kept[block.name], analysis, block.options)
     except RequestError as error:

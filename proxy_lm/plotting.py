@@ -94,6 +94,15 @@ def image(title: str, fills: Sequence[Callable[[Any, Colours], None]], suffix: s
     return buffer.getvalue()
 
 
+def standalone(svg: str) -> str:
+    """An `<svg>` element of a page as a file of its own, light or dark as the reader's system is."""
+    style = resources.files("proxy_lm").joinpath("report.css").read_text(encoding="utf-8")
+    colours = style[: style.index("* {")]
+    begin = svg.index(">", svg.index("<svg")) + 1
+    own = f"{colours}svg {{ background: var(--panel); font-family: system-ui, 'DejaVu Sans', sans-serif; }}\n"
+    return f"{svg[:begin]}<style>\n{own}</style>{svg[begin:]}"
+
+
 def _figure(fills: Sequence[Callable[[Any], None]], ink: str, rule: str, width: float, height: float) -> Any:
     """Plots one below the other."""
     import matplotlib

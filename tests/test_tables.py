@@ -172,7 +172,7 @@ def test_the_rates_that_were_tried_stand_beside_the_one_taken(repository, ladder
         ("<!-- table: ladder -->\n<!-- end -->\n", r"README\.md:1: .*is no mark; write"),
         (
             "\n<!-- table: ladder mean -->\n<!-- end -->\n",
-            r"README\.md:2 .*'mean' is no kind of table; known: main, .*answers, facts, transfer",
+            r"README\.md:2 .*'mean' is no kind of table; known: main, .*answers, plot, facts, transfer",
         ),
         ("<!-- table: lader main -->\n<!-- end -->\n", r"neither .*lader\.json nor .*lader\.yaml is there; kept results: ladder"),
         ("<!-- table: ladder main scale=s7 -->\n<!-- end -->\n", r"scale 's7' is not in this comparison; it has: s0, s1"),
