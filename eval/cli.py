@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "lines": "eval.commands.lines",
     "report": "eval.commands.report",
     "robustness": "eval.commands.robustness",
+    "samples": "eval.commands.samples",
     "tables": "eval.commands.tables",
     "translate": "eval.commands.translate",
 }

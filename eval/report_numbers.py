@@ -229,6 +229,13 @@ def _of_alignment(result: Mapping[str, Any]) -> Iterator[Number]:
         yield from _number(f"best layer, {how}", "cosine above other documents", "", layer[how]["similarity"]["gap"], digits=4)
 
 
+def _of_samples(result: Mapping[str, Any]) -> Iterator[Number]:
+    """None: they are read, and `eval.report_samples` shows them. That they are whole is found here, as of every result."""
+    for sample in result["samples"]:
+        _ = sample["prompt"], sample["completion"]
+    yield from ()
+
+
 _READERS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Number]]]]] = {
     "proxy-lm bits per byte 1": ("bpb", _of_bpb),
     "proxy-lm lines 1": ("lines", _of_lines),
@@ -236,5 +243,7 @@ _READERS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Numb
     "proxy-lm robustness 1": ("robustness", _of_robustness),
     "proxy-lm translation 1": ("translate", _of_translation),
     "proxy-lm alignment 1": ("align", _of_alignment),
+    "proxy-lm samples 1": ("samples", _of_samples),
 }
-KINDS: Final = tuple(kind for kind, _ in _READERS.values())
+KINDS: Final = tuple(kind for kind, _ in _READERS.values() if kind != "samples")
+"""Of results with numbers."""

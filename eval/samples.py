@@ -50,8 +50,8 @@ def work_folder(run: Path, command: str, set_name: str, job: Mapping[str, Any]) 
 
 
 def result_path(run: Path, command: str, set_name: str) -> Path:
-    """Where the result stands: RUN/eval/<command>-<set>.json."""
-    return eval_folder(run) / f"{command}-{set_name}.json"
+    """Where the result stands: RUN/eval/<command>-<set>.json, or <command>.json of a command that has one result ('' for its set)."""
+    return eval_folder(run) / f"{'-'.join(filter(None, (command, set_name)))}.json"
 
 
 class Samples:
