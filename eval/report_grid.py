@@ -70,7 +70,10 @@ def main_plot(analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
     ]
     with_cost = any(point.flops_with_compressor > point.flops for point in done)
     if with_cost:
-        text.append("The second plot charges every run with the whole fitting and encoding of its view, as if no other used it.")
+        text.append(
+            "The second plot charges every run with the whole fitting and encoding of its view, as if no other used it, and a "
+            "taught one with its teacher."
+        )
 
     def figures() -> list[str]:
         first = plots_grid.lines([_mark(point, point.flops) for point in done], look("bits per byte", analysis, shown))
@@ -87,7 +90,7 @@ def _mark(point: Point, spent: float) -> Mark:
 
 
 def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> Table:
-    """A row an arm, under a line for each scale and budget. The terminal shows the runs instead, one a seed."""
+    """A row an arm, under a line for each scale and budget."""
     several = any(len(runs) > 1 for group in shown for runs in group.arms.values())
     seeds = ["seeds", "seed deviation"] if several else []
     against = [f"against {results.baseline}", "%", "p, corrected", "verdict"]
@@ -241,7 +244,8 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
     text = [
         f"How many times an arm's FLOPs {results.baseline} needs for the same bits per byte: above 1 the arm needs less. Read from the "
         f"curve of {results.baseline} along its budgets at the same scale (more data for the same model), and along its scales at the same "
-        "budget (model and data grown together). With the compressor: the arm charged with the whole fitting and encoding of its view.",
+        "budget (model and data grown together). With the compressor: the arm charged with the whole fitting and encoding of its view, "
+        "and with its teacher where it has one.",
     ]
 
     if any(one.kind == "beyond the measured range" for one in both):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,12 +18,9 @@ def sections(results: Results) -> list[Section]:
     text = "What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."
     shown = groups(results)
     if len(shown) == 1:
-        return [Section("Ledger", [text, *_summed(shown[0])], full_table(shown[0], list(results.views)))]
-    short = (
-        "Counts are of one run (the mean of its seeds), seconds are added up over all runs. "
-        "The compressor is paid once for all runs of a view, and stands outside the match; its share is of one run's FLOPs."
-    )
-    found = [Section("Ledger", [text, short], short_table(shown, results.baseline))]
+        return [Section("Ledger", [text, *_summed(shown[0]), *_paid(shown)], full_table(shown[0], list(results.views)))]
+    short = "Counts are of one run (the mean of its seeds), seconds are added up over all runs."
+    found = [Section("Ledger", [text, short, *_paid(shown)], short_table(shown, results.baseline))]
     for group in shown:
         full = Section(f"Ledger in full: {group.name}", [group.title(results.baseline) + ".", *_summed(group)])
         found.append(replace(full, table=full_table(group, list(results.views)), folded=True))
@@ -31,20 +29,23 @@ def sections(results: Results) -> list[Section]:
 
 def short_table(shown: Sequence[Group], baseline: str) -> Table:
     """A row an arm, under a line for each scale and budget."""
-    columns = ["arm", "runs", "FLOPs", "compressor", "its share, %", "symbols", "source bytes", "unique bytes", "epochs", "device seconds"]
+    teaches = any(_teaches(group) for group in shown)
+    outside = ["compressor, once", "its share, %", *(["teacher, each run", "its share, %"] if teaches else [])]
+    columns = ["arm", "runs", "FLOPs", *outside, "symbols", "source bytes", "unique bytes", "epochs", "device seconds"]
     rows: list[list[str]] = []
     heads: dict[int, str] = {}
     for group in shown:
         heads[len(rows)] = group.title(baseline)
         for name, runs in group.arms.items():
-            flops, compressor = _mean(runs, "training_flops"), max(run.compressor_flops for run in runs)
+            flops = _mean(runs, "training_flops")
+            asked = [run for run in runs if run.teacher_flops] or runs  # one that did not finish has not told what it spent
+            spent = [max(run.once_flops for run in runs), *([_mean(asked, "teacher_flops")] if teaches else [])]
             rows.append(
                 [
                     name,
                     str(len(runs)),
                     si(flops),
-                    si(compressor),
-                    number(100 * compressor / flops, 2) if flops else "-",
+                    *(cell for part in spent for cell in (si(part), number(100 * part / flops, 2) if flops else "-")),
                     si(_mean(runs, "symbols")),
                     si(_mean(runs, "source_bytes")),
                     si(_mean(runs, "unique_bytes")),
@@ -72,7 +73,14 @@ def full_table(group: Group, views: Sequence[str]) -> Table:
     def once(name: str) -> list[str]:
         return [number(max(getattr(run.compressor, name) for run in runs), 1) for runs in arms]
 
-    teaches = any(run.compressor.teacher_seconds for run in group.runs)
+    def taught(spell: Callable[[ArmResult], float], tell: Callable[[float], str]) -> list[str]:
+        return [tell(math.fsum(spell(run) for run in runs)) for runs in arms]
+
+    teacher = [
+        ["teacher: in every run, CPU seconds", *taught(lambda run: run.compressor.teacher_seconds, lambda value: number(value, 1))],
+        ["teacher: in every run, FLOPs (10^9 a CPU second)", *taught(lambda run: run.teacher_flops, si)],
+    ]
+    encoded = "compressor: fitted and encoded once, FLOPs (10^9 a CPU second where it counts none)"
     rows: list[list[str]] = [
         ["training FLOPs", *(f"{sum(run.training_flops for run in runs):.6g}" for runs in arms)],
         ["FLOPs a symbol", *(_same(runs, lambda run: f"{run.flops_per_symbol:,}") for runs in arms)],
@@ -90,10 +98,10 @@ def full_table(group: Group, views: Sequence[str]) -> Table:
         ["seconds of steps", *seconds("seconds")],
         ["device seconds", *seconds("device_seconds")],
         ["wall seconds", *seconds("wall_seconds")],
-        ["compressor, once: fitting, CPU seconds", *once("train_seconds")],
-        ["compressor, once: encoding, CPU seconds", *once("encode_seconds")],
-        *([["teacher, each run anew: CPU seconds", *once("teacher_seconds")]] if teaches else []),
-        ["compressor, once: FLOPs (10^9 a CPU second where it counts none)", *(si(max(run.compressor_flops for run in r)) for r in arms)],
+        ["compressor: fitted once, CPU seconds", *once("train_seconds")],
+        ["compressor: encoded once, CPU seconds", *once("encode_seconds")],
+        [encoded, *(si(max(run.once_flops for run in runs)) for runs in arms)],
+        *(teacher if _teaches(group) else []),
         ["asked in view", *(_same(runs, lambda run: run.view or "-") for runs in arms)],
     ]
     # An alphabet of a view that no arm of this group was told would be a row of zeros.
@@ -107,6 +115,20 @@ def _summed(group: Group) -> list[str]:
         return []
     text = f"Up to {most} runs an arm (its seeds). Counts and seconds are added up over them; a run that did not finish counts with what "
     return [text + "it was to be given. What does not add up is told as it is, from low to high where seeds differ."]
+
+
+def _paid(shown: Sequence[Group]) -> list[str]:
+    """What stands outside the match, and how often it is paid."""
+    text = "A compressor is fitted and encodes once for all runs of its view, and stands outside the match"
+    if not any(_teaches(group) for group in shown):
+        return [text + "; its share is of one run's FLOPs." if len(shown) > 1 else text + "."]
+    text += ". So does a teacher, which is asked anew in every run; fitting its model is counted as the compressor's. "
+    shares = "Shares are of one run's FLOPs. " if len(shown) > 1 else ""
+    return [text + shares + "'With compressor' elsewhere in this report means with both."]
+
+
+def _teaches(group: Group) -> bool:
+    return any(run.compressor.teacher_seconds for run in group.runs)
 
 
 def _parameters(arms: Sequence[Runs], part: str) -> list[str]:

@@ -310,7 +310,7 @@ def test_the_ledger_adds_seeds_up():
     assert rows["steps"][0] == "2,000"
     for name in ("symbols", "source bytes told"):
         assert int(rows[name][1].replace(",", "")) == 2 * int(single[name][1].replace(",", ""))
-    for name in ("FLOPs a symbol", "parameters: body", "unique bytes of a run", "compressor, once: fitting, CPU seconds"):
+    for name in ("FLOPs a symbol", "parameters: body", "unique bytes of a run", "compressor: fitted once, CPU seconds"):
         assert rows[name] == single[name]
     assert rows["peak learning rate"][0] == "0.004"
     assert "source bytes as gzip" in rows
@@ -374,9 +374,9 @@ def test_samples_stand_side_by_side():
     first, second = (part for part in sections if part.title.startswith("Sample "))
     assert "(s1: 1.05 M body parameters; x4: " in first.text[0]  # the largest that has some
     for words in (
-        "--- prompt, pkg/file.py\ndef add(a, b):",
-        "--- what follows there\nreturn a + b",
-        "--- bytes\nreturn a\n",
+        "--- prompt, pkg/file.py\n    def add(a, b):",
+        "--- what follows there\n    return a + b",
+        "--- bytes\n    return a\n",
         "--- proxy_spm\n",
     ):
         assert words in first.code
