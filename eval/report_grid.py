@@ -106,11 +106,11 @@ def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> 
             point = analysis.point(name, group.scale, group.budget)
             assert point is not None, "every cell has a point"
             verdict = analysis.verdict(name, group.scale, group.budget)
-            word = _word(point, verdict, results.baseline)
+            word = standing(point, verdict, results.baseline)
             rows.append(
                 [
                     name,
-                    *([_finished(point), number(point.seed_deviation, 4)] if several else []),
+                    *([finished_seeds(point), number(point.seed_deviation, 4)] if several else []),
                     number(point.mean, 4),
                     span(point.interval),
                     difference(verdict),
@@ -124,13 +124,15 @@ def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> 
     return Table(columns, rows, frozenset({0, columns.index("verdict")}), marks, heads)
 
 
-def _word(point: Point, verdict: PairVerdict | None, baseline: str) -> str:
+def standing(point: Point, verdict: PairVerdict | None, baseline: str) -> str:
+    """One word on a point: its verdict, or why it has none."""
     if point.mean is None:
         return "failed" if point.failed else "not run"
     return "baseline" if point.arm == baseline else verdict.verdict if verdict else "done"
 
 
-def _finished(point: Point) -> str:
+def finished_seeds(point: Point) -> str:
+    """'3', or '2 of 3' where a seed is missing."""
     all_seeds = len(point.seeds) + len(point.failed) + len(point.not_run)
     return str(all_seeds) if len(point.seeds) == all_seeds else f"{len(point.seeds)} of {all_seeds}"
 
