@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compressors.files import write_bytes, write_json
-from eval import line_report
+from eval import line_report, report_samples
 from eval.envelope import read_results, versions
 from eval.report_numbers import HEALED, KINDS, Number, asked, dataset_of, kind_of, numbers_of
 from eval.report_pairs import Pair, differences, pairs_of
@@ -142,6 +142,7 @@ def content(subjects: Sequence[Subject]) -> Content:
         [
             Section("Beside each other", explained(subjects), beside(subjects), figures=lambda: figures(subjects)),
             *sections(subjects, subjects[0]),
+            *report_samples.of_runs({one.name: one.results[report_samples.KEY] for one in subjects if report_samples.KEY in one.results}),
             Section("What is not claimed", not_claimed()),
         ],
     )

@@ -88,30 +88,28 @@ def place_of(sample: Mapping[str, Any]) -> str:
     return ", ".join([*parts, *([f"line {sample['line']}"] if parts and "line" in sample else [])])
 
 
-def writer_of(name: str, sample: Mapping[str, Any]) -> str:
-    """Who wrote a completion, and that it ends where the model ended the document."""
-    return f"{name} (and ends the document)" if sample.get("ended") else name
-
-
 def page(written: Mapping[str, Mapping[str, Any]]) -> str:
-    """The prompt, what really follows, and every completion by name, each indented under a line that names it."""
+    """The prompt, what really follows, and every completion, each indented under a line that names who wrote it."""
     first = next(iter(written.values()))
     source = place_of(first)
     parts = [("prompt" + (f", {source}" if source else ""), str(first["prompt"]))]
     if first.get("truth") is not None:
         parts.append(("what follows there", str(first["truth"])))
-    parts += [(writer_of(name, sample), str(sample["completion"])) for name, sample in written.items()]
+    same: dict[tuple[str, bool], list[str]] = {}
+    for name, sample in written.items():
+        same.setdefault((str(sample["completion"]), bool(sample.get("ended"))), []).append(name)
+    parts += [(", ".join(names) + (" (and the end of the document)" if ended else ""), text) for (text, ended), names in same.items()]
     # The indentation also keeps a text that is like such a line, or like the end of a block of Markdown, from being taken for one.
     return "\n\n".join(f"--- {name}\n{textwrap.indent(visible(text), '    ')}" for name, text in parts)
 
 
 def visible(text: str) -> str:
-    """Text as it is, without the newlines at its end; control characters that a page or a terminal would swallow or obey, and blanks that
+    """Text as it is, without the few blanks at its end; control characters that a page or a terminal would swallow or obey, and blanks that
     nobody would count, told by their number."""
     if not text.strip():
         return f"[{len(text)} blank{'s' * (len(text) > 1)}]" if text else "[nothing]"
-    shown = "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text.rstrip("\n"))
-    return _BLANKS.sub(lambda found: f"[{len(found[0])} blanks]", shown)
+    shown = "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return _BLANKS.sub(lambda found: f"[{len(found[0])} blanks]", shown).rstrip()
 
 
 def _samples(result: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydantic import Field
 
-from eval.samples import work_folder
+from eval.samples import eval_folder
 from proxy_lm.config import Settings
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = "proxy-lm samples 1"
 COMMAND: Final = "samples"
-AMOUNTS: Final = ("settings.limit", "settings.prompt_bytes", "settings.num_bytes")
 MOST_BYTES: Final = 65_536
 _NEWLINE: Final = b"\n"
 _MOST_ROWS: Final = 16
@@ -107,8 +106,8 @@ def evaluate(run: Path, settings: ShownSettings, *, corpus: Path | None = None) 
     dataset = Dataset(name=f"{settings.split} split of the corpus", digest=held_out.digest, num_items=len(places))
     settings = settings.model_copy(update={"view": opened.view})
     result = envelope(SCHEMA, COMMAND, opened.identity, dataset, settings, time.monotonic() - started, {"samples": samples})
-    job = {"run": opened.identity, "settings": settings.model_dump(mode="json", exclude={"device"})}
-    return result | {"written": write_result(run, COMMAND, "", result, work_folder(run, COMMAND, settings.split, job), AMOUNTS)}
+    # One that asked less takes the place too: it is made again in seconds.
+    return result | {"written": write_result(run, COMMAND, "", result, eval_folder(run), ())}
 
 
 def choose(corpus: Corpus, settings: ShownSettings) -> list[Place]:
