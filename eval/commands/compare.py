@@ -10,8 +10,8 @@ from proxy_lm.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
     from eval.plan import ComparePlan
-    from eval.results import Results
 
+_PIPE_WIDTH = 120  # of tables where there is no terminal
 HELP = "train and score several arms at matched cost, and write a report"
 EXAMPLE = """  proxy-lm-eval compare configs/compare/quickstart.yaml
   proxy-lm-eval compare configs/compare/quickstart.yaml --out runs/mine corpus.sources='[../code]' match.flops=1e15
@@ -75,8 +75,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     found = compare.compare(plan, out, _command(args), imported=args.imported, only_collect=args.collect)
     failed = [arm.folder for arm in found.arms if arm.status == "failed"]
     if failed:
-        _print_table(found, out)
-        raise WorkError(f"{len(failed)} of {len(found.arms)} arms failed ({', '.join(failed)}); {out / 'report.md'} says why")
+        from eval.terminal import show_results, some
+        from proxy_lm.progress import console_of
+
+        show_results(found, out, console_of(_PIPE_WIDTH, stderr=True))
+        what = "arms" if len({arm.name for arm in found.arms}) == len(found.arms) else "runs"
+        raise WorkError(f"{len(failed)} of {len(found.arms)} {what} failed ({some(failed)}); {out / 'report.md'} says why")
     return {"out": str(out), **found.model_dump(mode="json")}
 
 
@@ -111,9 +115,11 @@ def show(result: dict[str, Any]) -> None:
         print(f"{cell['folder']}: {cell['bits_per_byte']:.4f} bits per byte" if cell else f"prepared: {result['num_cells']} cells")
         return
     from eval.results import Results
+    from eval.terminal import show_results
+    from proxy_lm.progress import console_of
 
     values = {key: value for key, value in result.items() if key != "out"}
-    _print_table(Results.model_validate(values), Path(result["out"]), to_stderr=False)
+    show_results(Results.model_validate(values), Path(result["out"]), console_of(_PIPE_WIDTH))
 
 
 def _print_cells(rows: list[dict[str, Any]]) -> None:
@@ -123,41 +129,6 @@ def _print_cells(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         seconds = row["forecast_seconds"]
         print(f"{row['cell']:<{wide}}  {row['state']:<8}  {row['target']:.4g}  {'-' if seconds is None else span(seconds)}")
-
-
-def _print_table(found: Results, out: Path, *, to_stderr: bool = True) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from eval.report import answers
-    from eval.report_groups import label
-    from proxy_lm.progress import console_of
-    from proxy_lm.report import number, si
-
-    colours = {"better": "green", "worse": "red", "failed": "red", "not run": "red"}
-    table = Table(
-        title=f"{found.name}: bits per byte, {found.plan['evaluation']['split']} split", title_justify="left", box=box.SIMPLE_HEAD
-    )
-    for name in ("arm", "bits per byte", "95 %, projects", f"against {found.baseline}", "FLOPs", "symbols", "source", "seconds"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
-    for arm in found.arms:
-        word = arm.verdict.verdict if arm.verdict else arm.status
-        gap = f" {arm.verdict.difference:+.4f}" if arm.verdict and word != "baseline" else ""
-        table.add_row(
-            label(arm, found),
-            number(arm.bits_per_byte, 4),
-            "-" if arm.interval is None else f"{arm.interval[0]:.3f} to {arm.interval[1]:.3f}",
-            f"[{colours[word]}]{word}{gap}[/]" if word in colours else word + gap,
-            si(arm.training_flops),
-            si(arm.symbols),
-            f"{si(arm.source_bytes)}B",
-            number(arm.seconds, 1),
-        )
-    console = console_of(120, stderr=to_stderr)
-    console.print(table)
-    for line in answers(found):
-        console.print(line, highlight=False)
-    console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _command(args: argparse.Namespace) -> str:
