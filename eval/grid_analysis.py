@@ -3,8 +3,9 @@
     analysis = analyse(results.load(folder))
     analysis.verdict('proxy', 's1', 'x1')       better, worse, tie or not decided, with intervals
 
-Read `seed_intervals.py` (how sure a number is), `multipliers.py` and `scaling_fits.py` beside it. Means over seeds, intervals, verdicts,
-fits and multipliers are made here and nowhere else; report, tables and commands spell them.
+Read `seed_intervals.py` (how sure a number is), `seed_noise.py` (what a seed does, of arms with few seeds or one), `multipliers.py` and
+`scaling_fits.py` beside it. Means over seeds, intervals, verdicts, fits and multipliers are made here and nowhere else; report, tables and
+commands spell them.
 
 An arm is judged against the baseline of its own scale and budget, each with the seeds that finished. Better and worse are said at 95 %
 after Holm's correction over all pairs of the comparison, so the chance of one false verdict among them all is 5 %. Not promised: that a
@@ -14,51 +15,37 @@ tie means equal, and anything about what failed or was not run, which is listed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import numpy as np
 
-from eval.grid_cells import Cell, Key, cells_of
+from eval.grid_cells import Cell, Key, Runs, cells_of, noise_of
 from eval.intervals import MIN_PROJECTS
 from eval.margins import ByScale, by_scale, everywhere
 from eval.multipliers import Multiplier, multiplier
 from eval.results import Results
 from eval.scaling_fits import ArmFit, fit_compute, fit_parameters_and_data
-from eval.seed_intervals import COVERAGE, Bounds, Joint, holm, uncertain
+from eval.seed_intervals import COVERAGE, Bounds, Joint, NoiseKind, holm, uncertain
+from eval.seed_noise import SeedPool, weakest, with_noise
 from proxy_lm.errors import RequestError
 
 _MOST_FIT_DRAWS = 300  # each is a search of its own
 
 
-@dataclass(frozen=True)
-class Point:
-    """An arm at a scale and a budget, over its seeds."""
+@dataclass(frozen=True, kw_only=True)
+class Point(Runs):
+    """An arm at a scale and a budget, with its interval."""
 
-    arm: str
-    scale: str | None
-    budget: str | None
-    seeds: tuple[int, ...]
-    """Those that finished."""
-    values: tuple[float, ...]
-    """Bits per byte, by seed."""
-    mean: float | None
-    """None where no seed finished."""
     interval: Bounds | None
-    """95 %, seeds and projects (projects alone with one seed: see `covers_seeds`)."""
-    covers_seeds: bool
-    seed_deviation: float | None
-    """Standard deviation of the seeds' values; None with fewer than two."""
-    flops: float
-    """Training FLOPs of a run, the mean over seeds."""
-    flops_with_compressor: float
-    symbols: float
-    source_bytes: float
-    num_body_parameters: int
-    num_parameters: int
-    failed: list[int]
-    """Seeds that failed."""
-    not_run: list[int]
+    """95 %, seeds and projects (projects alone where `seed_noise` is 'none')."""
+    seed_noise: NoiseKind
+    """Where its seed noise is from."""
+
+    @property
+    def covers_seeds(self) -> bool:
+        """Whether the interval covers seeds."""
+        return self.seed_noise != "none"
 
 
 @dataclass(frozen=True)
@@ -87,10 +74,15 @@ class PairVerdict:
     """Of `arm`, those that finished."""
     seeds_against: tuple[int, ...]
     num_projects: int
-    covers_seeds: bool
-    """False with one seed of each: what another seed would have given is not in the interval."""
+    seed_noise: NoiseKind
+    """Where the seed noise of the interval is from: 'borrowed' if that of one arm is; 'none': another seed is not in the interval."""
     reason: str
     """Why it is not decided; else empty."""
+
+    @property
+    def covers_seeds(self) -> bool:
+        """Whether the interval covers seeds."""
+        return self.seed_noise != "none"
 
 
 @dataclass(frozen=True)
@@ -107,6 +99,8 @@ class Analysis:
     """Along the baseline's scales at the arm's budget: what growing model and data together would have cost."""
     fits: list[ArmFit] = field(default_factory=list)
     by_scale: list[ByScale] = field(default_factory=list)
+    seed_pools: list[SeedPool] = field(default_factory=list)
+    """What a seed does at each scale and budget that has an arm with several."""
 
     def point(self, arm: str, scale: str | None = None, budget: str | None = None) -> Point | None:
         """The point of a cell; None where the comparison has none."""
@@ -127,7 +121,7 @@ def analyse(
     Raises `RequestError` for results that do not fit together (numbers by project of another length, nats that are not the bits per byte
     beside them) and for pairs of arms that are not there.
     """
-    cells = cells_of(results)
+    cells, pools = _with_noise(cells_of(results))
     arms = list(dict.fromkeys(cell.arm for cell in cells.values()))
     for arm in (name for pair in pairs for name in pair):
         if arm not in arms:
@@ -135,7 +129,7 @@ def analyse(
     baseline, verdicts = results.baseline, _verdicts(cells, results.baseline, pairs)
     points = [_point(cell) for cell in cells.values()]
     if verdicts_only:
-        return Analysis(baseline, points, verdicts)
+        return Analysis(baseline, points, verdicts, seed_pools=pools)
     samples = {key: cell.sample for key, cell in cells.items() if cell.sample is not None}
     joint = Joint(samples, num_draws=num_draws, seed=seed)
     others = [key for key in cells if key[0] != baseline]
@@ -154,30 +148,25 @@ def analyse(
         frontier_multipliers=[m for key in others if (m := _multiplier(cells, joint, key, baseline, "scales")) is not None],
         fits=[_fit(arm, cells, joint, min(num_draws, _MOST_FIT_DRAWS), seed) for arm in arms],
         by_scale=everywhere(margins, cells, baseline, judged),
+        seed_pools=pools,
     )
+
+
+def _with_noise(cells: dict[Key, Cell]) -> tuple[dict[Key, Cell], list[SeedPool]]:
+    """The cells with the seed noise of their scale and budget (`seed_noise.py`)."""
+    told, pools = dict(cells), []
+    for scale, budget in dict.fromkeys(key[1:] for key in cells):
+        samples = {k[0]: cell.sample for k, cell in cells.items() if k[1:] == (scale, budget) and cell.sample is not None}
+        pool, made = with_noise(samples, scale, budget)
+        pools += [] if pool is None else [pool]
+        told |= {(arm, scale, budget): replace(cells[arm, scale, budget], sample=sample) for arm, sample in made.items()}
+    return told, pools
 
 
 def _point(cell: Cell) -> Point:
     found = None if cell.sample is None else uncertain(cell.sample)
-    return Point(
-        arm=cell.arm,
-        scale=cell.scale,
-        budget=cell.budget,
-        seeds=cell.seeds,
-        values=cell.values,
-        mean=cell.mean,
-        interval=None if found is None else found.interval(),
-        covers_seeds=len(cell.seeds) > 1,
-        seed_deviation=float(np.std(cell.values, ddof=1)) if len(cell.values) > 1 else None,
-        flops=cell.flops,
-        flops_with_compressor=cell.flops + cell.compressor_flops,
-        symbols=cell.symbols,
-        source_bytes=cell.source_bytes,
-        num_body_parameters=cell.num_body_parameters,
-        num_parameters=cell.num_parameters,
-        failed=cell.failed,
-        not_run=cell.not_run,
-    )
+    shared = {one.name: getattr(cell, one.name) for one in fields(Runs)}
+    return Point(**shared, interval=None if found is None else found.interval(), seed_noise=noise_of(cell))
 
 
 @dataclass
@@ -247,7 +236,7 @@ def _verdict(pair: _Judged, p: float | None, p_corrected: float | None, num_pair
         seeds=pair.mine.seeds,
         seeds_against=pair.base.seeds,
         num_projects=pair.num_projects,
-        covers_seeds=pair.found is not None and pair.found.covers_seeds,
+        seed_noise=weakest([noise_of(pair.mine), noise_of(pair.base)]),
         reason=pair.reason,
     )
 
@@ -267,9 +256,10 @@ def _multiplier(cells: dict[Key, Cell], joint: Joint, key: Key, baseline: str, a
         compressor_flops=cell.compressor_flops,
         bits=cell.mean,
         curve_flops_P=np.array([c.flops for c in curve]),
+        curve_compressor_P=np.array([c.compressor_flops for c in curve]),
         curve_bits_P=np.array([c.mean for c in curve], dtype=np.float64),
         along=along,
-        covers_seeds=all(len(cells[k].seeds) > 1 for k in used),
+        seed_noise=weakest([noise_of(cells[k]) for k in used]),
         interval_of=lambda function: joint.interval(used, function),
     )
 
@@ -290,12 +280,14 @@ def _fit(arm: str, cells: dict[Key, Cell], joint: Joint, num_draws: int, seed: i
     parameters, data, bits = np.array(rows, dtype=np.float64).reshape(-1, 3).T
     full = fit_parameters_and_data(arm, parameters, data, bits, num_draws=num_draws, seed=seed)
     if full.form != "none":
-        return full
+        # Runs are drawn again: a point of one run cannot come out otherwise.
+        alone = any(len(cell.seeds) == 1 for cell in mine)
+        return replace(full, seed_noise="none" if alone else "own")
     budgets = list(dict.fromkeys(cell.budget for cell in mine))
     along = {budget: sorted((c for c in mine if c.budget == budget), key=lambda c: c.flops) for budget in budgets}
     budget = max(budgets, key=lambda name: len(along[name]), default=None)
     points = along.get(budget, [])
-    return fit_compute(
+    fitted = fit_compute(
         arm,
         np.array([cell.flops for cell in points]),
         np.array([cell.mean for cell in points], dtype=np.float64),
@@ -304,3 +296,4 @@ def _fit(arm: str, cells: dict[Key, Cell], joint: Joint, num_draws: int, seed: i
         reason=full.reason,
         interval_of=lambda function: joint.interval([cell.key for cell in points], function),
     )
+    return replace(fitted, seed_noise=weakest([noise_of(cell) for cell in points]))

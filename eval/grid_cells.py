@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eval.results import ArmResult, Results
-from eval.seed_intervals import Floats, Sample
+from eval.seed_intervals import Floats, NoiseKind, Sample
 from proxy_lm.errors import RequestError
 
 Key = tuple[str, str | None, str | None]
@@ -17,9 +17,9 @@ Key = tuple[str, str | None, str | None]
 _ROUNDING = 1e-4  # nats are exact sums; whoever rounds a kept file to fewer digits than this has changed it
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One arm at one scale and budget."""
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """One arm at one scale and budget, over its seeds: what cells and points share."""
 
     arm: str
     scale: str | None
@@ -28,16 +28,15 @@ class Cell:
     """Those with a score, in ascending order."""
     values: tuple[float, ...]
     """Bits per byte, by seed."""
-    sample: Sample | None
-    """None where no seed finished, or a seed has no nats by project."""
     flops: float
-    """Means over the finished seeds, over all where none finished."""
+    """Training FLOPs of a run. This and the numbers below are means over the finished seeds, over all where none finished."""
     compressor_flops: float
     symbols: float
     source_bytes: float
     num_body_parameters: int
     num_parameters: int
     failed: list[int]
+    """Seeds that failed."""
     not_run: list[int]
 
     @property
@@ -47,8 +46,31 @@ class Cell:
 
     @property
     def mean(self) -> float | None:
-        """Mean bits per byte over seeds."""
+        """Mean bits per byte over seeds; None where no seed finished."""
         return math.fsum(self.values) / len(self.values) if self.values else None
+
+    @property
+    def seed_deviation(self) -> float | None:
+        """Standard deviation of the seeds' values; None with fewer than two."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def flops_with_compressor(self) -> float:
+        """A run charged with the whole fitting, encoding and teaching of its views."""
+        return self.flops + self.compressor_flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Runs):
+    """With the sample that intervals are made from."""
+
+    sample: Sample | None
+    """None where no seed finished, or a seed has no nats by project."""
+
+
+def noise_of(cell: Cell) -> NoiseKind:
+    """Where the seed noise of a cell's intervals is from."""
+    return "none" if cell.sample is None else cell.sample.seed_noise.kind
 
 
 def cells_of(results: Results) -> dict[Key, Cell]:
@@ -76,7 +98,9 @@ def _cell(key: Key, runs: Sequence[ArmResult], num_bytes: Floats | None) -> Cell
         return math.fsum(values) / len(values)
 
     return Cell(
-        *key,
+        arm=key[0],
+        scale=key[1],
+        budget=key[2],
         seeds=seeds,
         values=tuple(float(run.bits_per_byte) for run in done if run.bits_per_byte is not None),
         sample=sample,

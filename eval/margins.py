@@ -16,8 +16,9 @@ from typing import Literal
 
 import numpy as np
 
-from eval.grid_cells import Cell, Key
-from eval.seed_intervals import COVERAGE, Bounds, Floats, Joint, holm
+from eval.grid_cells import Cell, Key, noise_of
+from eval.seed_intervals import COVERAGE, Bounds, Floats, Joint, NoiseKind, holm
+from eval.seed_noise import weakest
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Gap:
     """Of the baseline."""
     percent: float
     interval: Bounds | None
+    seed_noise: NoiseKind
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class ByScale:
     """Percent of the baseline's bits per byte per tenfold of body parameters, least squares; negative: the arm gains on the baseline."""
     interval: Bounds | None
     """Seeds and projects; what the points are off a line is not in it."""
-    covers_seeds: bool
+    seed_noise: NoiseKind
+    """The weakest of the scales'."""
     trend: Literal["gains", "loses", "not decided"]
     reason: str
     """Why there is no slope; else empty."""
@@ -68,15 +71,16 @@ def by_scale(arm: str, budget: str | None, cells: Mapping[Key, Cell], joint: Joi
             base.num_body_parameters,
             100 * (cell.mean / base.mean - 1),
             joint.interval([cell.key, base.key], lambda bits: 100 * (bits[:, 0] / bits[:, 1] - 1)),
+            weakest([noise_of(cell), noise_of(base)]),
         )
         for cell, base in both
         if cell.mean is not None and base.mean is not None
     ]
-    covers = all(len(cell.seeds) > 1 and len(base.seeds) > 1 for cell, base in both)
+    noise = weakest([gap.seed_noise for gap in gaps])
     sizes = np.log10([gap.num_body_parameters for gap in gaps])
     if len(set(sizes.tolist())) < 2:
         reason = f"{len(gaps)} scale{'' if len(gaps) == 1 else 's'} with numbers of both arms; a slope needs two"
-        return ByScale(arm, budget, gaps, None, None, covers, "not decided", reason)
+        return ByScale(arm, budget, gaps, None, None, noise, "not decided", reason)
     weights = (sizes - sizes.mean()) / ((sizes - sizes.mean()) ** 2).sum()
 
     def slope_of(bits: Floats) -> Floats:
@@ -86,9 +90,9 @@ def by_scale(arm: str, budget: str | None, cells: Mapping[Key, Cell], joint: Joi
     slope = float(weights @ np.array([gap.percent for gap in gaps]))
     bounds = joint.interval([side.key for pair in both for side in pair], slope_of)
     if bounds is None:
-        return ByScale(arm, budget, gaps, slope, None, covers, "not decided", "the results hold no nats by project, or of one project")
+        return ByScale(arm, budget, gaps, slope, None, noise, "not decided", "the results hold no nats by project, or of one project")
     trend: Literal["gains", "loses", "not decided"] = "gains" if bounds[1] < 0 else "loses" if bounds[0] > 0 else "not decided"
-    return ByScale(arm, budget, gaps, slope, bounds, covers, trend, "")
+    return ByScale(arm, budget, gaps, slope, bounds, noise, trend, "")
 
 
 def everywhere(

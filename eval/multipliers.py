@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from eval.seed_intervals import Bounds, Floats
+from eval.seed_intervals import Bounds, Floats, NoiseKind
 
 # D draws, P points of the baseline
 Kind = Literal["measured", "beyond the measured range", "not defined"]
@@ -61,19 +61,25 @@ class Multiplier:
     value: float | None
     interval: Bounds | None
     with_compressor: Ratio
-    """The same, the arm charged with its compressor's fitting and encoding."""
+    """The same, both sides charged with the fitting, encoding and teaching of their views: the arm with its own, the baseline with what it
+    would have cost at the compute it needs. A baseline of raw bytes has none."""
     bound: float | None
     """Beyond the measured range: the multiplier at the end of the range; the true one is further from 1 on that side."""
     along: Literal["budgets", "scales"]
     """What the curve runs along: the baseline's budgets at this scale, or its scales at this budget."""
     num_points: int
     """Points of the curve."""
-    covers_seeds: bool
-    """Whether the interval covers seeds: every cell that it uses has at least two."""
+    seed_noise: NoiseKind
+    """Of the interval: 'none' if one of the cells that it uses has one seed and nothing to borrow from, else 'borrowed' if one borrows."""
     reason: str
     """Why it is not defined, or only a bound; else empty."""
     is_more: bool = False
     """With a bound: whether the truth is above it, the arm being better than all that the baseline was measured at."""
+
+    @property
+    def covers_seeds(self) -> bool:
+        """Whether the interval covers seeds."""
+        return self.seed_noise != "none"
 
     @property
     def text(self) -> str:
@@ -166,9 +172,10 @@ def multiplier(
     compressor_flops: float,
     bits: float,
     curve_flops_P: Floats,
+    curve_compressor_P: Floats,
     curve_bits_P: Floats,
     along: Literal["budgets", "scales"],
-    covers_seeds: bool,
+    seed_noise: NoiseKind,
     interval_of: Callable[[Callable[[Floats], Floats]], Bounds | None],
 ) -> Multiplier:
     """One multiplier. `interval_of` gives the interval of a function of the arm's bits and the curve's, [D, 1 + P] -> [D]."""
@@ -185,7 +192,7 @@ def multiplier(
             interval=ratio.interval,
             with_compressor=with_compressor,
             bound=bound,
-            covers_seeds=covers_seeds,
+            seed_noise=seed_noise,
             reason=reason,
             is_more=above,
         )
@@ -213,9 +220,25 @@ def multiplier(
     if bounds is not None:
         bounds = max(0.0, bounds[0]), bounds[1]
 
-    def over(cost: float) -> Ratio:
-        return Ratio(equal / cost, None if bounds is None else (bounds[0] / cost, bounds[1] / cost))
+    def over(cost: float, beside: Callable[[float], float]) -> Ratio:
+        ends = None if bounds is None else ((bounds[0] + beside(bounds[0])) / cost, (bounds[1] + beside(bounds[1])) / cost)
+        return Ratio((equal + beside(equal)) / cost, ends)
+
+    def compressor(needed: float) -> float:
+        return _cost_at(needed, curve_flops_P, curve_compressor_P)
 
     kind: Kind = "beyond the measured range" if outside else "measured"
     bound = None if not outside else (high if equal > high else low) / flops
-    return made(kind, over(flops), over(flops + compressor_flops), "", bound, equal > high)
+    return made(kind, over(flops, lambda _: 0.0), over(flops + compressor_flops, compressor), "", bound, equal > high)
+
+
+def _cost_at(flops: float, flops_P: Floats, cost_P: Floats) -> float:
+    """What the baseline's views cost in a run of `flops`: straight lines through its points (fitting and encoding are the same for all
+    runs, what a teacher is asked grows with the run), the outer ones prolonged. 0 at the open ends of an interval, 0 and infinity."""
+    if not 0 < flops < math.inf:
+        return 0.0
+    order = np.argsort(flops_P)
+    x, y = flops_P[order], cost_P[order]
+    piece = int(np.clip(np.searchsorted(x, flops) - 1, 0, len(x) - 2))
+    slope = (y[piece + 1] - y[piece]) / (x[piece + 1] - x[piece])
+    return max(0.0, float(y[piece] + slope * (flops - x[piece])))

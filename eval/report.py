@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from compressors.files import write_bytes
-from eval import plots, report_grid, report_ledger, report_runs, report_samples, report_search
+from eval import plots, report_grid, report_ledger, report_runs, report_samples, report_search, report_verdicts
 from eval.grid_analysis import Analysis, analyse
 from eval.report_groups import Group, groups, label
 from eval.report_numbers import KINDS
@@ -45,7 +45,7 @@ def content(results: Results) -> Content:
         [
             Section("What was compared", _in_short(results, shown), _scale_table(results, shown)),
             *plot,
-            Section("Result", _read_as(results, analysis), table, points=_found(results, analysis, shown)),
+            Section("Result", report_verdicts.read_as(results, analysis), table, points=_found(results, analysis, shown)),
             *report_grid.margins(results, analysis, shown),
             *report_grid.ablations(results, analysis, shown),
             *report_grid.multipliers(results, analysis, shown),
@@ -127,35 +127,11 @@ def arm_table(results: Results) -> Table:
 
 
 def _answers(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
-    return [*_found(results, analysis, shown), *_read_as(results, analysis)]
+    return [*_found(results, analysis, shown), *report_verdicts.read_as(results, analysis)]
 
 
 def _found(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
-    return [*(report_grid.tally(analysis) if len(shown) > 1 else []), *report_grid.verdict_lines(results, analysis, shown)]
-
-
-def _read_as(results: Results, analysis: Analysis) -> list[str]:
-    """What the verdicts mean."""
-    lines = []
-    pairs = max((verdict.num_pairs for verdict in analysis.verdicts), default=0)
-    if pairs:
-        lines.append(
-            "Lower is better. Better and worse are said at 95 %, both arms scored on the same bytes"
-            + (f", corrected for all {pairs} pairs (Holm): a tie can have an interval without zero." if pairs > 1 else ".")
-        )
-    if len(results.plan["seeds"]) == 1:
-        lines.append("One seed: the intervals do not cover the noise of another initialisation or data order.")
-        return lines
-    done = [point for point in analysis.points if point.seeds]
-    alone, judged = [point for point in done if not point.covers_seeds], [one for one in analysis.verdicts if one.p is not None]
-    if alone:
-        unsure = sum(not one.covers_seeds for one in judged)
-        of = "all" if len(alone) == len(done) else f"{len(alone)} of the {len(done)}"
-        lines.append(
-            f"Only one seed of {of} arms at a scale and budget has finished: their intervals do not cover the noise of another seed. "
-            f"Of {unsure} of {_count(len(judged), 'pair')} that holds for both arms, and so for the verdict."
-        )
-    return lines
+    return [*(report_verdicts.tally(analysis) if len(shown) > 1 else []), *report_verdicts.verdict_lines(results, analysis, shown)]
 
 
 _MATCHED: Final = {"flops": "training FLOPs", "symbols": "symbols", "source_bytes": "source bytes", "seconds": "seconds of training"}

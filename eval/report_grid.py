@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from eval import plots_grid
+from eval import plots_grid, table_kinds
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.multipliers import Multiplier
 from eval.plots_grid import Look, Mark
 from eval.report_groups import Group
+from eval.report_verdicts import difference
 from eval.results import Results
+from eval.seed_intervals import NoiseKind
+from eval.seed_noise import mark
 from proxy_lm.report import NUM_COLOURS, Section, Table, number, si
 
 MOST_PERCENT: Final = 10.0
@@ -112,7 +115,7 @@ def main_table(results: Results, analysis: Analysis, shown: Sequence[Group]) -> 
                     name,
                     *([finished_seeds(point), number(point.seed_deviation, 4)] if several else []),
                     number(point.mean, 4),
-                    span(point.interval),
+                    span(point.interval) + mark(point.seed_noise, point.interval),
                     difference(verdict),
                     "-" if verdict is None or verdict.relative is None else f"{100 * verdict.relative:+.2f}",
                     "-" if verdict is None else chance(verdict.p_corrected),
@@ -135,61 +138,6 @@ def finished_seeds(point: Point) -> str:
     """'3', or '2 of 3' where a seed is missing."""
     all_seeds = len(point.seeds) + len(point.failed) + len(point.not_run)
     return str(all_seeds) if len(point.seeds) == all_seeds else f"{len(point.seeds)} of {all_seeds}"
-
-
-def verdict_lines(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
-    """A sentence an arm where one scale and budget were compared, else one for each of these."""
-    if len(shown) == 1:
-        return [sentence(verdict) for verdict in analysis.verdicts if verdict.against == results.baseline]
-    lines = []
-    for group in shown:
-        found = [v for v in analysis.verdicts if (v.scale, v.budget, v.against) == (group.scale, group.budget, results.baseline)]
-        parts = []
-        for word, told in (("better", "better"), ("tie", "a tie"), ("worse", "worse"), ("not decided", "not decided")):
-            arms = sorted((v for v in found if v.verdict == word), key=lambda v: v.difference or 0)
-            if arms:
-                parts.append(f"{told}: {', '.join(_with_percent(v) for v in arms)}")
-        if parts:
-            lines.append(f"{group.title(results.baseline)}. Against {results.baseline} {'; '.join(parts)}.")
-    return lines
-
-
-def tally(analysis: Analysis) -> list[str]:
-    """How often each arm was better, worse or a tie against the baseline: the short answer of a grid."""
-    lines = []
-    for arm in dict.fromkeys(v.arm for v in analysis.verdicts):
-        words = [v.verdict for v in analysis.verdicts if v.arm == arm and v.against == analysis.baseline]
-        counts = [_times(words.count(word), word) for word in ("better", "worse", "tie", "not decided") if word in words]
-        whole = len(set(words)) == 1 and words[0] != "not decided"
-        told = f"{_ALL[words[0]].format(analysis.baseline)} in all" if whole else f"against {analysis.baseline} {', '.join(counts)} of"
-        sure = [row for row in analysis.by_scale if row.arm == arm and row.everywhere != "not decided"]
-        at = [f" {row.everywhere.capitalize()} at every scale{'' if row.budget is None else f' ({row.budget})'}." for row in sure]
-        lines.append(f"{arm}: {told} {len(words)} comparison{'' if len(words) == 1 else 's'}.{''.join(at)}")
-    return lines
-
-
-def _times(count: int, word: str) -> str:
-    return f"{count} {word}{'s' if word == 'tie' and count > 1 else ''}"
-
-
-_ALL: Final = {"better": "better than {}", "worse": "worse than {}", "tie": "a tie with {}"}
-
-
-def sentence(verdict: PairVerdict) -> str:
-    """One verdict in words."""
-    who, other, gap = verdict.arm, verdict.against, f"{difference(verdict)} bits per byte"
-    percent = "" if verdict.relative is None else f", {100 * verdict.relative:+.1f} %"
-    if verdict.verdict == "not decided":
-        return f"{who} against {other}: {gap + percent + '; ' if verdict.difference is not None else ''}not decided: {verdict.reason}."
-    if verdict.verdict == "tie":
-        return f"{who} and {other} are a tie: {gap}{percent}; a difference of none cannot be ruled out."
-    return f"{who} is {verdict.verdict} than {other}: {gap}{percent}."
-
-
-def _with_percent(verdict: PairVerdict) -> str:
-    if verdict.relative is None:
-        return f"{verdict.arm} ({verdict.reason})"
-    return f"{verdict.arm} ({100 * verdict.relative:+.1f} %{'; ' + verdict.reason if verdict.reason else ''})"
 
 
 def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
@@ -228,13 +176,15 @@ def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> lis
         )
         rows = []
         for row in trends:
-            gaps = ", ".join(f"{gap.scale} {gap.percent:+.2f}" for gap in row.gaps)
-            bounds = "" if row.interval is None else f" ({row.interval[0]:+.2f} to {row.interval[1]:+.2f})"
+            gaps = ", ".join(f"{gap.scale} {gap.percent:+.2f}{mark(gap.seed_noise, gap.interval)}" for gap in row.gaps)
+            noise = mark(row.seed_noise, row.interval)
+            bounds = "" if row.interval is None else f" ({row.interval[0]:+.2f} to {row.interval[1]:+.2f}){noise}"
             name = row.arm if row.budget is None else f"{row.arm}, {row.budget}"
-            sure = row.everywhere if row.everywhere == "not decided" else f"{row.everywhere}, p {chance(row.p_everywhere)}"
-            rows.append([name, gaps, sure, f"{row.slope:+.2f}{bounds}", row.trend])
+            sure = row.everywhere if row.everywhere == "not decided" else f"{row.everywhere}{noise}, p {chance(row.p_everywhere)}"
+            rows.append([name, gaps, sure, f"{row.slope:+.2f}{bounds}", row.trend + ("" if row.trend == "not decided" else noise)])
         columns = ["arm", "by scale, %", "at every scale", "% per tenfold of body parameters", "the arm"]
         table = Table(columns, rows, frozenset({0, 1, 2, 4}))
+        text += table_kinds.below(table)
     return [Section("Difference from the baseline by scale", text, table, figures=figures, large=True)]
 
 
@@ -246,8 +196,8 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
     text = [
         f"How many times an arm's FLOPs {results.baseline} needs for the same bits per byte: above 1 the arm needs less. Read from the "
         f"curve of {results.baseline} along its budgets at the same scale (more data for the same model), and along its scales at the same "
-        "budget (model and data grown together). With the compressor: the arm charged with the whole fitting and encoding of its view, "
-        "and with its teacher where it has one.",
+        "budget (model and data grown together). With the compressor: both charged with the whole fitting and encoding of their "
+        "views, and with their teacher where they have one.",
     ]
 
     if any(one.kind == "beyond the measured range" for one in both):
@@ -269,7 +219,8 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
                 plots.append(plots_grid.lines(marks, look(title, analysis, shown, level=1.0, dodged=True)))
         return plots
 
-    return [Section("Compute multiplier", text, multiplier_table(results, analysis, shown), figures=figures, large=True)]
+    table = multiplier_table(results, analysis, shown)
+    return [Section("Compute multiplier", [*text, *table_kinds.below(table)], table, figures=figures, large=True)]
 
 
 def _multiplier_mark(one: Multiplier, analysis: Analysis) -> Mark:
@@ -299,8 +250,8 @@ def _multiplier_cells(one: Multiplier | None) -> list[str]:
     """Value, and value with the compressor; marked where they are not simply measured."""
     if one is None or (one.value is None and one.bound is None):
         return ["-", "-"]
-    mark = "" if one.kind == "measured" else f" {_MARK}"
-    return [one.text + mark, one.with_compressor.text + (mark if one.value is not None else "")]
+    told = ("" if one.kind == "measured" else f" {_MARK}") + mark(one.seed_noise, one.interval)
+    return [one.text + told, one.with_compressor.text + (told if one.value is not None else "")]
 
 
 _MARK: Final = "(*)"
@@ -315,7 +266,7 @@ def fits(results: Results, analysis: Analysis) -> list[Section]:
     mixed = any(fit.form != "parameters and data" for fit in analysis.fits)
     rows = []
     for fit in analysis.fits:
-        cells = [_fitted(fit.values.get(name), fit.intervals.get(name)) for name in names]
+        cells = [_fitted(fit.values.get(name), fit.intervals.get(name), fit.seed_noise) for name in names]
         at = "" if fit.budget is None else f", {fit.budget}"
         error = "-" if fit.error is None else f"{100 * fit.error:.2f}"
         rows.append([fit.arm, *([_FORMS[fit.form] + at] if mixed else []), *cells, str(fit.num_points), error])
@@ -326,16 +277,17 @@ def fits(results: Results, analysis: Analysis) -> list[Section]:
     ]
     reasons = dict.fromkeys(f"No fit of N and D for {fit.arm}: {fit.reason}." for fit in analysis.fits if fit.reason)
     columns = ["arm", *(["fit"] if mixed else []), *names, "points", "error, %"]
-    return [Section("Fits", text, Table(columns, rows, frozenset({0, 1} if mixed else {0})), points=list(reasons))]
+    table = Table(columns, rows, frozenset({0, 1} if mixed else {0}))
+    return [Section("Fits", [*text, *table_kinds.below(table)], table, points=list(reasons))]
 
 
 _FORMS: Final = {"parameters and data": "N, D", "compute": "C", "none": "none"}
 
 
-def _fitted(value: float | None, bounds: tuple[float, float] | None) -> str:
+def _fitted(value: float | None, bounds: tuple[float, float] | None, noise: NoiseKind) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if bounds is None else f"{value:.3g} ({bounds[0]:.3g} to {bounds[1]:.3g})"
+    return f"{value:.3g}" if bounds is None else f"{value:.3g} ({bounds[0]:.3g} to {bounds[1]:.3g}){mark(noise, bounds)}"
 
 
 def ablations(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
@@ -366,14 +318,6 @@ def _dots(marks: Sequence[Mark], axis: str) -> list[str]:
 def span(bounds: tuple[float, float] | None) -> str:
     """An interval."""
     return "-" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
-
-
-def difference(verdict: PairVerdict | None) -> str:
-    """Against the other arm, with its interval."""
-    if verdict is None or verdict.difference is None:
-        return "-"
-    text = f"{verdict.difference:+.4f}"
-    return text if verdict.interval is None else f"{text} ({verdict.interval[0]:+.4f} to {verdict.interval[1]:+.4f})"
 
 
 def chance(p: float | None) -> str:

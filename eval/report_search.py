@@ -55,6 +55,7 @@ def _explained(results: Results) -> list[str]:
             f"in which the arm is asked. They took {si(flops)} FLOPs, which are outside the match."
             + (f" {len(failed)} of them failed or diverged." if failed else "")
         )
+    lines += searched_less(results)
     edge = sorted({choice.arm for choice in results.chosen if choice.reason.startswith("edge")})
     if edge:
         lines.append(f"The best rate tried is the largest or smallest of the list for {', '.join(edge)}: a better one may lie beyond it.")
@@ -62,3 +63,20 @@ def _explained(results: Results) -> list[str]:
     if moved:
         lines.append(f"Rates of scales that were not searched are {', '.join(moved)}, by the rule of the plan.")
     return lines
+
+
+def searched_less(results: Results) -> list[str]:
+    """Arms whose rate was chosen among fewer than the others' were, by name, with the rates that they have no number of: they were searched
+    less, and may have been left with a worse one."""
+    tried = {(one.scale, one.arm): set[float]() for one in results.searched}
+    for one in results.searched:
+        if one.bits_per_byte is not None:
+            tried[one.scale, one.arm].add(one.learning_rate)
+    told = []
+    for (scale, arm), known in tried.items():
+        rates = {rate for (at, _), others in tried.items() if at == scale for rate in others}
+        if len(known) < len(rates):
+            lost = ", ".join(f"{rate:g}" for rate in sorted(rates - known))
+            place = "" if scale is None else f" at {scale}"
+            told.append(f"{arm}{place} among {len(known)} of {len(rates)} (none at {lost})")
+    return [f"Searched over fewer rates than the others, since a try failed or did not run: {'; '.join(told)}."] if told else []

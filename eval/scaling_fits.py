@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 
-from eval.seed_intervals import Bounds, Floats, middle
+from eval.seed_intervals import Bounds, Floats, NoiseKind, middle
 
 # P runs, B fits at once (starts, or draws), five parameters
 HUBER_DELTA = 1e-3
@@ -57,6 +57,8 @@ class ArmFit:
     """Root mean square of the relative error, a share."""
     budget: str | None = None
     """Of 'compute': the budget along whose scales it runs."""
+    seed_noise: NoiseKind = "own"
+    """Of the intervals: 'none' where a point that they need has one seed and nothing to borrow from."""
     reason: str = ""
     """Why it is not the fit of parameters and data, or none at all."""
 

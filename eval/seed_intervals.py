@@ -3,26 +3,28 @@
 Two things could have come out otherwise: the projects that were tested, and the seeds that were trained. Drawing 3 seeds again (as
 `eval/intervals.py` does with what it is given) understates their part. So the variances are estimated apart and added:
 
-    seeds      sample variance of the seeds' values over their number, R - 1 degrees of freedom, of each of the two arms of a pair
+    seeds      variance of a run over the number of seeds, of each of the two arms of a pair; `seed_noise.py` says which variance and
+               degrees of freedom (a `Sample` that is told nothing has its own: the sample variance, R - 1)
     projects   jackknife over projects of the ratio of sums, of a pair: of its differences project by project; as many degrees of freedom
                as projects of equal size would have, less one. With 8 projects of very unequal sizes (lognormal, deviation 1.7) the
                bootstrap's variance covers 71 % of the time in place of 95 % (simulated), this one 97 %
 
-and the interval is t with Satterthwaite's degrees of freedom of the sum (Satterthwaite 1946; for the seeds of two arms that is Welch's
-test). Seeds are not paired: equal seeds share data order, so that arms' seeds differ together if at all, and pairing 3 of them leaves
-2 degrees of freedom. Simulated with 3 seeds and 20 pairs under Holm, a true difference of 5 seed deviations is found in 11 % of the pairs
-when paired and in 39 % when not (with seeds half correlated 23 and 44 %); intervals cover 94 % or more either way. What seeds do
+and the interval is t with Satterthwaite's degrees of freedom of the sum (Satterthwaite 1946; for two arms' own seeds that is Welch's test;
+arms that share one estimate share its degrees of freedom: for seeds alone that is the t of a one-way analysis of variance). Seeds are not
+paired: equal seeds share data order, so that arms' seeds differ together if at all, and pairing 3 of them leaves 2 degrees of freedom.
+Simulated with 3 seeds and 20 pairs under Holm, each arm by its own seeds, a true difference of 5 seed deviations is found in 11 % of the
+pairs when paired and in 39 % when not (with seeds half correlated 23 and 44 %); intervals cover 94 % or more either way. What seeds do
 differently in different projects is in both parts. `Joint` gives the same for what is no mean: multipliers, slopes.
 
-Not promised: with one seed an interval covers projects alone (`covers_seeds` says so). Nothing covers another corpus.
+Not promised: where no arm has several seeds an interval covers projects alone (`seed_noise` says so). Nothing covers another corpus.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +37,23 @@ COVERAGE = 0.95
 _CHUNK_CELLS = 1 << 22  # weights are drawn in chunks, so that memory stays at 32 MB however many projects there are
 
 
+NoiseKind = Literal["own", "pooled", "borrowed", "none"]
+"""Where a seed noise is from: the cell's own seeds, those of all cells at its scale and budget, those of others alone, or nowhere."""
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """How much one run of a cell varies with its seed."""
+
+    variance: float
+    """Of a run's bits per byte."""
+    degrees: float
+    """To which it is known; 0 where it is not."""
+    kind: NoiseKind
+    source: Hashable
+    """Noises of equal source are one estimate and share its degrees."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """What several seeds of one cell scored: bits that project j adds to bits per byte, by seed."""
@@ -43,6 +62,16 @@ class Sample:
     bits_RJ: Floats
     """Bits of seed r in project j, not divided by anything."""
     num_bytes_J: Floats
+    noise: SeedNoise | None = None
+    """None: what its own seeds say."""
+
+    @property
+    def seed_noise(self) -> SeedNoise:
+        """`noise`, or that of its own seeds."""
+        if self.noise is not None:
+            return self.noise
+        count = len(self.seeds)
+        return SeedNoise(float(self.values.var(ddof=1)), count - 1, "own", id(self)) if count > 1 else SeedNoise(0.0, 0, "none", None)
 
     @property
     def values(self) -> Floats:
@@ -57,10 +86,16 @@ class Uncertain:
 
     value: float
     seed_variance: float
-    """Of the mean over seeds; 0 with one seed."""
+    """Of the mean over seeds; 0 where nothing is known of it."""
     project_variance: float
     degrees: float
-    covers_seeds: bool
+    noises: tuple[NoiseKind, ...]
+    """Of each sample."""
+
+    @property
+    def covers_seeds(self) -> bool:
+        """Whether the seed noise of all samples is in it."""
+        return "none" not in self.noises
 
     @property
     def deviation(self) -> float:
@@ -83,24 +118,35 @@ class Uncertain:
 def uncertain(sample: Sample, less: Sample | None = None) -> Uncertain | None:
     """Mean over the seeds of `sample`, minus that of `less` where it is given, with both variances.
 
-    None without seeds, or with fewer than two projects that hold bytes. Of two samples one may have a single seed: it is taken to vary as
-    the other does. Both must hold the same projects.
+    None without seeds, or with fewer than two projects that hold bytes. Both must hold the same projects.
     """
     samples = [sample] if less is None else [sample, less]
     held = sample.num_bytes_J > 0
     if any(not len(one.seeds) for one in samples) or int(held.sum()) < 2:
         return None
-    several = [one for one in samples if len(one.seeds) > 1]
-    seed_parts = []
-    for one in samples if several else []:
-        of = one if len(one.seeds) > 1 else several[0]
-        variance, degrees = _seed_part(of)
-        seed_parts.append((variance * len(of.seeds) / len(one.seeds), degrees))
+    seed_parts = _by_source((_seed_part(one), one.seed_noise.source) for one in samples)
     bits_J = sample.bits_RJ.mean(axis=0) - (0 if less is None else less.bits_RJ.mean(axis=0))
     project_part = _project_part(bits_J[held], sample.num_bytes_J[held])
     value = float(sample.values.mean()) - (0.0 if less is None else float(less.values.mean()))
     seed_variance = math.fsum(variance for variance, _ in seed_parts)
-    return Uncertain(value, seed_variance, project_part[0], satterthwaite([*seed_parts, project_part]), bool(several))
+    degrees = satterthwaite([*seed_parts, project_part])
+    return Uncertain(value, seed_variance, project_part[0], degrees, tuple(one.seed_noise.kind for one in samples))
+
+
+def _seed_part(sample: Sample) -> tuple[float, float]:
+    """Variance of the mean over seeds and its degrees of freedom; (0, 0) where nothing is known."""
+    noise = sample.seed_noise
+    return noise.variance / len(sample.seeds), noise.degrees
+
+
+def _by_source(parts: Iterable[tuple[tuple[float, float], Hashable]]) -> list[tuple[float, float]]:
+    """Variances of one source added, with the fewest of their degrees; what is not known is left out."""
+    found: dict[Hashable, tuple[float, float]] = {}
+    for (variance, degrees), source in parts:
+        if degrees > 0:
+            before, fewest = found.get(source, (0.0, degrees))
+            found[source] = before + variance, min(fewest, degrees)
+    return list(found.values())
 
 
 def _project_part(bits_J: Floats, num_bytes_J: Floats) -> tuple[float, float]:
@@ -150,6 +196,7 @@ class Joint:
         self._num_draws, self._seed = num_draws, seed
         self._means_K = np.array([sample.values.mean() for sample in samples.values()])
         self._seed_parts = [_seed_part(sample) for sample in samples.values()]
+        self._sources = [sample.seed_noise.source for sample in samples.values()]
         self._can = False
         if not samples:
             return
@@ -204,18 +251,11 @@ class Joint:
             return min([self._project_degrees, *(degrees for _, degrees in seed_parts)])
         num_projects = self._off_KJ.shape[1]
         projects = (num_projects - 1) / num_projects * float(((slopes @ self._off_KJ[columns]) ** 2).sum())
-        parts = [(projects, self._project_degrees)]
-        for slope, column in zip(slopes, columns, strict=True):
-            variance, degrees = self._seed_parts[column]
-            if degrees > 0:
-                parts.append((slope**2 * variance, degrees))
-        return satterthwaite(parts)
-
-
-def _seed_part(sample: Sample) -> tuple[float, float]:
-    """Variance of the mean over seeds and its degrees of freedom; (0, 0) with one seed."""
-    count = len(sample.seeds)
-    return (float(sample.values.var(ddof=1)) / count, count - 1.0) if count > 1 else (0.0, 0.0)
+        moved = [
+            (slope**2 * self._seed_parts[column][0], self._seed_parts[column][1]) for slope, column in zip(slopes, columns, strict=True)
+        ]
+        seeds = _by_source(zip(moved, (self._sources[column] for column in columns), strict=True))
+        return satterthwaite([(projects, self._project_degrees), *seeds])
 
 
 def middle(values: Floats, level: float = COVERAGE) -> Bounds:

@@ -12,7 +12,8 @@
 | fits | an arm: what was fitted to its runs | arms |
 | rates | an arm at a scale: bits per byte of each learning rate that was tried, and the one taken | scale, arms |
 
-Options are lists with commas; without one, all. Not promised: that a wide table is narrow; take fewer scales.
+Options are lists with commas; without one, all. A number whose seed noise is borrowed or missing is marked; `below` explains.
+Not promised: that a wide table is narrow; take fewer scales.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ from typing import Any, Final
 
 import yaml
 
+from eval import report_search
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
 from eval.margins import ByScale
+from eval.multipliers import Multiplier
 from eval.results import Results
+from eval.seed_intervals import NoiseKind
+from eval.seed_noise import EXPLAINED, RULE, mark
 from proxy_lm.errors import RequestError
 from proxy_lm.report import Table, number, si
 
@@ -55,27 +60,31 @@ def span(bounds: tuple[float, float] | None, digits: int = _DIGITS, sign: str = 
 
 
 def gap(verdict: PairVerdict) -> str:
-    """Difference with its interval and percent."""
+    """Difference with its interval, the mark of its seed noise, and percent."""
     if verdict.difference is None:
         return "-"
     percent = "" if verdict.relative is None else f", {100 * verdict.relative:+.1f} %"
-    return f"{verdict.difference:+.{_DIGITS}f}{span(verdict.interval, sign='+')}{percent}"
+    return f"{verdict.difference:+.{_DIGITS}f}{span(verdict.interval, sign='+')}{mark(verdict.seed_noise, verdict.interval)}{percent}"
 
 
 def percent(verdict: PairVerdict | None) -> str:
-    """The gap in percent and the verdict, losses in bold."""
+    """The gap in percent and the verdict, losses in bold, with the mark of its seed noise."""
     if verdict is None or verdict.relative is None:
         return "-"
     word = f"**{verdict.verdict}**" if verdict.verdict == "worse" else verdict.verdict
-    return f"{100 * verdict.relative:+.1f} %, {word}"
+    return f"{100 * verdict.relative:+.1f} %, {word}{mark(verdict.seed_noise, verdict.interval)}"
 
 
 def meaning(analysis: Analysis) -> str:
     """What intervals and verdicts of a table are."""
     num_pairs = max((verdict.num_pairs for verdict in analysis.verdicts), default=0)
     corrected = f"; verdicts at 95 % after Holm's correction for {num_pairs} pairs" if num_pairs else ""
-    one_seed = "" if all(p.covers_seeds for p in analysis.points if p.seeds) else "; where there is one seed, seed noise is in no interval"
-    return f"Intervals 95 % over seeds and projects{corrected}{one_seed}."
+    return f"Intervals 95 % over seeds and projects{corrected}. {RULE if analysis.seed_pools else ''}".strip()
+
+
+def below(table: Table) -> list[str]:
+    """What the marks in a table mean, a line each; nothing for a table without marks."""
+    return [explained for sign, explained in EXPLAINED.items() if any(sign in cell for row in table.rows for cell in row)]
 
 
 def _chosen(options: Options, known: Mapping[str, list[str]], also: tuple[str, ...] = ()) -> dict[str, list[str]]:
@@ -151,7 +160,7 @@ def main(results: Results, analysis: Analysis, options: Options) -> Made:
             [
                 *(cell(p) for _, cell in placed),
                 views.get((p.arm, p.scale, p.budget)) or "-",
-                f"{number(p.mean, _DIGITS)}{span(p.interval)}",
+                f"{number(p.mean, _DIGITS)}{span(p.interval)}{mark(p.seed_noise, p.interval)}",
                 f"{len(p.seeds)}{deviation}{failed}",
                 difference,
                 verdict,
@@ -229,14 +238,22 @@ def multipliers(results: Results, analysis: Analysis, options: Options) -> Made:
         row = [cell(p) for _, cell in placed]
         for name in shown:
             m = along[name].get((p.arm, p.scale, p.budget))
-            row += ["-", "-"] if m is None else [m.text + ("*" if m.kind == "beyond the measured range" else ""), m.with_compressor.text]
+            row += ["-", "-"] if m is None or m.kind == "not defined" else _worth(m)
         rows.append(row)
     reasons = {m.reason for name in shown for m in along[name].values() if m.kind == "not defined" and m.reason}
     text = (
         f"How many times an arm's FLOPs `{analysis.baseline}` needs for the arm's bits per byte: above 1 the arm is the better one. "
-        "Intervals 95 %; * beyond the compute that was measured."
+        "With compressor: both sides charged with the fitting, encoding and teaching of their views. Intervals 95 %; * beyond the compute "
+        "that was measured."
     )
     return " ".join([text, *(f"-: {reason}." for reason in sorted(reasons))]), Table(columns, rows, frozenset(range(len(placed))))
+
+
+def _worth(m: Multiplier) -> list[str]:
+    """A multiplier without and with the compressor, marked where it is prolonged and by its seed noise."""
+    beyond = "*" if m.kind == "beyond the measured range" else ""
+    noise = mark(m.seed_noise, m.interval)
+    return [f"{m.text}{beyond}{noise}", m.with_compressor.text if m.value is None else f"{m.with_compressor.text}{noise}"]
 
 
 def growth(results: Results, analysis: Analysis, options: Options) -> Made:
@@ -263,10 +280,11 @@ def growth(results: Results, analysis: Analysis, options: Options) -> Made:
 
 
 def _growth_row(line: ByScale, scales: list[str | None], with_budget: bool) -> list[str]:
-    found = {g.scale: f"{g.percent:+.1f}{span(g.interval, 1, '+')}" for g in line.gaps}
-    slope = "-" if line.slope is None else f"{line.slope:+.1f}{span(line.interval, 1, '+')}"
-    every = "**worse**" if line.everywhere == "worse" else line.everywhere
-    trend = {"gains": "grows", "loses": "**shrinks**"}.get(line.trend, line.trend)
+    noise = mark(line.seed_noise, line.interval)
+    found = {g.scale: f"{g.percent:+.1f}{span(g.interval, 1, '+')}{mark(g.seed_noise, g.interval)}" for g in line.gaps}
+    slope = "-" if line.slope is None else f"{line.slope:+.1f}{span(line.interval, 1, '+')}{noise}"
+    every = ("**worse**" if line.everywhere == "worse" else line.everywhere) + (noise if line.everywhere != "not decided" else "")
+    trend = {"gains": "grows", "loses": "**shrinks**"}.get(line.trend, line.trend) + (noise if line.trend != "not decided" else "")
     return [
         f"`{line.arm}`",
         *([line.budget or "-"] if with_budget else []),
@@ -284,7 +302,7 @@ def fits(results: Results, analysis: Analysis, options: Options) -> Made:
     for fit in analysis.fits:
         if not _is(wanted, arms=fit.arm):
             continue
-        values = [f"{name} = {value:.3g}{_range(fit.intervals.get(name))}" for name, value in fit.values.items()]
+        values = [f"{name} = {value:.3g}{_range(fit.intervals.get(name), fit.seed_noise)}" for name, value in fit.values.items()]
         error = "-" if fit.error is None else f"{100 * fit.error:.2f} %"
         rows.append([f"`{fit.arm}`", fit.formula or "-", "; ".join(values) or fit.reason, str(fit.num_points), error])
     text = (
@@ -293,8 +311,8 @@ def fits(results: Results, analysis: Analysis, options: Options) -> Made:
     return text, Table(["arm", "form", "values (95 %)", "points", "error"], rows, frozenset({0, 1, 2}))
 
 
-def _range(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f" ({bounds[0]:.3g} to {bounds[1]:.3g})"
+def _range(bounds: tuple[float, float] | None, noise: NoiseKind) -> str:
+    return "" if bounds is None else f" ({bounds[0]:.3g} to {bounds[1]:.3g}){mark(noise, bounds)}"
 
 
 def rates(results: Results, analysis: Analysis, options: Options) -> Made:
@@ -315,6 +333,7 @@ def rates(results: Results, analysis: Analysis, options: Options) -> Made:
             cells.append("-" if one is None else "failed" if one.bits_per_byte is None else f"{one.bits_per_byte:.{_DIGITS}f}")
         rows.append([choice.scale or "-", f"`{choice.arm}`", *cells, f"{choice.learning_rate:.3g}", choice.reason])
     text = "Bits per byte on the valid split after short runs at each learning rate, the same rates for all arms; outside the match."
+    text = " ".join([text, *report_search.searched_less(results)])
     columns = ["scale", "arm", *(f"{rate:.3g}" for rate in tried), "taken", "why"]
     return text, Table(columns, rows, frozenset({0, 1, len(columns) - 1}))
 

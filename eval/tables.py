@@ -154,7 +154,7 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
         if block.name != ALL or block.options:
             raise RequestError(f"{block.place}: this kind looks at all kept results; write <!-- table: {ALL} {block.kind} -->")
         text, table = _OF_MANY[block.kind](library)
-        return [*_wrapped(text), "", *table_lines(table)]
+        return [*_wrapped(text), "", *table_lines(table), *_below(table)]
     if block.kind not in (*table_kinds.KINDS, ANSWERS, kept_plots.KIND):
         known = ", ".join([*table_kinds.KINDS, ANSWERS, kept_plots.KIND, *_OF_MANY])
         raise RequestError(f"{block.place}: '{block.kind}' is no kind of table; known: {known}")
@@ -178,7 +178,7 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
         sentence, table = table_kinds.KINDS[block.kind](library.kept[block.name], analysis, block.options)
     except RequestError as error:
         raise RequestError(f"{block.place}: {error}") from error
-    return [*_wrapped([f"{source} {sentence}"]), "", *table_lines(table)]
+    return [*_wrapped([f"{source} {sentence}"]), "", *table_lines(table), *_below(table)]
 
 
 def _facts(library: Library) -> tuple[list[str], Table]:
@@ -190,6 +190,12 @@ def _transfer(library: Library) -> tuple[list[str], Table]:
 
 
 _OF_MANY: Final[Mapping[str, Callable[[Library], tuple[list[str], Table]]]] = {"facts": _facts, "transfer": _transfer}
+
+
+def _below(table: Table) -> list[str]:
+    """What the marks in the table mean, under it."""
+    notes = table_kinds.below(table)
+    return ["", *_wrapped([" ".join(notes)])] if notes else []
 
 
 def _wrapped(paragraphs: list[str]) -> list[str]:

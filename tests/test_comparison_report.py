@@ -331,9 +331,19 @@ def test_a_grid_that_has_come_to_its_first_seed_says_what_intervals_leave_out(co
     late = frozenset((arm, None, None, seed) for arm in ("bytes", "proxy", "half") for seed in (1, 2) if (arm, seed) != ("half", 1))
     one = comparison("early", {"bytes": 2.5, "proxy": 2.4, "half": 2.4}, failed=late)
     answers = " ".join(report.answers(one))
-    assert "Only one seed of 2 of the 3 arms at a scale and budget has finished" in answers
-    assert "Of 1 of 2 pairs that holds for both arms" in answers
-    assert "Only one seed" not in " ".join(report.answers(comparison("whole", {"bytes": 2.5, "proxy": 2.4})))
+    # Two seeds of one arm know its spread to one degree, which the others borrow.
+    assert "bits per byte (deviation, 1 degree of freedom, 1 arm)" in answers
+    assert "One seed of bytes, proxy: the seed noise is borrowed" in answers
+    assert "2 of 2 verdicts rest on that, marked ‡" in answers
+    assert "; one seed of proxy and bytes, seed noise borrowed." in answers
+    assert "; one seed of bytes, seed noise borrowed." in answers
+    none = " ".join(report.answers(comparison("none", {"bytes": 2.5, "proxy": 2.4}, failed=late | {("half", None, None, 1)})))
+    assert "Only one seed of all arms at a scale and budget has finished" in none
+    assert "So do 1 of 1 verdicts. That is marked †." in none
+    assert "; one seed of proxy and bytes, seed noise not covered." in none
+    whole = " ".join(report.answers(comparison("whole", {"bytes": 2.5, "proxy": 2.4})))
+    assert "ne seed" not in whole
+    assert "the variance pooled over all arms with several seeds" in whole
 
 
 def test_seconds_are_matched_by_a_forecast(found):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from eval.seed_intervals import Joint, Sample, holm, middle, satterthwaite, t_quantile, t_two_sided, uncertain
+from eval.seed_noise import with_noise
 
 
 def test_student_agrees_with_printed_tables():
@@ -64,12 +65,38 @@ def test_what_cannot_be_told_is_not_told():
     assert (same.interval(), same.p) == ((0, 0), 1)
 
 
-def test_a_single_seed_is_taken_to_vary_as_the_other_arm():
-    # Variance of a run 0.01: 0.01 / 3 for three of them and 0.01 / 1 for the single one, both known to 2 degrees.
-    found = uncertain(sample([1.9, 2.0, 2.1]), sample([2.5]))
-    assert found is not None
-    assert found.seed_variance == pytest.approx(0.01 / 3 + 0.01)
-    assert found.covers_seeds
+def test_seed_noise_is_pooled_kept_or_borrowed_by_eye():
+    # Variances 0.01, 0.04 and 0.01, two degrees each: pooled 0.02 with 6. The second saw more and keeps its own; the single one borrows
+    # from three arms.
+    pool, told = with_noise(
+        {"a": sample([1.9, 2.0, 2.1]), "b": sample([2.3, 2.5, 2.7]), "c": sample([3.0, 3.1, 3.2]), "d": sample([2.5])}, "s0", None
+    )
+    assert (pool.deviation, pool.degrees, pool.num_arms, pool.borrowers) == (pytest.approx(0.02**0.5), 6, 3, ("d",))
+    noises = {name: (one.noise.variance, one.noise.degrees, one.noise.kind) for name, one in told.items()}
+    assert noises == {
+        "a": (pytest.approx(0.02), 6, "pooled"),
+        "b": (pytest.approx(0.04), 2, "own"),
+        "c": (pytest.approx(0.02), 6, "pooled"),
+        "d": (pytest.approx(0.02), 3, "borrowed"),
+    }
+    # One estimate is one estimate: of two arms that share it the degrees are its own, not their sum.
+    both, single = uncertain(told["a"], told["c"]), uncertain(told["a"], told["d"])
+    assert (both.seed_variance, both.degrees, both.noises) == (pytest.approx(0.04 / 3), pytest.approx(6), ("pooled", "pooled"))
+    assert (single.seed_variance, single.degrees, single.noises) == (
+        pytest.approx(0.02 / 3 + 0.02),
+        pytest.approx(3),
+        ("pooled", "borrowed"),
+    )
+    assert single.covers_seeds
+
+
+def test_one_arm_alone_lends_one_degree_and_none_lends_nothing():
+    pool, told = with_noise({"a": sample([1.9, 2.0, 2.1]), "b": sample([2.5])}, None, None)
+    assert (pool.num_arms, told["a"].noise.kind, told["b"].noise.kind) == (1, "own", "borrowed")
+    found = uncertain(told["b"], told["a"])
+    assert (found.seed_variance, found.degrees) == (pytest.approx(0.01 + 0.01 / 3), pytest.approx(1))
+    pool, told = with_noise({"a": sample([1.9]), "b": sample([2.5])}, None, None)
+    assert (pool, uncertain(told["a"], told["b"]).noises) == (None, ("none", "none"))
 
 
 def test_satterthwaite_by_eye():
@@ -145,3 +172,62 @@ def test_the_joint_interval_needs_every_sample():
     assert joint.interval(["one", "two"], lambda bits: bits[:, 0]) is None
     assert Joint({"one": sample([2.0], num_bytes=[10.0])}, num_draws=100, seed=0).interval(["one"], lambda bits: bits[:, 0]) is None
     assert Joint({}, num_draws=100, seed=0).interval([], lambda bits: bits[:, 0]) is None
+
+
+def grid_of(generator, deviations, num_seeds=3, num_projects=20):
+    """Arms with no true difference whose seeds have these deviations, the first is the baseline; a number of seeds for all or for each."""
+    counts = [num_seeds] * len(deviations) if isinstance(num_seeds, int) else num_seeds
+    num_bytes = np.exp(generator.normal(9, 0.7, num_projects))
+    level = generator.normal(2, 0.3, num_projects)
+    samples = {}
+    for place, (deviation, count) in enumerate(zip(deviations, counts, strict=True)):
+        seeds = deviation * generator.normal(size=(count, 1))
+        rates = level + generator.normal(0, 0.004, num_projects) + seeds + generator.normal(0, 0.004, (count, num_projects))
+        samples[f"a{place}"] = Sample(tuple(range(count)), rates * num_bytes, num_bytes)
+    return samples
+
+
+def judged(samples, shift=0.0):
+    """p of every arm against the first, by the shared rule and each by its own seeds; `shift` is a true difference."""
+    _, told = with_noise(samples, "s0", "x1")
+    shared, own = [], []
+    for name in list(samples)[1:]:
+        for found, p_values in ((told, shared), (samples, own)):
+            mine = found[name]
+            moved = Sample(mine.seeds, mine.bits_RJ + shift * mine.num_bytes_J, mine.num_bytes_J, mine.noise)
+            p_values.append(uncertain(moved, found["a0"]).p)
+    return shared, own
+
+
+@pytest.mark.parametrize(
+    "deviations",
+    [[0.02] * 8, [0.08, *[0.02] * 7], [0.02, 0.08, *[0.02] * 6], [0.02 * 2**k for k in (0, 1, -1, 1, -1, 0, 1, -1)]],
+    ids=["alike", "baseline wider", "one arm wider", "all differ"],
+)
+def test_the_shared_rule_is_rarely_wrong_among_all_pairs(deviations):
+    generator = np.random.default_rng(5)
+    wrong = sum(min(holm(judged(grid_of(generator, deviations))[0])) < 0.05 for _ in range(200))
+    assert wrong <= 18  # 5 % of 200 are 10; more than 18 of them once in 200
+
+
+def test_the_shared_rule_finds_what_three_seeds_alone_miss():
+    generator = np.random.default_rng(6)
+    found = np.zeros(2)
+    for _ in range(60):
+        found += [np.mean([p < 0.05 for p in holm(p_values)]) for p_values in judged(grid_of(generator, [0.02] * 8), shift=0.1)]
+    assert found[0] / 60 > 0.8
+    assert found[1] < found[0] - 6  # a tenth of all pairs at the least
+
+
+def test_borrowed_seed_noise_covers_where_arms_vary_alike():
+    generator = np.random.default_rng(8)
+    within, by_eye = 0, 0
+    for _ in range(300):
+        samples = grid_of(generator, [0.02] * 6, num_seeds=[3, 3, 3, 3, 1, 1])
+        _, told = with_noise(samples, None, None)
+        found = uncertain(told["a5"], told["a0"])
+        assert found.noises[0] == "borrowed"
+        within += found.interval()[0] <= 0 <= found.interval()[1]
+        by_eye += uncertain(samples["a5"], Sample((0,), samples["a0"].bits_RJ[:1], samples["a0"].num_bytes_J)).p >= 0.05
+    assert within / 300 > 0.93
+    assert by_eye / 300 < 0.6  # projects alone, as if a seed changed nothing: what must not be taken for 95 %
