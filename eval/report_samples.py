@@ -9,6 +9,7 @@ All but prompt and completion may be missing. A comparison without it has no suc
 
 from __future__ import annotations
 
+import itertools
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ KEY: Final = "samples"
 MOST_PROMPTS: Final = 6
 RAW: Final = "in raw bytes"
 _BLANKS: Final = re.compile(" {40,}")
+_MOST_EQUAL_LINES: Final = 4
 
 Asked = Mapping[str, Mapping[str, Any]]
 """Results of `proxy-lm-eval samples` by the name under which they are shown."""
@@ -62,12 +64,15 @@ def _explained(who: str, asked: Asked, where: Sequence[str]) -> list[str]:
     settings = [found["settings"] for found in asked.values() if "settings" in found]
     how = f" {how_of(settings[0]).capitalize()}." if settings else ""
     of = f" ({'; '.join(where)})" if where else ""
-    lines = [f"What {who} writes after the same held-out prompt{of}; nothing was chosen or left out.{how} Not a measurement."]
+    lines = [
+        f"What {who} writes after the same held-out prompt{of}; nothing was chosen or left out.{how} Not a measurement. What counts blanks "
+        "or equal lines in square brackets was not written by a model."
+    ]
     readings = {name: reading_of(found["run"]) for name, found in asked.items() if "run" in found}
     other = {name: reading for name, reading in readings.items() if reading != RAW}
     if other:
         rest = ["the others in raw bytes"] if len(other) < len(readings) else []
-        lines.append("Asked " + "; ".join([*(f"{name} {reading}" for name, reading in other.items()), *rest]) + ".")
+        lines.append("; ".join([*(f"{name} was asked {reading}" for name, reading in other.items()), *rest]) + ".")
     return lines
 
 
@@ -104,12 +109,17 @@ def page(written: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def visible(text: str) -> str:
-    """Text as it is, without the few blanks at its end; control characters that a page or a terminal would swallow or obey, and blanks that
-    nobody would count, told by their number."""
+    """Text as it is, without the few blanks at its end; control characters that a page or a terminal would swallow or obey, and what
+    nobody would count, many blanks and equal lines one after another, told by their number."""
     if not text.strip():
         return f"[{len(text)} blank{'s' * (len(text) > 1)}]" if text else "[nothing]"
     shown = "".join(c if c in "\n\t" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return _BLANKS.sub(lambda found: f"[{len(found[0])} blanks]", shown).rstrip()
+    shown = _BLANKS.sub(lambda found: f"[{len(found[0])} blanks]", shown).rstrip()
+    lines: list[str] = []
+    for line, same in itertools.groupby(shown.split("\n")):
+        times = len(list(same))
+        lines += [line] * times if times <= _MOST_EQUAL_LINES else [line, f"[the same line {times - 1} times more]"]
+    return "\n".join(lines)
 
 
 def _samples(result: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

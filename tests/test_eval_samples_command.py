@@ -139,6 +139,7 @@ def test_bytes_become_text_that_is_safe(data, is_cut, text):
         ("\n" * 9, "[9 blanks]"),
         ("\n    x\t= 1\n   \n", "\n    x\t= 1"),
         ("a" + " " * 40 + "b" + " " * 50, "a[40 blanks]b[50 blanks]"),
+        ("x\n" * 4 + "  y,\n" * 5 + "z", "x\nx\nx\nx\n  y,\n[the same line 4 times more]\nz"),
         ("\x1b[31m\x00\r\u202e\u200b\u00e9", "\\x1b[31m\\x00\\r\\u202e\\u200b\u00e9"),
     ],
 )
@@ -208,7 +209,7 @@ def test_they_are_no_numbers_and_a_report_of_runs_shows_them(place, capsys, tmp_
     assert found["summary"]["rows"] == []
     text = (tmp_path / "report.md").read_text()
     assert "What each run writes after the same held-out prompt; nothing was chosen or left out. Greedy, at most 40 bytes." in text
-    assert "Asked tokens in symbols of spm, its prompts healed; the others in raw bytes." in text
+    assert "tokens was asked in symbols of spm, its prompts healed; the others in raw bytes." in text
     assert text.count("--- tokens") == text.count("## Sample ") == 3
     assert "samples" not in KINDS
     with pytest.raises(RequestError, match="no whole result of samples"):
