@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from compressors.files import write_bytes
-from eval import facts, kept_plots, report, table_kinds, transfer
+from eval import facts, kept_plots, report, table_kinds, transfer, transfer_report
 from eval.grid_analysis import Analysis, analyse
 from eval.kept import KEPT, PLANS, read_all
 from eval.results import Results
@@ -108,7 +108,7 @@ def write_reports(root: Path, folder: Path) -> list[Path]:
     library = Library(read_all(root / KEPT))
     for name, results in library.kept.items():
         report.write(results, folder / name)
-    transfer.write(transfer.recipes(library.kept, library.analysis), folder)
+    transfer_report.write(transfer.recipes(library.kept, library.analysis), folder)
     return [*(folder / name / "report.html" for name in library.kept), folder / "transfer.html"]
 
 
@@ -186,7 +186,7 @@ def _facts(library: Library) -> tuple[list[str], Table]:
 
 
 def _transfer(library: Library) -> tuple[list[str], Table]:
-    return transfer.table(transfer.recipes(library.kept, library.analysis))
+    return transfer_report.table(transfer.recipes(library.kept, library.analysis))
 
 
 _OF_MANY: Final[Mapping[str, Callable[[Library], tuple[list[str], Table]]]] = {"facts": _facts, "transfer": _transfer}

@@ -1,42 +1,49 @@
 """What predicts the raw-byte gain of a recipe: translation, alignment, or the stability of its view? Across recipes of kept comparisons.
 
     found = recipes(kept, analysis)                one entry an arm, scale and budget that is asked in raw bytes and told by views
-    for predictor in PREDICTORS: association(found, predictor)
+    associations(found)                            one for each of PREDICTORS, corrected together; `transfer_report.py` spells and draws
 
-The gain is the percent of the baseline's bits per byte that an arm saves. A predictor is a number of the arm's evaluations (mean over
-seeds) or of its views. Rank correlation (Spearman) is taken inside each comparison, scale and budget, and pooled over them by their number
-of recipes, so that a larger model, which is better at everything, does not look like a prediction. The interval draws recipes (arms)
-again, one draw for all scales and comparisons in which they stand; what is a fact of a view draws views again, since ten recipes of one
-view are one fact.
+The gain is the percent of the baseline's bits per byte that an arm saves. A predictor is a number of the arm's evaluations or of its views.
+A recipe is one point, the mean over its seeds: three runs of one recipe are not three facts about recipes. Rank correlation (Spearman) is
+taken inside each comparison, scale and budget, and pooled over them by their number of recipes, so that a larger model, which is better at
+everything, does not look like a prediction. What is a fact of a view counts views, since ten recipes of one view are one fact.
 
-Not promised: that a correlation over a few recipes is a cause. With fewer than `MIN_DRAWN` recipes (views) there is no interval and nothing
-is decided.
+p is how often exchanging the predictor between recipes (views) that stand in the same places gives a correlation as far from 0: all
+exchanges up to `MOST_EXCHANGES`, else as many drawn. p is corrected by Holm over the correlations that have one, and the word for each
+follows from that. The interval draws recipes (views) again, one draw for all places in which they stand; it is 95 % for each alone.
+
+Not promised: that a correlation over a few recipes is a cause. With fewer than `MIN_DRAWN` recipes (views) there is neither interval nor p.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from compressors.files import write_bytes
-from eval.facts import Analyses, place
+from eval.facts import Analyses
+from eval.grid_analysis import Analysis
 from eval.intervals import COVERAGE, NUM_DRAWS
 from eval.kept import STABILITY, effective_views
 from eval.results import ArmResult, Results
-from proxy_lm import plotting
-from proxy_lm.report import Content, Section, Table, html, markdown, number
+from eval.seed_intervals import holm
 
 Floats = npt.NDArray[np.float64]
+Column = tuple[npt.NDArray[np.int64], Floats, Floats]
+"""Of the points of a group: index of the recipe or view, predictor, gain."""
 
 MIN_DRAWN: Final = 5
+MOST_EXCHANGES: Final = 5040
 _MOST_UNDEFINED = 0.05
-_NAME_LENGTH, _NAME_HEIGHT = 0.18, 0.045  # of a plot
+
+
+Group = tuple[str, str | None, str | None]
+"""Comparison, scale, budget."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,11 @@ class Recipe:
     """Predictors by their keys, those that there are."""
     views: str
     """Fingerprints of its views."""
+    runs: tuple[tuple[float, Mapping[str, float]], ...] = ()
+    """Gain and predictors of each seed, to be drawn; all numbers are of the mean."""
 
     @property
-    def group(self) -> tuple[str, str | None, str | None]:
+    def group(self) -> Group:
         """Recipes of one group are compared with each other."""
         return self.comparison, self.scale, self.budget
 
@@ -113,17 +122,30 @@ PREDICTORS: Final = (
 
 def recipes(kept: Mapping[str, Results], analysis: Analyses) -> list[Recipe]:
     """All recipes that were asked in raw bytes, told by at least one view, and have a baseline beside them."""
+    return [recipe for name, results in kept.items() for recipe in recipes_of(results, analysis(name))]
+
+
+def recipes_of(results: Results, analysis: Analysis) -> list[Recipe]:
+    """Those of one comparison."""
     found = []
-    for name, results in kept.items():
-        for verdict in analysis(name).verdicts:
-            runs = [r for r in results.finished if (r.name, r.scale, r.budget) == (verdict.arm, verdict.scale, verdict.budget)]
-            told = effective_views(results, verdict.arm)
-            if verdict.against != results.baseline or verdict.relative is None or not told or any(run.view != "raw" for run in runs):
-                continue
-            views = [results.views.get(view, {}) for view in told]
-            measured = {p.key: value for p in PREDICTORS if (value := _measured(p, runs, views)) is not None}
-            found.append(Recipe(name, verdict.arm, verdict.scale, verdict.budget, -100 * verdict.relative, measured, _fingerprints(views)))
+    for verdict in analysis.verdicts:
+        place_of = verdict.scale, verdict.budget
+        runs = [r for r in results.finished if (r.name, r.scale, r.budget) == (verdict.arm, *place_of)]
+        told = effective_views(results, verdict.arm)
+        base = analysis.point(results.baseline, *place_of)
+        if verdict.against != results.baseline or verdict.relative is None or not told or any(run.view != "raw" for run in runs):
+            continue
+        assert base is not None
+        assert base.mean is not None
+        views = [results.views.get(view, {}) for view in told]
+        seeds = tuple((100 * (1 - (run.bits_per_byte or 0.0) / base.mean), _predictors([run], views)) for run in runs)
+        gain, prints = -100 * verdict.relative, _fingerprints(views)
+        found.append(Recipe(results.name, verdict.arm, *place_of, gain, _predictors(runs, views), prints, seeds))
     return found
+
+
+def _predictors(runs: Sequence[ArmResult], views: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {p.key: value for p in PREDICTORS if (value := _measured(p, runs, views)) is not None}
 
 
 def _fingerprints(views: Sequence[Mapping[str, Any]]) -> str:
@@ -147,55 +169,102 @@ class Association:
     value: float | None
     """Spearman's, pooled; None with too few recipes, or where nothing differs."""
     interval: tuple[float, float] | None
+    p: float | None
+    p_corrected: float | None
+    """Holm over all correlations that were asked together and have a p."""
     num_drawn: int
     """Different arms; of a fact of views, different views."""
     num_points: int
     reason: str
-    """Why there is no value or interval; else empty."""
+    """Why there is no value, interval or p; else empty."""
 
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.value is None or self.interval is None:
+        if self.value is None or self.p_corrected is None:
             return "not decided"
-        low, high = self.interval
-        sign = "+" if low > 0 else "-" if high < 0 else ""
-        return "tells nothing that we can see" if not sign else "predicts" if sign == self.predictor.expected else "predicts the opposite"
+        if self.p_corrected >= 1 - COVERAGE:
+            return "tells nothing that we can see"
+        return "predicts" if ("+" if self.value > 0 else "-") == self.predictor.expected else "predicts the opposite"
+
+
+def associations(found: Sequence[Recipe], *, num_draws: int = NUM_DRAWS, seed: int = 0) -> list[Association]:
+    """One for each predictor, p corrected for all that have one."""
+    each = [association(found, predictor, num_draws=num_draws, seed=seed) for predictor in PREDICTORS]
+    corrected = iter(holm([one.p for one in each if one.p is not None]))
+    return [one if one.p is None else replace(one, p_corrected=next(corrected)) for one in each]
 
 
 def association(found: Sequence[Recipe], predictor: Predictor, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Association:
-    """Spearman's correlation inside groups, pooled, with the interval over recipes drawn again."""
+    """Spearman's correlation inside groups, pooled, with the interval over recipes drawn again, and p, as if asked alone."""
     points = [recipe for recipe in found if predictor.key in recipe.measured]
     groups = {group: [r for r in points if r.group == group] for group in dict.fromkeys(r.group for r in points)}
     useful = [members for members in groups.values() if len(members) > 2]
     units = sorted({predictor.drawn(r) for members in useful for r in members})
     num_drawn, num_points = len(units), sum(map(len, useful))
     what = "recipes" if predictor.of_run is not None else "views"
+
+    def without(reason: str, value: float | None = None) -> Association:
+        return Association(predictor, value, None, None, None, num_drawn, num_points, reason)
+
     if num_drawn < 3:
-        return Association(predictor, None, None, num_drawn, num_points, f"{num_drawn} {what} beside each other; at least 3 have ranks")
+        return without(f"too few: {num_drawn} {what} beside each other have both numbers, {MIN_DRAWN} are needed")
     columns = [_columns(members, units, predictor) for members in useful]
     value = float(pooled(columns, np.ones((1, num_drawn)))[0])
     if math.isnan(value):
-        return Association(predictor, None, None, num_drawn, num_points, f"it is the same for all {what}")
+        return without(f"it is the same for all {what}")
     if num_drawn < MIN_DRAWN:
-        return Association(predictor, value, None, num_drawn, num_points, f"{num_drawn} {what}; an interval needs {MIN_DRAWN}")
+        return without(f"too few: {num_drawn} {what} have both numbers, {MIN_DRAWN} are needed", value)
     generator = np.random.Generator(np.random.Philox(key=[seed, 2]))
     times = generator.multinomial(num_drawn, np.full(num_drawn, 1 / num_drawn), size=num_draws).astype(np.float64)
     draws = pooled(columns, times)
     draws = draws[np.isfinite(draws)]
     if len(draws) < (1 - _MOST_UNDEFINED) * num_draws:
-        return Association(predictor, value, None, num_drawn, num_points, "too many draws in which nothing differs")
+        return without("too many draws in which nothing differs", value)
     low, high = np.quantile(draws, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Association(predictor, value, (float(low), float(high)), num_drawn, num_points, "")
+    p = exchanged(columns, num_drawn, abs(value), seed)
+    return Association(predictor, value, (float(low), float(high)), p, p, num_drawn, num_points, "")
 
 
-def _columns(members: Sequence[Recipe], units: Sequence[str], predictor: Predictor) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
+def exchanged(groups: Sequence[Column], num_units: int, size: float, seed: int = 0) -> float:
+    """Share of exchanges of the predictor between units that stand in the same groups with a pooled correlation of `size` or more."""
+    where = [tuple(unit in index for index, _, _ in groups) for unit in range(num_units)]
+    strata = [[unit for unit in range(num_units) if where[unit] == one] for one in dict.fromkeys(where)]
+    if math.prod(math.factorial(len(stratum)) for stratum in strata) <= MOST_EXCHANGES:
+        every = itertools.product(*(itertools.permutations(stratum) for stratum in strata))
+        taken_DU = np.array([list(itertools.chain(*parts)) for parts in every])
+    else:
+        generator = np.random.Generator(np.random.Philox(key=[seed, 3]))
+        drawn = [[generator.permutation(stratum) for stratum in strata] for _ in range(MOST_EXCHANGES - 1)]
+        taken_DU = np.array([np.concatenate(strata), *(np.concatenate(parts) for parts in drawn)])  # what was seen is one of them
+    taken_DU = taken_DU[:, np.argsort(np.concatenate(strata))]
+    total, counts = np.zeros(len(taken_DU)), 0
+    for index, predictor, gain in groups:
+        by_unit = np.full(num_units, np.nan)
+        by_unit[index] = predictor
+        total += len(index) * _correlations(by_unit[taken_DU[:, index]], gain)
+        counts += len(index)
+    return float(np.mean(~(np.abs(total / counts) < size - 1e-9)))  # one without a correlation counts as one that is as large
+
+
+def _correlations(a_DN: Floats, b_N: Floats) -> Floats:
+    """Spearman's correlation of each row with `b_N`: [D], nan where a row is all equal."""
+    below, same = a_DN[:, None, :] < a_DN[:, :, None], a_DN[:, None, :] == a_DN[:, :, None]
+    x_DN = below.sum(axis=2) + same.sum(axis=2) / 2
+    y_N = _ranks(b_N, np.ones((1, len(b_N))))[0]
+    x_DN, y_N = x_DN - x_DN.mean(axis=1, keepdims=True), y_N - y_N.mean()
+    with np.errstate(invalid="ignore"):
+        found: Floats = x_DN @ y_N / np.sqrt((x_DN**2).sum(axis=1) * (y_N @ y_N))
+    return found
+
+
+def _columns(members: Sequence[Recipe], units: Sequence[str], predictor: Predictor) -> Column:
     """Index of what is drawn, predictor and gain of each recipe of a group."""
     index = np.array([units.index(predictor.drawn(r)) for r in members], dtype=np.int64)
     return index, np.array([r.measured[predictor.key] for r in members]), np.array([r.gain for r in members])
 
 
-def pooled(groups: Sequence[tuple[npt.NDArray[np.int64], Floats, Floats]], times_DU: Floats) -> Floats:
+def pooled(groups: Sequence[Column], times_DU: Floats) -> Floats:
     """Mean of the groups' Spearman correlations by their number of points, unit u taken `times_DU` times: [D], nan where none has one."""
     found = np.stack([spearman(predictor, gain, times_DU[:, index]) for index, predictor, gain in groups])
     counts = np.stack([times_DU[:, index].sum(axis=1) for index, _, _ in groups]) * np.isfinite(found)
@@ -220,85 +289,3 @@ def _ranks(values_N: Floats, times_DN: Floats) -> Floats:
     below, same = values_N[None, :] < values_N[:, None], values_N[None, :] == values_N[:, None]
     ranks: Floats = times_DN @ below.T + (times_DN @ same.T + 1) / 2
     return ranks
-
-
-def table(found: Sequence[Recipe]) -> tuple[list[str], Table]:
-    """Each predictor's correlation with the gain."""
-    rows = []
-    for predictor in PREDICTORS:
-        one = association(found, predictor)
-        bounds = "" if one.interval is None else f" ({one.interval[0]:+.2f} to {one.interval[1]:+.2f})"
-        value = "-" if one.value is None else f"{one.value:+.2f}{bounds}"
-        counts = f"{one.num_points} points, {one.num_drawn} {'recipes' if predictor.of_run is not None else 'views'}"
-        rows.append([predictor.title, value, predictor.expected, counts, one.reason or one.verdict])
-    names = sorted({recipe.comparison for recipe in found})
-    text = (
-        f"Recipes asked in raw bytes, from: {', '.join(names) or 'no kept comparison'}. Spearman's correlation with the percent of the "
-        "baseline's bits per byte that a recipe saves, inside each comparison, scale and budget, pooled; 95 % over recipes (views)."
-    )
-    return [text], Table(["what might tell the gain", "correlation", "expected", "of", "it"], rows, frozenset({0, 3, 4}))
-
-
-def points_table(found: Sequence[Recipe]) -> Table:
-    """The runs as points."""
-    rows = [
-        [place(r.comparison, r.scale, r.budget), r.arm, f"{r.gain:+.2f}", *(number(r.measured.get(p.key), 3) for p in PREDICTORS)]
-        for r in sorted(found, key=lambda r: (r.comparison, str(r.scale), str(r.budget), -r.gain))
-    ]
-    return Table(["where", "recipe", "gain, %", *(p.key for p in PREDICTORS)], rows, frozenset({0, 1}))
-
-
-def figures(found: Sequence[Recipe]) -> list[str]:
-    """A plot a predictor: recipes as points, a colour for each comparison, scale and budget."""
-    groups = list(dict.fromkeys(place(*recipe.group) for recipe in found))
-    drawn = []
-    for predictor in PREDICTORS:
-        points = [recipe for recipe in found if predictor.key in recipe.measured]
-        if points:
-            drawn.append(plotting.draw(f"gain against {predictor.title}", _filled(points, predictor, groups)))
-    return drawn
-
-
-def _filled(points: Sequence[Recipe], predictor: Predictor, groups: Sequence[str]) -> Callable[[Any], None]:
-    def fill(plot: Any) -> None:
-        for index, group in enumerate(groups):
-            members = [recipe for recipe in points if place(*recipe.group) == group]
-            x, y = [r.measured[predictor.key] for r in members], [r.gain for r in members]
-            plot.plot(x, y, "o", color=plotting.colour(index), markersize=5)
-        for recipe in _with_room(points, predictor.key):
-            at = recipe.measured[predictor.key], recipe.gain
-            plot.annotate(recipe.arm, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
-        plot.axhline(0, color=plotting.INK, linewidth=0.8)
-        plot.set_xlabel(predictor.title.replace(": ", ":\n", 1), fontsize=8)
-        plot.set_ylabel("raw-byte gain, %")
-
-    return fill
-
-
-def _with_room(points: Sequence[Recipe], key: str) -> list[Recipe]:
-    """Points whose names do not stand on each other's: none is named within a name's length and height of another."""
-    width, height = (float(np.ptp(value)) or 1.0 for value in ([r.measured[key] for r in points], [r.gain for r in points]))
-    named: list[Recipe] = []
-    for recipe in sorted(points, key=lambda r: -abs(r.gain)):
-        off = ((abs(recipe.measured[key] - n.measured[key]) / width, abs(recipe.gain - n.gain) / height) for n in named)
-        if all(x > _NAME_LENGTH or y > _NAME_HEIGHT for x, y in off):
-            named.append(recipe)
-    return named
-
-
-def write(found: Sequence[Recipe], folder: Path) -> None:
-    """`transfer.html` and `transfer.md` in `folder`."""
-    text, correlations = table(found)
-    content = Content(
-        "What transfers",
-        "Does translation, alignment or the stability of a view tell how much a recipe gains on raw bytes?",
-        [
-            Section("Answer", text, correlations),
-            Section(
-                "Points", ["A point is a recipe; names where there is room, all numbers below."], figures=lambda: figures(found), large=True
-            ),
-            Section("Numbers", ["Gain: percent of the baseline's bits per byte saved."], points_table(found)),
-        ],
-    )
-    write_bytes(folder / "transfer.md", markdown(content).replace("report.html", "transfer.html").encode())
-    write_bytes(folder / "transfer.html", html(content, list(dict.fromkeys(place(*recipe.group) for recipe in found))).encode())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import kept
+from eval import kept, report, transfer_report
 from eval.cli import main
+from eval.grid_analysis import analyse
 from eval.tables import Library
-from eval.transfer import PREDICTORS, Recipe, association, recipes, spearman
+from eval.transfer import PREDICTORS, Recipe, association, associations, recipes, spearman
 
 TRANSLATION, ACCURACY, RETRIEVAL, MOVED = PREDICTORS
 
@@ -88,20 +90,73 @@ def test_ten_recipes_of_three_views_are_three_facts():
     told = [Recipe("search", f"r{i}", None, None, -i, {"moved": moved[view]}, view) for i, view in enumerate("aaabbbbccc")]
     found = association(told, MOVED)
     assert found.value > 0.9 or found.value < -0.9
-    assert (found.interval, found.reason) == (None, "3 views; an interval needs 5")
+    assert (found.interval, found.p, found.reason) == (None, None, "too few: 3 views have both numbers, 5 are needed")
 
 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ([(1.0, 1.0), (2.0, 2.0)], "0 recipes beside each other; at least 3 have ranks"),
-        ([(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)], "3 recipes; an interval needs 5"),
+        ([(1.0, 1.0), (2.0, 2.0)], "too few: 0 recipes beside each other have both numbers, 5 are needed"),
+        ([(1.0, 1.0), (2.0, 2.0), (3.0, 3.0)], "too few: 3 recipes have both numbers, 5 are needed"),
         ([(1.0, 1.0)] * 6, "it is the same for all recipes"),
     ],
 )
 def test_too_little_decides_nothing(values, reason):
     found = association(points(values), RETRIEVAL)
     assert (found.interval, found.verdict, found.reason) == (None, "not decided", reason)
+
+
+def test_the_chance_of_a_correlation_is_that_of_exchanges_by_eye():
+    # Of the 120 orders of five recipes two have a correlation of 1 or -1.
+    perfect = association(points([(1.0, 1.0), (2.0, 2.0), (3.0, 3.0), (4.0, 4.0), (5.0, 5.0)]), RETRIEVAL)
+    assert (perfect.value, perfect.p, perfect.verdict) == (pytest.approx(1), pytest.approx(2 / 120), "predicts")
+    # At two scales the recipes change places in both together: it is still five recipes.
+    twice = [*points([(i, i) for i in range(5)]), *points([(i, i) for i in range(5)], "s1")]
+    assert association(twice, RETRIEVAL).p == pytest.approx(2 / 120)
+    # Those that stand at one scale alone change places among themselves: 2 of 3! * 2!.
+    part = association([*points([(i, i) for i in range(5)]), *points([(i, i) for i in range(3)], "s1")], RETRIEVAL)
+    assert part.p == pytest.approx(1 / 12)
+
+
+def test_correlations_are_corrected_for_all_that_are_reported():
+    # Four predictors of five recipes, each perfect: alone each is clear, of four none is (4 * 2 / 120 = 0.067).
+    values = [
+        Recipe("search", f"r{i}", None, None, i, {"translation": i, "accuracy": i, "retrieval": i, "moved": -i}, f"view{i}")
+        for i in range(5)
+    ]
+    assert association(values, RETRIEVAL).verdict == "predicts"
+    assert [(one.p_corrected, one.verdict) for one in associations(values)] == [
+        (pytest.approx(8 / 120), "tells nothing that we can see")
+    ] * 4
+    text, told = transfer_report.table(values)
+    assert "corrected for the 4 correlations that can be tested (Holm)" in text[0]
+    assert [row[4] for row in told.rows] == ["0.067"] * 4
+    # What has too few numbers is no test, and is not corrected for.
+    fewer = [replace(r, measured={"retrieval": r.gain, "accuracy": 1.0} if r.gain < 3 else {"retrieval": r.gain}) for r in values]
+    text, told = transfer_report.table(fewer)
+    assert "corrected for the 1 correlation that can be tested" in text[0]
+    assert told.rows[1][5] == "it is the same for all recipes"
+    assert [row[4] for row in told.rows] == ["-", "-", "0.017", "-"]
+
+
+def test_chance_correlations_are_rarely_called_predictions():
+    wrong = 0
+    for trial in range(150):
+        draw = np.random.default_rng(trial)
+        found = [
+            Recipe(
+                "search",
+                f"r{i}",
+                None,
+                None,
+                gain,
+                dict(zip(("translation", "accuracy", "retrieval", "moved"), draw.normal(size=4), strict=True)),
+                f"v{i}",
+            )
+            for i, gain in enumerate(draw.normal(size=6))
+        ]
+        wrong += any(one.verdict.startswith("predicts") for one in associations(found, num_draws=100))
+    assert wrong <= 14  # 5 % of 150 are 7.5; without the correction it would be 25 or so
 
 
 GAINS = {"r1": 2.45, "r2": 2.40, "r3": 2.35, "r4": 2.30, "r5": 2.25}
@@ -143,6 +198,24 @@ def test_recipes_are_the_arms_that_are_asked_in_raw_bytes_and_told_by_views(sear
     assert association(found, TRANSLATION).verdict == "predicts the opposite"
     assert association(found, ACCURACY).value == pytest.approx(1)
     assert association(found, MOVED).verdict == "predicts"  # the less it moves the more it gains
+    # Three seeds are three runs of one recipe: drawn, and no points of their own.
+    assert [len(recipe.runs) for recipe in found] == [3] * 5
+    assert np.mean([gain for gain, _ in found[2].runs]) == pytest.approx(found[2].gain)
+    assert [told["retrieval"] for _, told in found[2].runs] == pytest.approx([30.0, 30.1, 30.2])
+    assert association(found, RETRIEVAL).num_points == 5
+
+
+def test_the_report_of_a_comparison_has_the_plots_from_its_results_alone(search):
+    told, numbers = transfer_report.sections(search, analyse(search))
+    assert [row[0].split(":")[0] for row in told.table.rows] == ["translation", "translation", "alignment", "instability"]
+    figures = told.figures()
+    assert [sorted(re.findall(r">(r\d)<", figure)) for figure in figures] == [list(GAINS)] * 4
+    assert len(numbers.table.rows) == 5
+    # Evaluations here are too short for the sections that spell them; stability is a fact of the views.
+    short = search.model_copy(update={"arms": stripped(search)})
+    titles = {section.title: section for section in report.content(short).sections}
+    assert len(titles["What transfers"].figures()) == 1
+    assert "What transfers" not in {section.title for section in report.content(short.model_copy(update={"views": {}})).sections}
 
 
 def test_a_view_whose_stability_is_not_known_is_no_point(search):
