@@ -23,11 +23,13 @@ from eval.report import answers
 from eval.report_grid import finished_seeds, standing
 from eval.report_groups import groups
 from eval.results import ArmResult, Results
+from eval.seed_noise import BORROWED, NO_SEEDS, mark
 from proxy_lm.report import number, si
 
 NUM_NAMED: Final = 3
 """Runs without a number that are named; the others are counted."""
 _COLOURS: Final = {"better": "green", "worse": "red", "failed": "red", "not run": "red"}
+_MARKS: Final = (NO_SEEDS, BORROWED)
 _GAP: Final = 2  # between columns
 _LEAST_ARM_WIDTH: Final = 10
 
@@ -111,7 +113,10 @@ def _read_so(found: Results, points: Sequence[Point]) -> str:
 
 def _columns(found: Results, analysis: Analysis, points: Sequence[Point]) -> list[_Column]:
     verdicts = [analysis.verdict(point.arm, point.scale, point.budget) for point in points]
-    words = [standing(point, verdict, found.baseline) for point, verdict in zip(points, verdicts, strict=True)]
+    words = [
+        standing(point, verdict, found.baseline) + ("" if verdict is None else mark(verdict.seed_noise, verdict.interval))
+        for point, verdict in zip(points, verdicts, strict=True)
+    ]
     gaps = ["" if verdict is None or verdict.relative is None else f"{100 * verdict.relative:+.2f}" for verdict in verdicts]
     runs = {(run.name, run.scale, run.budget): run for run in found.arms}
     alone = len(runs) == len(found.arms)  # a point is a run, and so has what cannot be added up over seeds
@@ -119,7 +124,7 @@ def _columns(found: Results, analysis: Analysis, points: Sequence[Point]) -> lis
     columns = [
         _Column("arm", [point.arm for point in points], justify="left"),
         *seeds,
-        _Column("bits per byte", [_bits(point) for point in points]),
+        _Column("bits per byte", _aligned([_bits(point) for point in points])),
         _Column("gap, %", gaps),
         _Column("verdict", words, justify="left"),
         _Column("FLOPs", [si(point.flops) for point in points], spare="after names broke"),
@@ -137,7 +142,14 @@ def _columns(found: Results, analysis: Analysis, points: Sequence[Point]) -> lis
 def _bits(point: Point) -> str:
     if point.mean is None or point.interval is None:
         return number(point.mean, 4)
-    return f"{point.mean:.4f} ±{(point.interval[1] - point.interval[0]) / 2:.4f}"  # symmetric: Student's t around the mean
+    half = (point.interval[1] - point.interval[0]) / 2  # symmetric: Student's t around the mean
+    return f"{point.mean:.4f} ±{half:.4f}{mark(point.seed_noise, point.interval)}"
+
+
+def _aligned(cells: list[str]) -> list[str]:
+    """Digits below digits, where only some of the numbers have a mark."""
+    marked = any(cell.endswith(_MARKS) for cell in cells)
+    return [cell if cell.endswith(_MARKS) or not marked else f"{cell} " for cell in cells]
 
 
 def _fitting(columns: list[_Column], width: int) -> tuple[list[_Column], int]:
@@ -160,5 +172,5 @@ def _table(columns: Sequence[_Column], arm_width: int, rows: range, *, head: boo
     for index, column in enumerate(columns):
         table.add_column(column.name, justify=column.justify, width=column.width if index else arm_width, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(column.cells[row], style=_COLOURS.get(column.cells[row], "")) for column in columns))
+        table.add_row(*(Text(column.cells[row], style=_COLOURS.get(column.cells[row].rstrip("".join(_MARKS)), "")) for column in columns))
     return table

@@ -105,8 +105,17 @@ def test_one_run_an_arm_is_told_as_a_run(comparison):
     lines = shown(comparison("terminalone", {"bytes": 2.5, "proxy": 2.4}, seeds=(0,)), 80)
     assert lines[:2] == ["terminalone: bits per byte, test split", "± 95 % over projects; gap: against bytes"]
     assert re.split(r"  +", lines[3].strip()) == ["arm", "bits per byte", "gap, %", "verdict", "FLOPs", "source", "symbols", "seconds"]
-    assert re.match(r"bytes +2\.5\d+ ±0\.0\d+ +baseline +20 T +3 kB +1 k +-$", lines[5])
-    assert re.match(r"proxy +2\.4\d+ ±0\.0\d+ +-\d\.\d\d +better +20 T +3 kB +1 k +-$", lines[6])
+    assert re.match(r"bytes +2\.5\d+ ±0\.0\d+† +baseline +20 T +3 kB +1 k +-$", lines[5])
+    assert re.match(r"proxy +2\.4\d+ ±0\.0\d+† +-\d\.\d\d +better† +20 T +3 kB +1 k +-$", lines[6])
+
+
+def test_what_rests_on_borrowed_seed_noise_is_marked(comparison):
+    failed = frozenset({("half", None, None, 1), ("half", None, None, 2)})
+    lines = shown(comparison("terminalborrowed", {"bytes": 2.5, "proxy": 2.4, "half": 2.3}, failed=failed))
+    (proxy,), (half,) = rows_of(lines, "proxy"), rows_of(lines, "half")
+    assert re.search(r"±0\.\d{4}  .* better  ", proxy)
+    assert re.match(r"half +1 of 3 +2\.\d{4} ±0\.\d{4}‡ .* better‡ ", half)
+    assert proxy.index("±") == half.index("±")
 
 
 def test_the_answers_are_listed_below_the_table(grid):
