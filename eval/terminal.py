@@ -38,13 +38,17 @@ _LEAST_ARM_WIDTH: Final = 10
 class _Column:
     name: str
     cells: list[str]
-    justify: Literal["left", "right"] = "right"
+    left: bool = False
     spare: Literal["", "before names break", "after names broke"] = ""
     """When it is left out in a narrow terminal; the last column first."""
 
     @property
     def width(self) -> int:
         return max(map(len, (self.name, *self.cells)))
+
+    def spelt(self, text: str) -> str:
+        """As wide as the column; rich would take the space away that stands in a mark's place."""
+        return text if self.left else text.rjust(self.width)
 
 
 def show_results(found: Results, out: Path, console: Console) -> None:
@@ -122,11 +126,11 @@ def _columns(found: Results, analysis: Analysis, points: Sequence[Point]) -> lis
     alone = len(runs) == len(found.arms)  # a point is a run, and so has what cannot be added up over seeds
     seeds = [] if alone else [_Column("seeds", [finished_seeds(point) for point in points])]
     columns = [
-        _Column("arm", [point.arm for point in points], justify="left"),
+        _Column("arm", [point.arm for point in points], left=True),
         *seeds,
         _Column("bits per byte", _aligned([_bits(point) for point in points])),
         _Column("gap, %", gaps),
-        _Column("verdict", words, justify="left"),
+        _Column("verdict", words, left=True),
         _Column("FLOPs", [si(point.flops) for point in points], spare="after names broke"),
         _Column("source", [f"{si(point.source_bytes)}B" for point in points], spare="after names broke"),
     ]
@@ -170,7 +174,8 @@ def _table(columns: Sequence[_Column], arm_width: int, rows: range, *, head: boo
     """Some rows as a table of their own, its columns as wide as those of all."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False, show_header=head)
     for index, column in enumerate(columns):
-        table.add_column(column.name, justify=column.justify, width=column.width if index else arm_width, overflow="fold")
+        table.add_column(column.spelt(column.name), width=column.width if index else arm_width, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(column.cells[row], style=_COLOURS.get(column.cells[row].rstrip("".join(_MARKS)), "")) for column in columns))
+        cells = [(column.spelt(column.cells[row]), column.cells[row].rstrip("".join(_MARKS))) for column in columns]
+        table.add_row(*(Text(text, style=_COLOURS.get(word, "")) for text, word in cells))
     return table
