@@ -287,7 +287,8 @@ class ArmRun:
             "num_steps": num_steps,
         }
         # Enough points for a curve, unless the plan says otherwise.
-        watched = {"validation": {"every_steps": max(1, num_steps // 20)}}
+        # A try is judged by its last validation; in a short one, twenty would cost more than the training.
+        watched = {"validation": {"every_steps": -(-num_steps // (20 if self.tried_rate is None else 1))}}
         return validate(RunSettings, merge(merge(watched, located_teacher(self.values, out)), located), source=f"arm '{self.folder_name}'")
 
 
