@@ -15,7 +15,7 @@ from eval.report_groups import Group
 from eval.report_verdicts import difference
 from eval.results import Results
 from eval.seed_intervals import NoiseKind
-from eval.seed_noise import mark
+from eval.seed_noise import EXPLAINED, mark
 from proxy_lm.report import NUM_COLOURS, Section, Table, number, si
 
 MOST_PERCENT: Final = 10.0
@@ -295,7 +295,7 @@ def ablations(results: Results, analysis: Analysis, shown: Sequence[Group]) -> l
     found = []
     for group in shown:
         marks = [
-            Mark(v.arm, v.scale, v.budget, 0.0, v.difference, v.interval, v.verdict)
+            Mark(v.arm + mark(v.seed_noise, v.interval), v.scale, v.budget, 0.0, v.difference, v.interval, v.verdict)
             for v in analysis.verdicts
             if (v.scale, v.budget, v.against) == (group.scale, group.budget, results.baseline) and v.difference is not None
         ]
@@ -303,7 +303,8 @@ def ablations(results: Results, analysis: Analysis, shown: Sequence[Group]) -> l
             continue
         text = [
             f"{group.title(results.baseline)}. Difference in bits per byte from {results.baseline}, the best arm on top, with the 95 % "
-            "interval of the two arms alone. Coloured: better or worse after the correction for all pairs."
+            "interval of the two arms alone. Coloured: better or worse after the correction for all pairs.",
+            *(EXPLAINED[sign] for sign in EXPLAINED if any(one.arm.endswith(sign) for one in marks)),
         ]
         title = "Arms in order" + (f": {group.name}" if group.name else "")
         axis = f"difference from {results.baseline}, bits per byte"

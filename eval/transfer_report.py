@@ -79,7 +79,7 @@ def _filled(points: Sequence[Recipe], predictor: Predictor, labels: Mapping[Grou
             plot.annotate(recipe.arm, at, xytext=(4, 3), textcoords="offset points", fontsize=7)
         if len(shown) > 1:
             plot.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, fontsize=8, handletextpad=0.1, borderaxespad=0.2)
-        plot.axhline(0, color=plotting.INK, linewidth=0.8)
+        plot.axhline(0, color=plotting.SOFT, linewidth=1.2, zorder=0)
         plot.set_xlabel(predictor.title.replace(": ", ":\n", 1), fontsize=8)
         plot.set_ylabel("raw-byte gain, %")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import kept, results, tables
+from eval import kept, report_search, results, tables
 from eval.cli import main
+from proxy_lm.config import validate
 from proxy_lm.errors import RequestError, WorkError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,6 +124,63 @@ def test_gaps_growth_fits_and_multipliers_are_tables_too(repository):
     assert growth[0][2].startswith("-")
     assert len(rows_of(block(repository, "ladder fits"))) == 4
     assert [row[0] for row in rows_of(block(repository, "ladder multipliers scale=s0"))] == ["s0"] * 3
+
+
+def test_numbers_of_one_seed_are_marked_and_the_line_under_the_table_says_so(repository, comparison):
+    """At x1 one arm of several lends its seed noise; at x4 there is one seed of each and nothing to lend."""
+
+    def base(_scale, budget):
+        return 2.5 if budget == "x1" else 2.5 * 4**-0.1
+
+    late = {(arm, None, budget, seed) for arm in ("bytes", "proxy", "other") for budget in ("x1", "x4") for seed in (1, 2)}
+    lost = frozenset(late - {("bytes", None, "x1", 1), ("bytes", None, "x1", 2), ("other", None, "x1", 1)})
+    arms = {"bytes": base, "proxy": lambda *_: 2.45, "other": 2.6}
+    found = comparison("early", arms, budgets={"x1": 1e13, "x4": 4e13}, views={"proxy": "spm"}, failed=lost)
+    (repository / kept.KEPT / "early.json").write_text(kept.spelled(found))
+    borrowed = "‡ one seed of an arm: its seed noise is borrowed from the arms with several seeds at the same scale and budget."
+    none = "† one seed, and nothing to borrow from: seed noise is taken as 0, so another seed may say otherwise."
+
+    def told(words):
+        lines = block(repository, words)
+        last = max(place for place, line in enumerate(lines) if line.startswith("|"))
+        return {row[0] + row[1]: row for row in rows_of(lines)}, " ".join(lines[last + 1 :]).strip()
+
+    rows, under = told("early main")
+    assert under == f"{borrowed} {none}"
+    assert [rows[key][3][-1] for key in ("x1`bytes`", "x1`proxy`", "x4`bytes`", "x4`proxy`")] == [")", "‡", "†", "†"]
+    assert ")‡, " in rows["x1`proxy`"][5]
+    assert rows["x1`proxy`"][6].endswith("‡")
+    assert rows["x4`proxy`"][6].endswith("†")
+    assert "‡" not in "".join(rows["x1`other`"])
+    rows, under = told("early main budget=x1 arms=bytes,other")
+    assert under == ""
+    for words in ("early gaps", "early ranking"):
+        lines = block(repository, words)
+        proxy = next(row for row in rows_of(lines) if row[0] == "`proxy`")
+        assert [cell[-1] for cell in proxy[-2:]] == ["‡", "†"]
+        assert borrowed in " ".join(lines)
+    # A multiplier uses the baseline's curve, one point of which has one seed.
+    rows, under = told("early multipliers budget=x1 arms=bytes,proxy")
+    assert [cell[-1] for cell in rows["x1`proxy`"][2:4]] == ["†", "†"]
+    assert under == none
+
+
+def test_an_arm_that_was_searched_over_fewer_rates_is_named(repository, ladder):
+    tried = [
+        {"arm": arm, "scale": "s0", "learning_rate": rate, "seed": 1000, "training_flops": 1e12, "bits_per_byte": bits}
+        for arm, last in (("bytes", 2.85), ("tokens", None))
+        for rate, bits in ((0.002, 2.9), (0.004, 2.8), (0.008, last))
+    ]
+    chosen = [{"arm": arm, "scale": "s0", "learning_rate": 0.004, "reason": "searched"} for arm in ("bytes", "tokens")]
+    found = validate(results.Results, ladder.model_dump(mode="json") | {"searched": tried, "chosen": chosen}, source="ladder")
+    (repository / kept.KEPT / "ladder.json").write_text(kept.spelled(found))
+    sentence = "Searched over fewer rates than the others, since a try failed or did not run: tokens at s0 among 2 of 3 (none at 0.008)."
+    assert sentence in " ".join(block(repository, "ladder rates"))
+    (section,) = report_search.sections(found)
+    assert sentence in section.text
+    # All arms without the same rate were searched alike.
+    equal = [one for one in found.searched if one.bits_per_byte is not None and one.learning_rate != 0.008]
+    assert report_search.searched_less(found.model_copy(update={"searched": equal})) == []
 
 
 def test_the_answers_of_the_report_are_a_list(repository):
