@@ -98,9 +98,9 @@ def some(names: Sequence[str]) -> str:
 
 
 def _reason(run: ArmResult) -> str:
-    """A failure in a line: the first, and where that only announces the end of a log, its last."""
+    """A failure in a line: the first, or where that only announces the end of a log, the log's last."""
     lines = (run.failure or "").strip().splitlines() or ["no reason is known"]
-    return f"{lines[0]} {lines[-1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return lines[-1].strip() if lines[0].endswith(":") else lines[0]
 
 
 def _point(analysis: Analysis, arm: str, scale: str | None, budget: str | None) -> Point:
