@@ -20,6 +20,7 @@ from eval.grid_analysis import Analysis, PairVerdict
 from eval.kept import effective_views
 from eval.results import ArmResult, Results
 from eval.seed_intervals import COVERAGE, t_quantile
+from eval.seed_noise import mark
 from eval.table_kinds import gap, span
 from proxy_lm.report import Table
 
@@ -167,7 +168,9 @@ def grows(*arms: str) -> Callable[[Shelf], Seen]:
             for line in shelf.analysis(name, whole=True).by_scale:
                 if line.arm in arms and line.slope is not None:
                     trend = {"gains": "better", "loses": "worse"}.get(line.trend, "not decided")
-                    slope = f"{line.slope:+.1f} %{span(line.interval, 1, '+')} a tenfold of parameters"
+                    slope = (
+                        f"{line.slope:+.1f} %{span(line.interval, 1, '+')}{mark(line.seed_noise, line.interval)} a tenfold of parameters"
+                    )
                     lines.append(f"{place(name, None, line.budget)}, `{line.arm}`: {slope}, {line.trend}")
                     words.append(trend)
         return Seen(lines, outcome_of(words, "better")) if lines else Seen()
