@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from compressors.files import sha256_bytes, write_bytes
-from eval import report_grid
+from eval import report_grid, transfer_report
 from eval.grid_analysis import Analysis
 from eval.kept import KEPT
 from eval.report_groups import Group, groups
@@ -32,6 +32,7 @@ _MADE: Final[Mapping[str, Callable[[Results, Analysis, Sequence[Group]], list[Se
     "margins": report_grid.margins,
     "ablations": report_grid.ablations,
     "multipliers": report_grid.multipliers,
+    "transfer": lambda results, analysis, shown: transfer_report.sections(results, analysis),
 }
 
 

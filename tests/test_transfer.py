@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eval import kept, report, transfer_report
 from eval.cli import main
 from eval.grid_analysis import analyse
-from eval.tables import Library
+from eval.tables import Library, in_step
 from eval.transfer import PREDICTORS, Recipe, association, associations, recipes, spearman
 
 TRANSLATION, ACCURACY, RETRIEVAL, MOVED = PREDICTORS
@@ -234,6 +234,15 @@ def test_the_reports_have_the_runs_as_points(search, tmp_path, capsys):
     assert sorted(re.findall(r">(r\d)<", page[page.index("<svg") : page.index("</svg>")])) == list(GAINS)
     assert "| search | r5 | +9.9" in (tmp_path / "reports" / "transfer.md").read_text()
     assert (tmp_path / "reports" / "search" / "report.html").stat().st_size > 10_000
+
+
+def test_a_readme_can_show_the_plots(search, tmp_path):
+    (tmp_path / kept.KEPT).mkdir(parents=True)
+    (tmp_path / kept.KEPT / "search.json").write_text(kept.spelled(kept.slimmed(search)))
+    (tmp_path / "README.md").write_text("<!-- table: search plot of=transfer -->\n<!-- end -->\n")
+    in_step(tmp_path, write=True)
+    assert len(list((tmp_path / kept.KEPT).glob("search-transfer-*.svg"))) == 4
+    assert "![What transfers](configs/compare/results/search-transfer-4.svg)" in (tmp_path / "README.md").read_text()
 
 
 def stripped(results):
