@@ -17,6 +17,7 @@ from proxy_lm import plotting
 from proxy_lm.report import Content, Section, Table, html, markdown, number
 
 _NAME_LENGTH, _NAME_HEIGHT = 0.18, 0.045  # of a plot
+_FEWEST: Final = 3
 
 
 def table(found: Sequence[Recipe]) -> tuple[list[str], Table]:
@@ -104,10 +105,10 @@ _POINTS: Final = (
 
 
 def sections(results: Results, analysis: Analysis) -> list[Section]:
-    """Of one comparison's report, made from its results alone; nothing where no recipe has a number that might tell its gain. How far a
-    view moves is measured when results are kept."""
+    """Of one comparison's report, made from its results alone; nothing with fewer than three recipes that have a number that might tell
+    their gain. How far a view moves is measured when results are kept."""
     found = [recipe for recipe in recipes_of(results, analysis) if recipe.measured]
-    if not found:
+    if len(found) < _FEWEST:
         return []
     text, correlations = table(found)
     return [
