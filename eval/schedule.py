@@ -30,7 +30,7 @@ from eval.plan import ArmRun, ComparePlan
 from eval.results import ArmResult
 from proxy_lm.errors import RequestError
 from proxy_lm.progress import note
-from proxy_lm.train.child import last_record
+from proxy_lm.train.child import last_record, without_places
 
 TELL_SECONDS = 30.0
 _POLL_SECONDS = 1.0
@@ -260,7 +260,7 @@ def _died(grid: Grid, run: ArmRun, job: _Job) -> ArmResult:
     log = log_path(grid.out, run)
     lines = log.read_text(errors="replace").strip().splitlines()[-3:] if log.exists() else []
     failure = "\n".join([f"the process that ran it ended with exit code {job.process.exitcode}", *lines])
-    return keep_failure(grid, run, blank(grid, run), failure)
+    return keep_failure(grid, run, blank(grid, run), without_places(failure, grid.out / run.folder))
 
 
 def log_path(out: Path, run: ArmRun) -> Path:
