@@ -37,6 +37,8 @@ COMMANDS: Mapping[str, str] = {
     "plan": "proxy_lm.commands.plan",
     "verify": "proxy_lm.commands.verify",
     "generate": "proxy_lm.commands.generate",
+    "compress": "proxy_lm.commands.compress",
+    "decompress": "proxy_lm.commands.decompress",
 }
 KEPT: Final = "what is finished is kept and the same command continues"
 
