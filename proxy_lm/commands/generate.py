@@ -26,13 +26,21 @@ EXAMPLE = r"""  proxy-lm generate runs/nano --prompt 'def area(' --stop '\n\n' -
   proxy-lm generate runs/nano --prompt-file begin.py --max-bytes 500 --stream
   head -c 300 begin.py | proxy-lm generate runs/nano --bytes > more.bin
   proxy-lm generate runs/nano --prompt 'x = ' --num-samples 4 --temperature 1 --json
+  proxy-lm generate --from-compressor gzip --prompt-file begin.py --max-bytes 40 --temperature 1
 
 Without --bytes, bytes that are no UTF-8 are shown as U+FFFD; --bytes and --json have every byte as it is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, as training wrote it, or one checkpoint of it (step-N)")
+    parser.add_argument(
+        "run", metavar="RUN", nargs="?", type=Path, help="run folder, as training wrote it, or one checkpoint of it (step-N)"
+    )
+    parser.add_argument(
+        "--from-compressor",
+        metavar="NAME",
+        help="no run: bytes from code lengths of gzip, lzma, lzma-bytes, zstd, or the folder of a model; 256 compressions a byte",
+    )
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--prompt", metavar="TEXT", help="the begin of a document; may be empty (default: standard input)")
     given.add_argument("--prompt-file", type=Path, metavar="FILE", help="the prompt is all bytes of a file")
@@ -65,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Generate; with `--stream` the bytes are written here."""
+    if args.from_compressor is not None:
+        return _from_compressor(args)
+    if args.run is None:
+        raise RequestError("there is no run to continue with; name its folder, or a compressor: --from-compressor gzip")
     prompts, sampling = _asked(args)
     from proxy_lm.infer.generator import Generator
 
@@ -108,6 +120,20 @@ def _asked(args: argparse.Namespace) -> tuple[list[Prompt], Sampling]:
     prompt.check()
     data = _prompt(args)
     return [replace(prompt, data=data, seed=index) for index in range(args.num_samples)], sampling
+
+
+def _from_compressor(args: argparse.Namespace) -> dict[str, Any]:
+    from proxy_lm.commands import from_compressor
+    from proxy_lm.config import OPTIONS, validate
+    from proxy_lm.infer.asked import Prompt, Sampling
+    from proxy_lm.infer.stops import unescape
+
+    from_compressor.refuse_unused(args)
+    _check(args)
+    validate(Sampling, {"temperature": args.temperature, "seed": args.seed}, source=OPTIONS)
+    stops = tuple(unescape(stop) for stop in args.stop)
+    Prompt(data=b"", stop=stops, max_bytes=args.max_bytes).check()
+    return from_compressor.run(args, lambda: _prompt(args), stops, _write)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -224,6 +250,10 @@ def show(result: dict[str, Any]) -> None:
             title = f"--- sample {index}, {_times(one['num_bytes'], 'byte')}, ended by {_ended(one)}\n" if len(completions) > 1 else ""
             _write(f"{title}{one['text']}\n".encode())
     ended = f", ended by {_ended(completions[0])}" if len(completions) == 1 else ""
+    if "compressor" in result:
+        took = f"{_times(result['num_bytes'], 'byte')} in {result['seconds']:.2f} s ({result['bytes_per_second']:.1f} bytes/s)"
+        note(f"generate: {took}, from code lengths of {result['compressor']} in {result['granularity']}{ended}")
+        return
     note(
         f"generate: {_times(result['num_bytes'], 'byte')} in {result['seconds']:.2f} s ({result['bytes_per_second']:.0f} bytes/s), "
         f"mean accepted length {result['mean_accepted_length']:.2f}, read as {result['view']}"
