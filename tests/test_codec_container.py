@@ -324,7 +324,8 @@ def test_bytes_are_a_function_of_input_and_model_alone(tmp_path):
     )
     folder = __file__.rpartition("/")[0]
     environment = {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo", "OMP_NUM_THREADS": "2", "HOSTNAME": "elsewhere", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", program, folder], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    words = [sys.executable, "-c", program, folder]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hashlib.sha256(packed(TEXT, BytePairs())).hexdigest()
 
 

@@ -20,6 +20,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import IO, Final
 
 from compressors.base import JSON
@@ -64,6 +65,10 @@ class Header:
 
     def pack(self) -> bytes:
         """The head of a file, its digest included."""
+        return self._packed
+
+    @cached_property
+    def _packed(self) -> bytes:
         text = canonical_json({"chunk_bytes": self.chunk_bytes, "model": self.model, "view": self.view})
         assert len(text) <= MAX_HEADER_BYTES
         head = _HEAD.pack(MAGIC, VERSION, len(text)) + text
@@ -295,7 +300,8 @@ def read_foot(file: IO[bytes], header: Header) -> Foot:
         raise DecodeError("the file is cut off: it has no end; `--salvage` writes the chunks that are whole")
     file.seek(size - FOOT_BYTES)
     counts, raw_sha256, check, tail = _FOOT.unpack(file.read(FOOT_BYTES))
-    foot = Foot(*_COUNTS.unpack(counts), raw_sha256)
+    num_chunks, raw_bytes, index_bytes = _COUNTS.unpack(counts)
+    foot = Foot(num_chunks, raw_bytes, index_bytes, raw_sha256)
     start = size - FOOT_BYTES - foot.index_bytes
     if tail != TAIL or start < head_bytes + len(END):
         raise DecodeError(
@@ -317,11 +323,10 @@ def read_foot(file: IO[bytes], header: Header) -> Foot:
     return foot
 
 
-def index_offsets(source: IO[bytes], header: Header, foot: Foot) -> Iterator[tuple[int, int]]:
-    """(offset, size) of each record by the index; the position may be moved between two. Raises `DecodeError` for sizes that overlap, leave
-    gaps or are of another number."""
-    place = source.seek(0, 2) - FOOT_BYTES - foot.index_bytes
-    offset, end, left, data = len(header.pack()), place - len(END), foot.index_bytes, b""
+def index_sizes(source: IO[bytes], foot: Foot) -> Iterator[int]:
+    """The size of each record by the index; the position may be moved between two. Raises `DecodeError` for another number of sizes than
+    there are chunks."""
+    place, left, data = source.seek(0, 2) - FOOT_BYTES - foot.index_bytes, foot.index_bytes, b""
     for number in range(foot.num_chunks):
         if len(data) < _MAX_VARINT_BYTES and left:
             source.seek(place)
@@ -329,13 +334,9 @@ def index_offsets(source: IO[bytes], header: Header, foot: Foot) -> Iterator[tup
             place, left, data = place + len(more), left - len(more), data + more
         told = read_varint(io.BytesIO(data[:_MAX_VARINT_BYTES]), number)
         data = data[len(told) :]
-        size = decode_varint(told)
-        if size == 0 or offset + size > end:
-            break
-        yield offset, size
-        offset += size
-    if left or data or offset != end:
-        raise DecodeError("the file's index does not fit its records; it was made by something else")
+        yield decode_varint(told)
+    if left or data:
+        raise DecodeError("the file's index has more sizes than there are chunks; it was made by something else")
 
 
 def _blocks(file: IO[bytes], num_bytes: int) -> Iterator[bytes]:

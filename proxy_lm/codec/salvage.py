@@ -3,9 +3,10 @@
     result = salvage(source, sink.write, header, predictor, cap=1 << 30)
     result["lost"]                  # [[2048, 4096, "chunk 1 does not fit its checksum; ..."]]
 
-The file must be one that can be sought in, with a whole head. With a whole index every record is found, however its neighbours look.
-Without one (a cut file, above all) the records are walked, over a damaged one too, where the next one stands where the length says; a
-damaged length then ends the walk. A good chunk fits two checksums of 32 bits, of its code and of its bytes.
+The file must be one that can be sought in, with a whole head. With a whole index every record is found, however its neighbours look;
+bytes that are missing between, or too many, cost the chunks they hit. Without one (a cut file, above all) the records are walked, over a
+damaged one too, where the next one stands where the length says; a damaged length then ends the walk. A good chunk fits two checksums of
+32 bits, of its code and of its bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
-from proxy_lm.codec.container import DamagedRecordError, Foot, Header, Record, index_offsets, read_foot, read_record
+from proxy_lm.codec.container import END, FOOT_BYTES, DamagedRecordError, Foot, Header, Record, index_sizes, read_foot, read_record
 from proxy_lm.codec.decompress import DEFAULT_CAP_BYTES, Write, check_cap, grouped
 from proxy_lm.codec.guard import decode_group, lanes_of
 from proxy_lm.codec.predictor import Predictor
@@ -100,20 +101,32 @@ def _add_range(ranges: list[list[Any]], lost: Lost) -> None:
 
 
 def _by_index(source: IO[bytes], header: Header, foot: Foot) -> Iterator[Record | Lost]:
-    """Every chunk, from the place that the index tells."""
-    for number, (offset, size) in enumerate(index_offsets(source, header, foot)):
+    """Every chunk, from the place that the index tells: counted from the begin of the file, or from its end, where bytes are missing
+    between or too many."""
+    offset = len(header.pack())
+    records_end = source.seek(0, 2) - FOOT_BYTES - foot.index_bytes - len(END)
+    shift = records_end - offset - sum(index_sizes(source, foot))
+    for number, size in enumerate(index_sizes(source, foot)):
         start = number * header.chunk_bytes
         raw_bytes = min(header.chunk_bytes, foot.raw_bytes - start)
-        source.seek(offset)
-        try:
-            record = read_record(source, number, header.chunk_bytes)
-        except DecodeError as error:
-            yield Lost(start, raw_bytes, str(error))
-            continue
-        if record is None or (record.size_bytes, record.raw_bytes) != (size, raw_bytes):
-            yield Lost(start, raw_bytes, f"chunk {number} has other lengths than the index says; the file is damaged")
-        else:
-            yield record
+        found = _at(source, offset, size, number, header, raw_bytes)
+        if shift and not isinstance(found, Record):
+            again = _at(source, max(0, offset + shift), size, number, header, raw_bytes)
+            found = again if isinstance(again, Record) else found
+        yield found
+        offset += size
+
+
+def _at(source: IO[bytes], offset: int, size: int, number: int, header: Header, raw_bytes: int) -> Record | Lost:
+    source.seek(offset)
+    start = number * header.chunk_bytes
+    try:
+        record = read_record(source, number, header.chunk_bytes)
+    except DecodeError as error:
+        return Lost(start, raw_bytes, str(error))
+    if record is None or (record.size_bytes, record.raw_bytes) != (size, raw_bytes):
+        return Lost(start, raw_bytes, f"chunk {number} has other lengths than the index says; the file is damaged")
+    return record
 
 
 def _by_walking(source: IO[bytes], header: Header) -> Iterator[Record | Lost]:
