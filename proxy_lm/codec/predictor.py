@@ -69,6 +69,16 @@ def check_chunks(chunks: Sequence[bytes]) -> None:
 
 
 def open_predictor(model: Path, *, view: str | None = None, device: str = "cpu") -> Predictor:
-    """The predictor of a folder: an integer byte model (`model.json`), a run (`config.yaml`). `view` None: what the run is asked in.
-    Raises `RequestError` for anything else."""
-    raise NotImplementedError
+    """The predictor of a folder: an integer byte model (`model.json`), or a run of ours (or one of its checkpoints). `view` None: what the
+    run is asked in. Raises `RequestError` for anything else."""
+    from compressors.neural.models import MODEL_NAME, load_model
+
+    if (model / MODEL_NAME).is_file():
+        from proxy_lm.codec.byte_model import ByteModelPredictor
+
+        if view not in (None, "raw"):
+            raise RequestError(f"the byte model in {model} reads raw bytes and has no view '{view}'; leave the view out")
+        return ByteModelPredictor(load_model(model))
+    from proxy_lm.codec.run_model import run_predictor  # torch
+
+    return run_predictor(model, view=view, device=device)
