@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "proxy_lm.commands.doctor",
     "prepare": "proxy_lm.commands.prepare",
     "compressor": "proxy_lm.commands.compressor",
+    "data": "proxy_lm.commands.data",
     "encode": "proxy_lm.commands.encode",
     "export": "proxy_lm.commands.export",
     "inspect": "proxy_lm.commands.inspect",
