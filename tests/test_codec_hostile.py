@@ -368,9 +368,9 @@ def check_mutants(number, seed):
 
 
 def test_thousands_of_mutants(under_limit):
-    refused, decoded, _ = check_mutants(6000, seed=1)
-    assert refused > 10_000
-    assert decoded > 100
+    refused, decoded, _ = check_mutants(3000, seed=1)
+    assert refused > 5_000
+    assert decoded > 50
 
 
 @pytest.mark.bench

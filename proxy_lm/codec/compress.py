@@ -17,12 +17,11 @@ from typing import IO, Any, Final
 
 from compressors.files import canonical_json, disk_error
 from proxy_lm.codec.container import MAX_HEADER_BYTES, Header, Writer
-from proxy_lm.codec.guard import encode_group, lanes_of
+from proxy_lm.codec.guard import DEFAULT_CHUNK_BYTES, encode_group, lanes_of
 from proxy_lm.codec.partial import Partial, Totals
 from proxy_lm.codec.predictor import MAX_CHUNK_BYTES, Predictor
 from proxy_lm.errors import RequestError, WorkError
 
-DEFAULT_CHUNK_BYTES: Final = 2048
 COMMIT_SECONDS: Final = 2.0
 """At most so often is a partial file committed; a kill loses this much and the group it was at."""
 _INDEX_MEMORY_BYTES: Final = 1 << 20
@@ -51,7 +50,7 @@ def compress(
     force: bool = False,
     check: bool = False,
     report: Report | None = None,
-    commit_seconds: float = COMMIT_SECONDS,
+    commit_seconds: float | None = None,
 ) -> dict[str, Any]:
     """Code all of `source` (from its begin; a file or a pipe) into `out`, a path or a stream that is only written. A path appears when all
     is done; see `partial.py` for what a kill leaves. `check` decodes every group again. Raises `RequestError` and `WorkError`; returns the
@@ -67,8 +66,9 @@ def compress(
             with Partial(out) as partial:
                 writer, digest, totals = partial.begin(header, index, source, force=force)
                 resumed_bytes = writer.raw_bytes
+                pause = COMMIT_SECONDS if commit_seconds is None else commit_seconds
                 (report or _silent)(resumed_bytes, writer.size_bytes)
-                _encode(source, writer, predictor, digest, totals, check, report or _silent, partial, commit_seconds)
+                _encode(source, writer, predictor, digest, totals, check, report or _silent, partial, pause)
                 partial.finish()
         except OSError as error:
             raise disk_error(error, out) from error
@@ -88,7 +88,7 @@ def _encode(
 ) -> None:
     """All that is left of `source`, and the end."""
     chunk_bytes, last_commit = writer.header.chunk_bytes, time.monotonic()
-    for data in _groups(source, chunk_bytes * lanes_of(predictor)):
+    for data in _groups(source, chunk_bytes * lanes_of(predictor, chunk_bytes)):
         chunks = [data[start : start + chunk_bytes] for start in range(0, len(data), chunk_bytes)]
         for chunk, one in zip(chunks, encode_group(predictor, chunks, writer.num_chunks, check=check), strict=True):
             stored = writer.add(one.payload, chunk)

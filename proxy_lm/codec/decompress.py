@@ -22,7 +22,7 @@ from proxy_lm.codec.predictor import Predictor
 from proxy_lm.errors import DecodeError
 
 DEFAULT_CAP_BYTES: Final = DEFAULT_MAX_DECODED_BYTES
-_SHOWN_CHARACTERS: Final = 80
+_SHOWN_CHARACTERS: Final = 64
 
 Write = Callable[[bytes], object]
 Item = TypeVar("Item")
@@ -33,16 +33,17 @@ def check_model(header: Header, predictor: Predictor) -> None:
     here = predictor.identity()
     if digest_of(here) == digest_of(header.model):
         return
-    names = sorted(name for name in {*here, *header.model} if _text(here, name) != _text(header.model, name))
-    told = "; ".join(f"{name}: the file's {_text(header.model, name)}, this model's {_text(here, name)}" for name in names[:4])
+    names = [
+        name for name in dict.fromkeys(("kind", "fingerprint", *here, *header.model)) if _text(here, name) != _text(header.model, name)
+    ]
+    told = "; ".join(f"{name}: the file's {_text(header.model, name)}, this model's {_text(here, name)}" for name in names[:3])
     raise DecodeError(f"the file was coded with another model ({told}); give that one with --model")
 
 
 def _text(values: dict[str, JSON], name: str) -> str:
-    if name not in values:
-        return "none"
-    text = canonical_json(values[name]).decode()
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... {digest_of(values[name])[:16]}"
+    value = values.get(name)
+    text = value if isinstance(value, str) and value.isprintable() else canonical_json(value).decode()
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({digest_of(value)[:8]})"
 
 
 def check_cap(cap: int, raw_bytes: int) -> None:
@@ -74,7 +75,7 @@ def decompress(
     first thing that is not as `compress` wrote it; then what `write` got is a begin and no more. Returns counts as JSON."""
     index, raw = hashlib.sha256(), hashlib.sha256()
     num_chunks = num_stored = raw_bytes = index_bytes = 0
-    for group in grouped(_records(source, header, cap), lanes_of(predictor)):
+    for group in grouped(_records(source, header, cap), lanes_of(predictor, header.chunk_bytes)):
         for record, chunk in zip(group, decode_group(predictor, group, header.chunk_bytes), strict=True):
             if isinstance(chunk, DecodeError):
                 raise chunk

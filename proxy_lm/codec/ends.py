@@ -58,3 +58,9 @@ def check_ends(name: str, out: str, *, force: bool, json: bool) -> Path | None:
     if path.exists() and not force:
         raise RequestError(f"--out {path} exists; give --force to replace it, or choose another name")
     return path
+
+
+def check_model_folder(model: Path) -> None:
+    """Raises `RequestError` where there is no folder, before torch is imported, which takes seconds."""
+    if not model.is_dir():
+        raise RequestError(f"--model {model} is not a folder; give a run folder, or the folder of a byte model (VIEW/model)")

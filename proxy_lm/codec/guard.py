@@ -18,15 +18,17 @@ from proxy_lm.codec.container import Record
 from proxy_lm.codec.predictor import Coded, Predictor
 from proxy_lm.errors import DecodeError, ProxyError, WorkError
 
+DEFAULT_CHUNK_BYTES: Final = 2048
 _MOST_LANES: Final = 4096
 
 
-def lanes_of(predictor: Predictor) -> int:
-    """Chunks that are given at once. Raises `WorkError` where the predictor names no number from 1 to 4,096."""
+def lanes_of(predictor: Predictor, chunk_bytes: int) -> int:
+    """Chunks that are given at once: `predictor.lanes`, of long chunks fewer, so that memory does not grow with their length. Raises
+    `WorkError` where the predictor names no number from 1 to 4,096."""
     lanes = predictor.lanes
     if type(lanes) is not int or not 1 <= lanes <= _MOST_LANES:
         raise WorkError(f"the model asks for {lanes!r} chunks at once; from 1 to {_MOST_LANES} can be given")
-    return lanes
+    return max(1, min(lanes, lanes * DEFAULT_CHUNK_BYTES // chunk_bytes))
 
 
 def encode_group(predictor: Predictor, chunks: Sequence[bytes], first: int, *, check: bool) -> list[Coded]:

@@ -53,7 +53,7 @@ def salvage(
     source.seek(len(header.pack()))
     found = _by_index(source, header, foot) if foot else _by_walking(source, header)
     position = num_chunks = num_lost = lost_bytes = 0
-    for group in grouped(found, lanes_of(predictor)):
+    for group in grouped(found, lanes_of(predictor, header.chunk_bytes)):
         before = position
         for one in _decoded(predictor, group, header.chunk_bytes):
             num_chunks += 1

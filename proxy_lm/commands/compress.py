@@ -36,12 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compress, and return the counts and rates."""
-    from proxy_lm.codec.ends import check_ends, open_input, size_of
+    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, size_of
     from proxy_lm.codec.predictor import MAX_CHUNK_BYTES
 
     if not 1 <= args.chunk_bytes <= MAX_CHUNK_BYTES:
         raise RequestError(f"--chunk-bytes {args.chunk_bytes}: a chunk has 1 to {MAX_CHUNK_BYTES} bytes")
     out = check_ends(args.file, args.out, force=args.force, json=args.json)
+    check_model_folder(args.model)
     with open_input(args.file) as source:
         from proxy_lm.codec import open_predictor
         from proxy_lm.codec.compress import compress

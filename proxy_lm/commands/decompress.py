@@ -39,12 +39,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Decompress, and return the counts; exit code 1, after they were shown, where something of it was lost."""
     from proxy_lm.codec.container import read_head
     from proxy_lm.codec.decompress import DEFAULT_CAP_BYTES, check_model, quick_foot
-    from proxy_lm.codec.ends import check_ends, open_input
+    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input
 
     cap = DEFAULT_CAP_BYTES if args.cap is None else args.cap
     if cap < 0:
         raise RequestError(f"--cap {cap} is negative; give 0 or more bytes")
     out = check_ends(args.file, args.out, force=args.force, json=args.json)
+    check_model_folder(args.model)
     with open_input(args.file) as source:
         if args.salvage and not source.seekable():
             raise RequestError("--salvage reads the file from both ends, and this is a pipe; save it and name the file")
