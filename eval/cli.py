@@ -16,6 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "bpb": "eval.commands.bpb",
     "code": "eval.commands.code",
     "compare": "eval.commands.compare",
+    "compression": "eval.commands.compression",
     "lines": "eval.commands.lines",
     "report": "eval.commands.report",
     "robustness": "eval.commands.robustness",
