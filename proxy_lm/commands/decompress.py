@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Decompress, and return the counts; exit code 1, after they were shown, where something of it was lost."""
     from proxy_lm.codec.container import read_head
     from proxy_lm.codec.decompress import DEFAULT_CAP_BYTES, check_model, quick_foot
-    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input
+    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, size_of
 
     cap = DEFAULT_CAP_BYTES if args.cap is None else args.cap
     if cap < 0:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_model(header, predictor)
         started = time.monotonic()
         made = _write(out, total, lambda write, report: _decode(args, source, write, header, predictor, cap, report))
-        coded_bytes = source.tell() if source.seekable() else None
+        coded_bytes = size_of(source)
     result = {"file": args.file, "out": args.out, "model": str(args.model), "salvaged": args.salvage, **made}
     result |= {"coded_bytes": coded_bytes, "seconds": time.monotonic() - started}
     if made.get("lost"):
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             print(json.dumps(result, ensure_ascii=False, allow_nan=False))
         else:
             show(result)
-        raise WorkError(f"{args.file}: {_lost(made)}; the rest is in {args.out}, each byte at its place")
+        where = "standard output" if out is None else str(out)
+        raise WorkError(f"{args.file}: {_lost(made)}; the rest is in {where}, each byte at its place")
     return result
 
 
