@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compressors.neural.models import save_model
+from compressors.neural.static import StaticModel
 from proxy_lm.cli import main
 from proxy_lm.codec.compressor_model import CompressorModel, completed, continuation
 from proxy_lm.codec.lengths import NAMES, DeflateLengths, ZstdLengths, open_lengths
@@ -203,6 +205,17 @@ def test_one_byte_of_horizon_costs_gzip_more_than_the_whole_chunk():
     again = CODE[4:28]
     assert model.own_bits(again, context=CODE) < 1 < model.bits(again, context=CODE)
     assert model.own_bits(CODE) == open_lengths("gzip").total(CODE) / len(CODE)
+
+
+def test_of_a_model_the_horizon_hides_nothing(tmp_path, generate):
+    save_model(StaticModel.train([CODE * 3]), tmp_path / "static")
+    lengths = open_lengths(str(tmp_path / "static"))
+    model, chunk = CompressorModel(lengths), CODE[10:14]
+    assert model.bits(chunk, context=CODE[:10]) == pytest.approx(model.own_bits(chunk, context=CODE[:10]), rel=1e-3)
+    assert lengths.candidates(b"d")[101] == lengths.total(b"de")
+    data = b"".join(continuation(model, b"def", max_bytes=3, seed=1))
+    words = ["--prompt", "def", "--max-bytes", "3", "--temperature", "1", "--seed", "1", "--bytes"]
+    assert generate("--from-compressor", str(tmp_path / "static"), *words)[:2] == (0, data)
 
 
 def test_continuation_repeats_by_seed_and_by_nothing_else():

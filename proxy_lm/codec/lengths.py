@@ -14,7 +14,9 @@ What a length counts, and its granularity:
     a model information bits of the integer frequencies it codes with, fractions of a bit
 
 No PPM: no library for it is installed with this project, and none is asked for.
-Cost: one compression a candidate, so 256 a byte. Where the library can copy a compressor, the prefix is read once.
+Cost: one compression a candidate, so 256 a byte; gzip's state is copied after the prefix. Measured, processor time a byte after 128 bytes
+of source: gzip 9 ms, zstd 6, lzma 117, a count model 23. A model is better asked itself (`proxy-lm generate RUN`): here it reads the
+prefix 256 times a byte.
 """
 
 from __future__ import annotations
