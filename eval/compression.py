@@ -141,6 +141,8 @@ def verdicts(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[
                     "chunk_bytes": row["chunk_bytes"],
                     "data": name,
                     "raw": ours,
+                    "best": min(others, key=lambda other: others[other], default=None),
+                    "best_raw": min(others.values(), default=None),
                     "beats": [other for other, rate in others.items() if ours < rate],
                     "does_not_beat": [other for other, rate in others.items() if ours >= rate],
                 }

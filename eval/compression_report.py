@@ -91,9 +91,9 @@ def verdict_lines(result: dict[str, Any]) -> list[str]:
             said = f"less than none of {total} classical compressors"
         else:
             said = f"less than {', '.join(found['beats'])}; not than {', '.join(found['does_not_beat'])}"
-        lines.append(
-            f"{found['data']}, chunks of {found['chunk_bytes']:,}: {label(found | {'name': found['row']})} {found['raw']:.1f} %, {said}"
-        )
+        best = "" if found["best"] is None else f" (the best: {found['best']}, {found['best_raw']:.1f} %)"
+        who = label(found | {"name": found["row"]})
+        lines.append(f"{found['data']}, chunks of {found['chunk_bytes']:,}: {who} {found['raw']:.1f} %, {said}{best}")
     return lines
 
 
@@ -139,17 +139,17 @@ def show_tables(result: dict[str, Any], console: Console) -> None:
     """The same on a terminal; tables with many data sets are broken by block."""
     num_sets = len(result["data"])
     if num_sets * len(BLOCKS) <= _MOST_COLUMNS:
-        console.print(_table(rate_cells(result), result["rows"]))
+        console.print(_table(rate_cells(result), result["rows"]), "")
     else:
         for key, before in BLOCKS:
             if key == "raw" or result["models"]:
                 titles = {"raw": "raw", "adjusted": "adjusted: 2 bytes a parameter", "adjusted_real": "adjusted: bytes of the weights"}
                 console.print(Text(titles[key], style="bold"))
-                console.print(_table(rate_cells(result, [(key, before)]), result["rows"]))
+                console.print(_table(rate_cells(result, [(key, before)]), result["rows"]), "")
     if result["models"]:
-        console.print(_table(model_cells(result)))
-        console.print(_table(coding_cells(result)))
-    console.print(_table(data_cells(result)))
+        console.print(_table(model_cells(result)), "")
+        console.print(_table(coding_cells(result)), "")
+    console.print(_table(data_cells(result)), "")
     lines = [*verdict_lines(result), *next_byte_lines(result), *notes(result)]
     lines += [f"not measured: {one['name']}: {one['reason']}" for one in result["unavailable"]]
     for line in lines:
