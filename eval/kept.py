@@ -37,6 +37,7 @@ NUM_DOCUMENTS: Final = 32
 _MOST_SAMPLES = 6
 _MOST_SAMPLE_CHARACTERS = 600
 _MOST_FAILURE_CHARACTERS = 300
+_MANY_RUNS = 40
 # An absolute path inside a sentence; neither an address nor a fraction.
 _PATH = re.compile(r"(?<![\w.:/])(?:/[\w.+@-]+)+/([\w.+@-]+)")
 
@@ -65,19 +66,30 @@ def read_all(kept: Path = KEPT) -> dict[str, Results]:
 
 
 def slimmed(found: Results) -> Results:
-    """Without logs, with short samples, and without folders of this machine."""
-    value = found.model_copy(update={"arms": [_slim_arm(arm) for arm in found.arms]}).model_dump(mode="json")
+    """Without logs, with short samples, and without folders of this machine. Of many runs a robustness result keeps its families and not
+    each perturbation, which would be most of the file."""
+    many = len(found.finished) > _MANY_RUNS
+    value = found.model_copy(update={"arms": [_slim_arm(arm, many) for arm in found.arms]}).model_dump(mode="json")
     return validate(Results, _without_paths(value), source=found.name)
 
 
-def _slim_arm(arm: ArmResult) -> ArmResult:
+def _slim_arm(arm: ArmResult, many: bool) -> ArmResult:
     evaluation = arm.evaluation
     if evaluation is not None:  # its sums by project stand in `nll_nats_by_project`, without the projects' names
         evaluation = {key: value for key, value in evaluation.items() if key != "by_project"}
     samples = arm.evaluations.get("samples")
     evaluations = arm.evaluations if samples is None else arm.evaluations | {"samples": _shortened(samples)}
+    if many:
+        evaluations = {stem: _families_alone(one) if stem.startswith("robustness") else one for stem, one in evaluations.items()}
     failure = None if arm.failure is None else arm.failure.strip().split("\n")[0][:_MOST_FAILURE_CHARACTERS]
     return arm.model_copy(update={"evaluation": evaluation, "evaluations": evaluations, "failure": failure})
+
+
+def _families_alone(value: Any) -> Any:
+    """Without what each perturbation did."""
+    if not isinstance(value, dict):
+        return value
+    return {key: {} if key == "perturbations" else _families_alone(item) for key, item in value.items()}
 
 
 def _shortened(value: Any) -> Any:

@@ -46,8 +46,10 @@ def lines(results: Results, analysis: Analysis, options: Mapping[str, str], docu
     figures = [section.title for section in parts if section.figures is not None for _ in section.figures()]
     if not figures:
         raise RequestError(f"comparison '{results.name}' has no plot '{which}': it has too few scales, budgets or arms")
+    said = report_grid.said_of_drawn(analysis, groups(results)) if which != "ablations" else []
     places = [Path(os.path.relpath(KEPT / name, Path(document).parent)).as_posix() for name in names(results.name, which, len(figures))]
-    return [line for title, place in zip(figures, places, strict=True) for line in (f"![{unescape(title)}]({place})", "")][:-1]
+    shown = [line for title, place in zip(figures, places, strict=True) for line in (f"![{unescape(title)}]({place})", "")][:-1]
+    return [*shown, *(line for sentence in said for line in ("", sentence))]
 
 
 def names(comparison: str, which: str, count: int) -> list[str]:

@@ -30,10 +30,16 @@ def drawn(analysis: Analysis, shown: Sequence[Group]) -> list[str]:
     names = list(dict.fromkeys(point.arm for point in analysis.points))
     if len(names) <= NUM_COLOURS:
         return names
-    last = next((group for group in reversed(shown) if any(_bits(analysis, name, group) < math.inf for name in names)), shown[-1])
+    last = _last_run(analysis, shown)
     ranked = sorted((name for name in names if name != analysis.baseline), key=lambda name: _bits(analysis, name, last))
     best = {analysis.baseline, *ranked[: NUM_COLOURS - 1]}
     return [name for name in names if name in best]
+
+
+def _last_run(analysis: Analysis, shown: Sequence[Group]) -> Group:
+    """The last scale and budget of which there is a score."""
+    names = {point.arm for point in analysis.points}
+    return next((group for group in reversed(shown) if any(_bits(analysis, name, group) < math.inf for name in names)), shown[-1])
 
 
 def _bits(analysis: Analysis, arm: str, group: Group) -> float:
@@ -46,7 +52,7 @@ def said_of_drawn(analysis: Analysis, shown: Sequence[Group]) -> list[str]:
     num_arms, names = len({point.arm for point in analysis.points}), drawn(analysis, shown)
     if len(names) == num_arms:
         return []
-    where = f" at {shown[-1].name}" if len(shown) > 1 else ""
+    where = f" at {_last_run(analysis, shown).name}" if len(shown) > 1 else ""
     return [f"Of {num_arms} arms, plots with lines have {analysis.baseline} and the {len(names) - 1} with the fewest bits per byte{where}."]
 
 

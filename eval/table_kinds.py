@@ -136,8 +136,8 @@ def _placed(points: list[Point]) -> list[tuple[str, Callable[[Point], str]]]:
 
 
 def main(results: Results, analysis: Analysis, options: Options) -> Made:
-    """The comparison's main table."""
-    points = _points(analysis, options)
+    """The comparison's main table; scales and budgets where nothing was run are told in the sentence."""
+    points, waiting = _begun(_points(analysis, options))
     views = {(arm.name, arm.scale, arm.budget): arm.view for arm in results.finished}
 
     def against(p: Point) -> tuple[str, str]:
@@ -168,7 +168,17 @@ def main(results: Results, analysis: Analysis, options: Options) -> Made:
                 si(p.flops_with_compressor),
             ]
         )
-    return meaning(analysis), Table(columns, rows, frozenset(range(len(placed) + 1)))
+    return meaning(analysis) + waiting, Table(columns, rows, frozenset(range(len(placed) + 1)))
+
+
+def _begun(points: list[Point]) -> tuple[list[Point], str]:
+    """Points of scales and budgets of which some run has ended, and a sentence about the others."""
+    begun = {(p.scale, p.budget) for p in points if p.mean is not None or p.failed}
+    if not begun:
+        return points, ""
+    left = [group for group in _groups(points) if group not in begun]
+    names = ", ".join(" ".join(part for part in group if part is not None) for group in left)
+    return [p for p in points if (p.scale, p.budget) in begun], f" In the plan and not run: {names}." if left else ""
 
 
 def _groups(points: list[Point]) -> list[tuple[str | None, str | None]]:
@@ -223,7 +233,7 @@ def _changes(differs: Mapping[str, object]) -> str:
 
 def multipliers(results: Results, analysis: Analysis, options: Options) -> Made:
     """What an arm's compute is worth in the baseline's."""
-    points = [p for p in _points(analysis, options) if p.arm != analysis.baseline]
+    points = [p for p in _begun(_points(analysis, options))[0] if p.arm != analysis.baseline]
     along = {
         name: {(m.arm, m.scale, m.budget): m for m in found}
         for name, found in (("budgets", analysis.multipliers), ("scales", analysis.frontier_multipliers))
@@ -324,8 +334,9 @@ def rates(results: Results, analysis: Analysis, options: Options) -> Made:
     tried = sorted({one.learning_rate for one in results.searched})
     found = {(one.arm, one.scale, one.learning_rate): one for one in results.searched}
     rows = []
+    moved = [choice for choice in results.chosen if all((choice.arm, choice.scale, rate) not in found for rate in tried)]
     for choice in results.chosen:
-        if not _is(wanted, arms=choice.arm, scale=choice.scale):
+        if not _is(wanted, arms=choice.arm, scale=choice.scale) or (choice in moved and len(moved) < len(results.chosen)):
             continue
         cells = []
         for rate in tried:
@@ -333,6 +344,8 @@ def rates(results: Results, analysis: Analysis, options: Options) -> Made:
             cells.append("-" if one is None else "failed" if one.bits_per_byte is None else f"{one.bits_per_byte:.{_DIGITS}f}")
         rows.append([choice.scale or "-", f"`{choice.arm}`", *cells, f"{choice.learning_rate:.3g}", choice.reason])
     text = "Bits per byte on the valid split after short runs at each learning rate, the same rates for all arms; outside the match."
+    if 0 < len(moved) < len(results.chosen):
+        text += f" Elsewhere, not listed: {moved[0].reason}, by the plan's rule '{results.plan['search']['transfer']}'."
     text = " ".join([text, *report_search.searched_less(results)])
     columns = ["scale", "arm", *(f"{rate:.3g}" for rate in tried), "taken", "why"]
     return text, Table(columns, rows, frozenset({0, 1, len(columns) - 1}))
