@@ -43,6 +43,8 @@ class DataSet:
     data: bytes
     split: str | None = None
     corpus_digest: str | None = None
+    part: bool = False
+    """Made by `spread` of another set."""
     digest: str = field(init=False)
     """sha256 of `data`."""
 
@@ -52,7 +54,7 @@ class DataSet:
     def described(self) -> dict[str, Any]:
         """As it stands in a result."""
         said = {"name": self.name, "kind": self.kind, "source": self.source, "num_bytes": len(self.data), "digest": self.digest}
-        return {**said, "split": self.split, "corpus_digest": self.corpus_digest}
+        return {**said, "split": self.split, "corpus_digest": self.corpus_digest, "part": self.part}
 
     def spread(self, num_bytes: int, chunk_bytes: int) -> DataSet:
         """A part of it: as many chunks as `num_bytes` has room for, one at least, at equal distances."""
@@ -60,7 +62,7 @@ class DataSet:
         chosen = evenly(num_chunks, max(1, num_bytes // chunk_bytes))
         part = b"".join(self.data[index * chunk_bytes : (index + 1) * chunk_bytes] for index in chosen)
         where = f"{len(chosen)} chunks of {chunk_bytes} bytes of {self.name}, at equal distances"
-        return DataSet(f"{self.name} ({len(part):,} bytes)", self.kind, where, part, self.split, self.corpus_digest)
+        return DataSet(f"{self.name} ({len(part):,} bytes)", self.kind, where, part, self.split, self.corpus_digest, part=True)
 
 
 def evenly(num: int, wanted: int) -> list[int]:

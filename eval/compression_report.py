@@ -12,7 +12,7 @@ from rich.text import Text
 
 BLOCKS: Final = (("raw", ""), ("adjusted", "adj. "), ("adjusted_real", "adj. real "))
 """Key of a rate, and what stands before a data set's name in the head of its column."""
-_MOST_COLUMNS: Final = 6
+_MOST_COLUMNS: Final = 5
 """Of rates in one table on a terminal; more are broken into a table a block."""
 
 
@@ -24,9 +24,9 @@ class Cells(NamedTuple):
     num_left: int
 
 
-def rate_cells(result: dict[str, Any], blocks: Sequence[tuple[str, str]] = BLOCKS) -> Cells:
-    """The table of the source: chunk size, compressor, then the data sets block by block."""
-    names = [data["name"] for data in result["data"]]
+def rate_cells(result: dict[str, Any], blocks: Sequence[tuple[str, str]] = BLOCKS, names: Sequence[str] = ()) -> Cells:
+    """The table of the source: chunk size, compressor, then the data sets (those named, or all) block by block."""
+    names = names or [data["name"] for data in result["data"]]
     head = ["chunk", "compressor", *(f"{before}{name}" for _, before in blocks for name in names)]
     rows = []
     for row in in_order(result["rows"]):
@@ -141,16 +141,20 @@ def show_tables(result: dict[str, Any], console: Console) -> None:
     if num_sets * len(BLOCKS) <= _MOST_COLUMNS:
         console.print(_table(rate_cells(result), result["rows"]), "")
     else:
-        for key, before in BLOCKS:
-            if key == "raw" or result["models"]:
-                titles = {"raw": "raw", "adjusted": "adjusted: 2 bytes a parameter", "adjusted_real": "adjusted: bytes of the weights"}
+        titles = {"raw": "raw", "adjusted": "adjusted: 2 bytes a parameter", "adjusted_real": "adjusted: bytes of the weights"}
+        names = [data["name"] for data in result["data"]]
+        for key, _ in BLOCKS if result["models"] else BLOCKS[:1]:
+            for first in range(0, num_sets, _MOST_COLUMNS):
                 console.print(Text(titles[key], style="bold"))
-                console.print(_table(rate_cells(result, [(key, before)]), result["rows"]), "")
+                cells = rate_cells(result, [(key, "")], names[first : first + _MOST_COLUMNS])
+                console.print(_table(cells, result["rows"]), "")
     if result["models"]:
         console.print(_table(model_cells(result)), "")
         console.print(_table(coding_cells(result)), "")
     console.print(_table(data_cells(result)), "")
-    lines = [*verdict_lines(result), *next_byte_lines(result), *notes(result)]
+    whole = {data["name"] for data in result["data"] if not data["part"]}
+    shown = [one for one in result["verdicts"] if one["accounting"] is None and one["data"] in whole]
+    lines = [*verdict_lines(result | {"verdicts": shown}), *next_byte_lines(result), *notes(result)]
     lines += [f"not measured: {one['name']}: {one['reason']}" for one in result["unavailable"]]
     for line in lines:
         console.print(line, highlight=False, markup=False)
@@ -193,7 +197,8 @@ def _table(cells: Cells, rows: Sequence[dict[str, Any]] = ()) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for place, name in enumerate(cells.head):
         left = place < cells.num_left
-        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left and name != "from")
+        width = 0 if name == "from" else max((len(row[place]) for row in cells.rows), default=0)
+        table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=width)
     groups = [row["group"] for row in in_order(rows)]
     for place, row in enumerate(cells.rows):
         table.add_row(*map(Text, row), style="bold" if groups and groups[place] == "model" else "")
