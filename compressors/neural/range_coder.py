@@ -133,13 +133,19 @@ def _encode(starts: U32, sizes: U32, words: U32) -> int:
         before = low
         low += unit * np.uint64(starts[i])
         if low < before:
-            _carry(words, num_words)
+            carry(words, num_words)
         size = unit * np.uint64(sizes[i])
         if size < _LEAST:
             words[num_words] = np.uint32(low >> _WORD_BITS)
             num_words += 1
             low <<= _WORD_BITS
             size <<= _WORD_BITS
+    return finish(low, size, words, num_words)
+
+
+@compiled
+def finish(low: np.uint64, size: np.uint64, words: U32, num_words: int) -> int:
+    """End a code: behind its words the number of the interval with the fewest bits. The number of bits of the whole."""
     for num_bits in range(65):
         # The first multiple of 2^(64 - num_bits) from low on; past the end of 64 bits it is a carry and zeros.
         if num_bits == 0:
@@ -151,7 +157,7 @@ def _encode(starts: U32, sizes: U32, words: U32) -> int:
                 value = _ZERO
         if value - low < size:
             if value < low:
-                _carry(words, num_words)
+                carry(words, num_words)
             words[num_words] = np.uint32(value >> _WORD_BITS)
             words[num_words + 1] = np.uint32(value & np.uint64(0xFFFFFFFF))
             return 32 * num_words + num_bits
@@ -159,7 +165,7 @@ def _encode(starts: U32, sizes: U32, words: U32) -> int:
 
 
 @compiled
-def _carry(words: U32, num_words: int) -> None:
+def carry(words: U32, num_words: int) -> None:
     """Add one to the number that the words are."""
     i = num_words - 1
     while words[i] == np.uint32(0xFFFFFFFF):

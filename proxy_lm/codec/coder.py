@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressors.neural.jit import compiled
+from compressors.neural.range_coder import carry, finish
 from proxy_lm.codec.frequencies import PRECISION_BITS, TOTAL, frequencies, order0_interval
 
 F64 = npt.NDArray[np.float64]
@@ -83,37 +84,14 @@ def _encode(starts: U32, sizes: U32, words: U32) -> int:
         before, begin = low, _part(size, start)
         low += begin
         if low < before:
-            _carry(words, num_words)
+            carry(words, num_words)
         size = _part(size, start + np.uint64(sizes[i])) - begin
         if size < _LEAST:
             words[num_words] = np.uint32(low >> _WORD_BITS)
             num_words += 1
             low <<= _WORD_BITS
             size <<= _WORD_BITS
-    for num_bits in range(65):
-        # The first multiple of 2^(64 - num_bits) from low on; past the end of 64 bits it is a carry and zeros.
-        value = _ZERO
-        if num_bits > 0:
-            drop = np.uint64(64 - num_bits)
-            above = low + ((_ONE << drop) - _ONE)
-            if above >= low:
-                value = (above >> drop) << drop
-        if value - low < size:
-            if value < low:
-                _carry(words, num_words)
-            words[num_words] = np.uint32(value >> _WORD_BITS)
-            words[num_words + 1] = np.uint32(value & _WORD)
-            return 32 * num_words + num_bits
-    return -1  # not reached: with 64 bits the value is low itself
-
-
-@compiled
-def _carry(words: U32, num_words: int) -> None:
-    i = num_words - 1
-    while words[i] == np.uint32(0xFFFFFFFF):
-        words[i] = np.uint32(0)
-        i -= 1
-    words[i] += np.uint32(1)
+    return finish(low, size, words, num_words)
 
 
 @compiled
