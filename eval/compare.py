@@ -66,22 +66,21 @@ def compare(plan: ComparePlan, out: Path, command: str, *, imported: Path | None
     """Everything, or with `only_collect` a report of what is finished. Raises `RequestError` before any work for a plan that cannot run
     or is not the one in `out`."""
     plotting.require()
-    if imported is not None:
-        Theirs.read(imported)
+    theirs = None if imported is None else Theirs.read(imported)
     ready = prepared(plan, out)
     grid = ready.grid
     tell_budget(plan, ready.runs, ready.costs, grid.steps)
     settled = settled_failures(ready)
     open_tries = [run for run in ready.tries if run.cell_name not in settled]
-    if imported is not None:
-        tell_import(imported, grid, open_tries)
+    if theirs is not None:
+        tell_import(theirs, grid, open_tries)
     if not only_collect:
         _run(ready, open_tries, {}, "search", lambda: None)
     tried = {run.cell_name: cell for run in ready.tries if (cell := _kept_result(grid, run)) is not None}
     chosen = rate_search.choose(plan, rate_search.searched(ready.tries, tried))
     runs, unrated = rate_search.with_rates(plan, ready.runs, chosen)
-    if imported is not None:
-        tell_import(imported, grid, runs)
+    if theirs is not None:
+        tell_import(theirs, grid, runs)
     cells = {run.cell_name: _kept_result(grid, run) or blank(grid, run) for run in runs}
 
     def save() -> Results:
@@ -107,21 +106,20 @@ def one_cell(plan: ComparePlan, out: Path, name: str, *, imported: Path | None =
     names = {run.cell_name for run in (*rate_search.tries(plan), *arm_runs(plan))}
     if name not in names:
         raise RequestError(f"'{name}' is no cell of this comparison; --cells lists its {len(names)} cells")
-    if imported is not None:
-        Theirs.read(imported)
+    theirs = None if imported is None else Theirs.read(imported)
     ready = prepared(plan, out, jobs=1)
     grid, known = ready.grid, {run.cell_name: run for run in (*ready.tries, *ready.runs)}
     settled = settled_failures(ready)
-    if imported is not None:
-        tell_import(imported, grid, [run for run in ready.tries if run.cell_name not in settled])
+    if theirs is not None:
+        tell_import(theirs, grid, [run for run in ready.tries if run.cell_name not in settled])
     run = known[name]
     if name in settled:
         return settled[name]
     tell_budget(plan, [run], ready.costs, grid.steps)
     if run.tried_rate is None:
         run = rated_cell(ready, run)
-        if imported is not None:
-            tell_import(imported, grid, [run])
+        if theirs is not None:
+            tell_import(theirs, grid, [run])
     result = run_cell(grid, run)
     if result.status == "not run":
         raise RequestError(f"cell {name} is being run by another process; wait for it, or run another cell")
@@ -223,11 +221,11 @@ def _is_done(grid: Grid, run: ArmRun) -> bool:
     return kept is not None and kept.result.status == "done"
 
 
-def tell_import(path: Path, grid: Grid, runs: Sequence[ArmRun]) -> None:
+def tell_import(theirs: Theirs, grid: Grid, runs: Sequence[ArmRun]) -> None:
     """Import what fits, and say on standard error what came and what did not."""
-    taken, reasons = import_cells(path, grid, runs)
+    taken, reasons = import_cells(theirs, grid, runs)
     if taken or (runs and not reasons):
-        note(f"imported from {path.name}: {', '.join(taken) or 'nothing; it has no finished cell that is missing here'}")
+        note(f"imported from {theirs.name}: {', '.join(taken) or 'nothing; it has no finished cell that is missing here'}")
     for name, reason in reasons.items():
         note(f"not imported: {name}: {reason}")
 

@@ -27,6 +27,8 @@ from proxy_lm.errors import RequestError
 class Theirs:
     """Another comparison's results, and the runs of the plan they were made by."""
 
+    name: str
+    """Of the file."""
     results: Results
     plan: ComparePlan
     runs: Mapping[tuple[str, str | None, str | None, int], ArmRun]
@@ -43,7 +45,7 @@ class Theirs:
                 raise RequestError(f"{path} does not tell the digest of {what}, so that its cells cannot be compared; make it anew")
         plan = validate(ComparePlan, results.plan, source=f"the plan in {path}")
         rated, _ = rate_search.with_rates(plan, list(arm_runs(plan)), results.chosen)
-        return cls(results, plan, {_place(run): run for run in rated})
+        return cls(path.name, results, plan, {_place(run): run for run in rated})
 
     def find(self, grid: Grid, run: ArmRun) -> tuple[ArmResult, dict[str, Any]] | None:
         """Their finished result of this cell as one of `grid`, and its key; None where they have none."""
@@ -74,9 +76,8 @@ class Theirs:
         return None
 
 
-def import_cells(path: Path, grid: Grid, runs: Sequence[ArmRun]) -> tuple[list[str], dict[str, str]]:
-    """Keep what `path` has of these runs and is not done here: (names of cells taken, why others were not by name)."""
-    theirs = Theirs.read(path)
+def import_cells(theirs: Theirs, grid: Grid, runs: Sequence[ArmRun]) -> tuple[list[str], dict[str, str]]:
+    """Keep what they have of these runs and is not done here: (names of cells taken, why others were not by name)."""
     projects = None if theirs.results.projects is None else theirs.results.projects.num_bytes
     machine = {key: value for key, value in theirs.results.machine.items() if key != "others"}
     taken: list[str] = []

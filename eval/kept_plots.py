@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import Final
@@ -34,46 +35,56 @@ _MADE: Final[Mapping[str, Callable[[Results, Analysis, Sequence[Group]], list[Se
     "multipliers": report_grid.multipliers,
     "transfer": lambda results, analysis, shown: transfer_report.sections(results, analysis),
 }
+_OF_LINES: Final = ("main", "margins", "multipliers")
 
 
-def lines(results: Results, analysis: Analysis, options: Mapping[str, str], document: str) -> list[str]:
-    """Markdown that shows the plots in `document` (relative to the repository). Raises `RequestError` for an unknown plot, and for one that
-    the comparison does not have."""
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a kept comparison."""
+
+    comparison: str
+    title: str
+    svg: str
+
+
+def drawn(results: Results, analysis: Analysis, options: Mapping[str, str]) -> dict[str, Drawn]:
+    """Figures by the names of their files. Raises `RequestError` for an unknown plot, and for one that the comparison does not have."""
     which = options.get("of", "main")
     if which not in _MADE or set(options) - {"of"}:
         raise RequestError(f"'{' '.join(f'{k}={v}' for k, v in options.items())}' asks for no plot; give of={' or of='.join(_MADE)}")
-    parts = _MADE[which](results, analysis, groups(results))
-    figures = [section.title for section in parts if section.figures is not None for _ in section.figures()]
-    if not figures:
+    sections = _MADE[which](results, analysis, groups(results))
+    found = [Drawn(results.name, section.title, svg) for section in sections if section.figures is not None for svg in section.figures()]
+    if not found:
         raise RequestError(f"comparison '{results.name}' has no plot '{which}': it has too few scales, budgets or arms")
-    said = report_grid.said_of_drawn(analysis, groups(results)) if which != "ablations" else []
-    places = [Path(os.path.relpath(KEPT / name, Path(document).parent)).as_posix() for name in names(results.name, which, len(figures))]
-    shown = [line for title, place in zip(figures, places, strict=True) for line in (f"![{unescape(title)}]({place})", "")][:-1]
-    return [*shown, *(line for sentence in said for line in ("", sentence))]
+    return {f"{results.name}-{which}-{k + 1}.svg": one for k, one in enumerate(found)}
 
 
-def names(comparison: str, which: str, count: int) -> list[str]:
-    """Files of a plot that has so many figures."""
-    return [f"{comparison}-{which}-{k + 1}.svg" for k in range(count)]
+def lines(plots: Mapping[str, Drawn], said: Sequence[str], document: str) -> list[str]:
+    """Markdown that shows the plots in `document` (relative to the repository), and what is said of them."""
+    found: list[str] = []
+    for name, one in plots.items():
+        place = Path(os.path.relpath(KEPT / name, Path(document).parent)).as_posix()
+        found += [*([""] if found else []), f"![{unescape(one.title)}]({place})"]
+    return [*found, *(line for sentence in said for line in ("", sentence))]
 
 
-def in_step(root: Path, asked: Sequence[tuple[Results, Analysis, str]], *, write: bool) -> list[str]:
+def said(results: Results, analysis: Analysis, options: Mapping[str, str]) -> list[str]:
+    """Which arms the lines of a plot leave out; other plots have all."""
+    return report_grid.said_of_drawn(analysis, groups(results)) if options.get("of", "main") in _OF_LINES else []
+
+
+def in_step(root: Path, plots: Mapping[str, Drawn], *, write: bool) -> list[str]:
     """Files that are missing, of other results, or asked for nowhere: named, and made or taken away with `write`."""
-    wanted: dict[str, str] = {}
-    for results, analysis, which in asked:
-        stamp = f"<!-- of {results.name}.json, sha256 {sha256_bytes((root / KEPT / f'{results.name}.json').read_bytes())} -->\n"
-        drawn = [svg for section in _MADE[which](results, analysis, groups(results)) if section.figures for svg in section.figures()]
-        for name, svg in zip(names(results.name, which, len(drawn)), drawn, strict=True):
-            wanted[name] = stamp + plotting.standalone(svg)
     out_of_step = []
-    for name, text in wanted.items():
-        path = root / KEPT / name
-        if not path.exists() or path.read_text(encoding="utf-8").partition("\n")[0] != text.partition("\n")[0]:
+    for name, one in plots.items():
+        path, made_of = root / KEPT / name, f"{one.comparison}.json"
+        stamp = f"<!-- of {made_of}, sha256 {sha256_bytes((root / KEPT / made_of).read_bytes())} -->"
+        if not path.exists() or path.read_text(encoding="utf-8").partition("\n")[0] != stamp:
             out_of_step.append((KEPT / name).as_posix())
             if write:
-                write_bytes(path, text.encode())
+                write_bytes(path, f"{stamp}\n{plotting.standalone(one.svg)}".encode())
     for path in sorted((root / KEPT).glob("*.svg")):
-        if path.name not in wanted:
+        if path.name not in plots:
             out_of_step.append((KEPT / path.name).as_posix())
             if write:
                 path.unlink()

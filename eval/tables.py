@@ -44,8 +44,8 @@ class Library:
     """The kept results and what they say, each analysed once."""
 
     kept: Mapping[str, Results]
-    plots: dict[tuple[str, str], None] = field(default_factory=dict)
-    """Comparisons and their plots that some mark asks for."""
+    plots: dict[str, kept_plots.Drawn] = field(default_factory=dict)
+    """Those that some mark asks for, by the names of their files."""
     _analyses: dict[tuple[str, tuple[tuple[str, str], ...], bool], Analysis] = field(default_factory=dict)
 
     def analysis(self, name: str, pairs: tuple[tuple[str, str], ...] = (), *, whole: bool = False) -> Analysis:
@@ -91,8 +91,7 @@ def in_step(root: Path, *, write: bool) -> list[str]:
         out_of_step += places
         if write and places:
             write_bytes(path, changed.encode())
-    asked = [(library.kept[name], library.analysis(name, whole=True), which) for name, which in library.plots]
-    return out_of_step + kept_plots.in_step(root, asked, write=write)
+    return out_of_step + kept_plots.in_step(root, library.plots, write=write)
 
 
 def check(root: Path) -> None:
@@ -171,9 +170,10 @@ def block_lines(block: Block, library: Library, root: Path) -> list[str]:
         return [*_wrapped([source]), "", *_listed(report.answers(library.kept[block.name]))]
     try:
         if block.kind == kept_plots.KIND:
-            lines = kept_plots.lines(library.kept[block.name], library.analysis(block.name, whole=True), block.options, block.path)
-            library.plots[block.name, block.options.get("of", "main")] = None
-            return [*_wrapped([source]), "", *lines]
+            results, analysis = library.kept[block.name], library.analysis(block.name, whole=True)
+            plots = kept_plots.drawn(results, analysis, block.options)
+            library.plots |= plots
+            return [*_wrapped([source]), "", *kept_plots.lines(plots, kept_plots.said(results, analysis, block.options), block.path)]
         analysis = library.analysis(block.name, whole=block.kind in table_kinds.WHOLE)
         sentence, table = table_kinds.KINDS[block.kind](library.kept[block.name], analysis, block.options)
     except RequestError as error:
