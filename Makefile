@@ -1,7 +1,7 @@
 # Two commands do all set-up: `make run` and `make test`. Everything lands in .venv/, .cache/ and runs/; nothing is installed elsewhere, but
 # for bubblewrap, which `make test` asks Debian's package manager for where it may.
 #
-#   make run     set-up, then the main job on the installed Python's sources, offline (about 22 minutes on 2 cores)
+#   make run     set-up, then the main job on the installed Python's sources, offline (about half an hour on 2 cores)
 #   make test    set-up, then format, lint, types and all tests
 #   make bench   set-up, then the speed and memory measurements (ratios and medians)
 #   make llama   llama-cpp-python from source (needs cmake and a compiler, minutes): then make test loads exported files with it too
