@@ -17,6 +17,7 @@ BODY_MILLIONS = {
     "nano": 0.5, "micro": 3, "mini": 12, "40m": 40, "125m": 125, "350m": 350,
     "0.5b": 470, "1.5b": 1342, "4b": 3926, "7b": 6980, "14b": 14260,
     "0.7m": 0.65, "3m": 3.15, "41m": 41,
+    "compressor-200k": 0.2, "compressor-800k": 0.8, "compressor-3.2m": 3.2,
 }  # fmt: skip
 
 
@@ -25,6 +26,14 @@ def test_preset_has_the_body_its_name_says(name: str) -> None:
     body = num_parameters(ModelSettings(preset=name), 320).body / 1e6
     tolerance = 0.005 if name.endswith("b") else 0.1
     assert body == pytest.approx(BODY_MILLIONS[name], rel=tolerance)
+
+
+def test_compressors_have_the_parameters_of_the_source() -> None:
+    source = {"compressor-200k": (64, 4, 231_936), "compressor-800k": (128, 4, 856_832), "compressor-3.2m": (256, 8, 3_286_272)}
+    for name, (width, num_heads, num_all) in source.items():
+        model = ModelSettings(preset=name).resolved()
+        assert (model.width, model.depth, model.num_heads, model.num_kv_heads) == (width, 4, num_heads, num_heads)
+        assert num_parameters(ModelSettings(preset=name), 320).total == pytest.approx(num_all, rel=0.02)
 
 
 def test_every_preset_is_listed_with_its_size() -> None:

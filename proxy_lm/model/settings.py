@@ -49,6 +49,11 @@ PRESETS: Final[Mapping[str, Shape]] = MappingProxyType(
         "0.7m": Shape(width=128, depth=3, num_heads=4, num_kv_heads=4, hidden=352, rope_theta=10_000.0),
         "3m": Shape(width=256, depth=3, num_heads=4, num_kv_heads=4, hidden=1024, rope_theta=10_000.0),
         "41m": Shape(width=512, depth=12, num_heads=8, num_kv_heads=8, hidden=1536, rope_theta=10_000.0),
+        # Byte models as compressors: width, blocks and heads of the three trained for "Language modeling is compression" (ICLR 2024), and
+        # about their parameters: their feed-forward part has two matrices of 4 x width, ours three of 8/3.
+        "compressor-200k": Shape(width=64, depth=4, num_heads=4, num_kv_heads=4, hidden=168, rope_theta=10_000.0),
+        "compressor-800k": Shape(width=128, depth=4, num_heads=4, num_kv_heads=4, hidden=336, rope_theta=10_000.0),
+        "compressor-3.2m": Shape(width=256, depth=4, num_heads=8, num_kv_heads=8, hidden=680, rope_theta=10_000.0),
     }
 )
 
