@@ -4,8 +4,9 @@
 
 A `Body` gives logits, a `Reading` says which symbols tell a chunk. A payload is: how the chunk is told (by the model; by counted bytes;
 stored), then for the model the number of symbols where bytes do not tell it, then the symbols; before every `SEGMENT` symbols the phase
-of their rounding (`frequencies.py`). A chunk that the view cannot tell exactly, one whose logits are not finite, and one that costs more
-by the model than by counted or stored bytes is told without the model.
+of their rounding (`frequencies.py`). A symbol is one interval, of an alphabet of more than 2^14 symbols two (`wide.py`). A chunk that the
+view cannot tell exactly, one whose logits are not finite, and one that costs more by the model than by counted or stored bytes is told
+without the model.
 
 Why equal: both sides evaluate in float64, where another order of adding changes a logit by some 1e-13; the encoder takes only phases
 that no logit comes nearer to than 2.2e-10 nats. No library has to promise anything about its order.
@@ -39,6 +40,7 @@ from proxy_lm.codec.frequencies import (
     stored,
 )
 from proxy_lm.codec.predictor import MAX_CHUNK_BYTES, Coded, check_chunks
+from proxy_lm.codec.wide import WIDE_ALPHABET, WIDE_PHASES, WIDE_WEIGHTS, gather_wide, next_wide
 from proxy_lm.errors import DecodeError, RequestError
 from proxy_lm.infer.prompts import continued
 
@@ -55,6 +57,7 @@ _ALL_UNSAFE: Final = (1 << 64) - 1
 # Ids of chunks that are evaluated before their intervals are made, beside the next ones; and logits that are made at once.
 _IDS_AT_ONCE: Final = 1 << 14
 _LOGITS_AT_ONCE: Final = 1 << 20
+_FEWEST_ROWS_AT_ONCE: Final = 16
 _IDS_PER_STEP: Final = 2048
 
 
@@ -131,10 +134,14 @@ class SymbolPredictor:
         self.num_parameters = num_parameters
         self.num_parameter_bytes = num_parameter_bytes
         self._body, self._reading, self._identity = body, reading, identity
+        self._wide = len(reading.ids) > WIDE_ALPHABET
+        self._phases = WIDE_PHASES if self._wide else _PHASES
 
     def identity(self) -> dict[str, JSON]:
         """As `Predictor.identity`."""
         coder: dict[str, JSON] = {"name": "float64 logits, range coder", "version": 1, "precision_bits": PRECISION_BITS}
+        if self._wide:
+            coder["intervals_per_symbol"] = 2
         return {**self._identity, "coder": coder, "row_length": self._body.row_length}
 
     # Encoding
@@ -205,17 +212,22 @@ class SymbolPredictor:
             if unsafe & 1:
                 phase = next(phase for phase in range(NUM_PHASES) if not unsafe >> phase & 1)
                 starts, sizes, _ = self._gather(stream_ND[segment], columns[segment], phase)
-            told.add(int(_PHASES[:phase].sum()), int(_PHASES[phase]))
+            told.add(int(self._phases[:phase].sum()), int(self._phases[phase]))
             told.starts.append(starts)
             told.sizes.append(sizes)
         return told
 
     def _gather(self, stream_ND: Tensor, columns: I64, phase: int) -> tuple[U32, U32, int]:
-        starts, sizes = np.empty(len(columns), np.uint32), np.empty(len(columns), np.uint32)
-        unsafe, num = 0, max(1, _LOGITS_AT_ONCE // len(self._reading.ids))
+        each = 2 if self._wide else 1
+        starts, sizes = np.empty(each * len(columns), np.uint32), np.empty(each * len(columns), np.uint32)
+        unsafe, num = 0, max(_FEWEST_ROWS_AT_ONCE, _LOGITS_AT_ONCE // len(self._reading.ids))
         for first in range(0, len(columns), num):
-            some = slice(first, first + num)
-            unsafe |= int(gather(self._body.logits(stream_ND[some]), columns[some], phase, WEIGHTS, starts[some], sizes[some]))
+            some, told = slice(first, first + num), slice(each * first, each * (first + num))
+            logits_NC = self._body.logits(stream_ND[some])
+            if self._wide:
+                unsafe |= int(gather_wide(logits_NC, columns[some], phase, WIDE_WEIGHTS, starts[told], sizes[told]))
+            else:
+                unsafe |= int(gather(logits_NC, columns[some], phase, WEIGHTS, starts[told], sizes[told]))
         return starts, sizes, unsafe
 
     # Decoding
@@ -265,7 +277,7 @@ class SymbolPredictor:
         num_slots = min(length, num_begin + max((lane.num_bytes for lane in active), default=0))
         cache = self._body.lanes(len(active), num_slots)
         num_ids, base, num_read = num_begin, 0, 0
-        scratch, interval = np.empty(len(reading.ids), np.int64), np.empty(2, np.uint32)
+        scratch, interval = np.empty(len(reading.ids), np.int64), np.empty(4 if self._wide else 2, np.uint32)
         while active:
             if num_ids - base > length:  # the last half is read again
                 base = num_read = base + length - length // 2
@@ -314,14 +326,19 @@ class _Lane:
         return np.array(self._columns, np.int64)
 
     def advance(self, reading: Reading, logits: F64, index: int, scratch: I64, interval: U32) -> None:
-        """Read symbol number `index` from its logits [C]."""
+        """Read symbol number `index` from its logits [C]; `interval` [2], or [4] where the alphabet is wide."""
         if index % SEGMENT == 0:
-            self.phase = self.reader.among(_PHASES)
-            self.told.add(int(_PHASES[: self.phase].sum()), int(_PHASES[self.phase]))
-        column = int(next_symbol(logits, self.phase, WEIGHTS, scratch, self.reader.words, self.reader.state, interval))
+            phases = WIDE_PHASES if len(interval) > 2 else _PHASES
+            self.phase = self.reader.among(phases)
+            self.told.add(int(phases[: self.phase].sum()), int(phases[self.phase]))
+        if len(interval) > 2:
+            column = int(next_wide(logits, self.phase, WIDE_WEIGHTS, scratch, self.reader.words, self.reader.state, interval))
+        else:
+            column = int(next_symbol(logits, self.phase, WEIGHTS, scratch, self.reader.words, self.reader.state, interval))
         if column < 0:
             raise DecodeError(f"chunk {self.index}: the model's numbers are not finite behind symbol {index}; the chunk is damaged")
-        self.told.add(int(interval[0]), int(interval[1]))
+        for start, size in interval.reshape(-1, 2).tolist():
+            self.told.add(start, size)
         self._columns.append(column)
         self.ids[len(reading.begin) + index] = reading.ids[column]
         self.num_told += 1
