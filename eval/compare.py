@@ -22,7 +22,7 @@ from typing import Any
 
 import compressors.registry as registry
 from compressors.files import read_json, write_json
-from eval import dry_run, ledger, rate_search, report, results, schedule
+from eval import dry_run, further, ledger, rate_search, report, results, schedule
 from eval.budget import Rates
 from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell, state_of, without_folders
 from eval.imported_cells import Theirs, import_cells
@@ -60,6 +60,8 @@ class Prepared:
     costs: dict[str, Rates]
     """Of every run, by cell name."""
     jobs: int
+    once: dict[str, dict[str, Any]]
+    """What further evaluations measure once for all arms."""
 
 
 def compare(plan: ComparePlan, out: Path, command: str, *, imported: Path | None = None, only_collect: bool = False) -> Results:
@@ -171,6 +173,7 @@ def prepared(plan: ComparePlan, out: Path, *, jobs: int | None = None) -> Prepar
         check_same_plan(out, resolved)
         write_json(out / "plan.json", resolved)
         corpus = prepare_corpus(plan, out)
+        once = further.measure_once(plan.evaluations, corpus, out / "once")
         views = {name: make_view(plan, name, corpus, out) for name in plan.views}
         place = ledger.Place(out, corpus.path, plan.launch.num_ranks)
         runs, tries = list(arm_runs(plan)), rate_search.tries(plan)
@@ -186,7 +189,7 @@ def prepared(plan: ComparePlan, out: Path, *, jobs: int | None = None) -> Prepar
         machine=_machine(),
         evaluation_workers=_evaluation_workers(plan),
     )
-    return Prepared(grid, resolved, corpus, views, tries, runs, costs, jobs)
+    return Prepared(grid, resolved, corpus, views, tries, runs, costs, jobs, once)
 
 
 def _run(ready: Prepared, runs: Sequence[ArmRun], cells: dict[str, ArmResult], what: str, keep: Callable[[], object]) -> None:
@@ -329,6 +332,7 @@ def gathered(
         baseline=plan.judged_against,
         arms=[cells[run.cell_name] for run in runs],
         projects=Projects(num_bytes=num_bytes[0]) if num_bytes else None,
+        once=ready.once,
         searched=rate_search.searched(ready.tries, tried),
         chosen=list(chosen),
     )

@@ -3,6 +3,7 @@
     evaluations:
       lines: {limit: 200, borders: spm}
       code run: {limit: 20}
+      compression: {chunk_bytes: [64, 256, 2048]}      # of each arm; classical compressors once (eval/compression_study.py)
 
 A key is a command of `proxy-lm-eval`, its options are those of that command's `--help`; both, and the values that have known choices, are
 checked before anything is trained.
@@ -26,12 +27,14 @@ from typing import Any, Final, NoReturn
 from compressors.registry import ARTIFACT_NAME
 from eval.cli import COMMANDS
 from eval.report_numbers import numbers_of
-from proxy_lm.data.corpus import SPLITS
+from proxy_lm.data.corpus import SPLITS, Corpus
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import note
 
 _DEVICE: Final = re.compile(r"auto|cpu|cuda(:\d+)?")
 NOT_FURTHER: Final = ("bpb", "compare", "report", "tables")
+OF_ONE_RUN: Final[Mapping[str, str]] = {"compression": "eval.compression_study"}
+"""Commands that ask several models at once, by the module that asks one run the same; its options are those of its settings."""
 Options = Mapping[str, Any]
 
 
@@ -94,6 +97,20 @@ def measure(
     return found, failures
 
 
+def measure_once(evaluations: Mapping[str, Options], corpus: Corpus, folder: Path) -> dict[str, dict[str, Any]]:
+    """What an evaluation measures once for all arms, by file name: a module may have `once(args, corpus, folder)`. `folder` keeps it.
+    Raises `RequestError` where the corpus has not enough for it."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, options in evaluations.items():
+        module, args = _parse(name, Path("run"), options)
+        if hasattr(module, "once"):
+            try:
+                found |= json.loads(json.dumps(module.once(args, corpus, folder)))
+            except RequestError as error:
+                raise RequestError(f"evaluations: {name}: {error}") from error
+    return found
+
+
 def _without_folders(sentence: str, *paths: Path) -> str:
     """Reports are for other machines too: folders are told by their last part."""
     for path in paths:
@@ -106,13 +123,18 @@ def _parse(name: str, run: Path, options: Options) -> tuple[ModuleType, argparse
     known = [one for one in COMMANDS if one not in NOT_FURTHER]
     if command not in known:
         raise RequestError(f"evaluations: '{name}' is no command that asks one run; known: {', '.join(known)}")
-    module = importlib.import_module(COMMANDS[command])
+    module = importlib.import_module(OF_ONE_RUN.get(command, COMMANDS[command]))
     parser = _Parser(prog=f"evaluations.{name}", add_help=False)
     module.add_arguments(parser)
     try:
         return module, parser.parse_args([*rest, str(run), *_words(name, options)])
     except RequestError as error:
-        raise RequestError(f"evaluations: {name}: {error}; `proxy-lm-eval {name} --help` lists its options") from error
+        options_are = f"`proxy-lm-eval {name} --help` lists its options" if command not in OF_ONE_RUN else f"its options: {_known(parser)}"
+        raise RequestError(f"evaluations: {name}: {error}; {options_are}") from error
+
+
+def _known(parser: argparse.ArgumentParser) -> str:
+    return ", ".join(name for name in vars(parser.parse_args(["run"])) if name != "run")
 
 
 def _words(name: str, options: Options) -> list[str]:

@@ -100,6 +100,8 @@ def asked(result: Mapping[str, Any], *, short: bool = False) -> str:
     if kind == "robustness":
         files = (result["files"] or {}).get("num_files", 0)
         return _counts(task=result["num_tasks"], seed=settings.get("num_seeds"), file=files)
+    if kind == "compression":
+        return _counts(byte=result.get("num_bytes"))
     if kind == "translate":
         return _counts(stretch=result["num_stretches"], project=result["num_projects"])
     return _counts(span=result["num_spans"], project=result["num_projects"])
@@ -229,6 +231,18 @@ def _of_alignment(result: Mapping[str, Any]) -> Iterator[Number]:
         yield from _number(f"best layer, {how}", "cosine above other documents", "", layer[how]["similarity"]["gap"], digits=4)
 
 
+def _of_compression(result: Mapping[str, Any]) -> Iterator[Number]:
+    last = result["lengths"][-1]
+    for cell in result["lengths"]:
+        found = {"value": cell["coded_bytes"] / cell["num_bytes"], "interval": None}
+        name = f"raw rate, chunks of {cell['chunk_bytes']:,}"
+        yield from _number("", name, "", found, percent=True, digits=2, headline=cell is last)
+    for row in result["adjusted"]:
+        part = f"adjusted for {row['data_bytes']:,} bytes"
+        for key, title in (("adjusted", "2 bytes a parameter"), ("adjusted_real", "bytes of the weights")):
+            yield from _number(part, f"{title}, %", "", {"value": row[key], "interval": None}, digits=2)
+
+
 def _of_samples(result: Mapping[str, Any]) -> Iterator[Number]:
     """None: they are read, and `eval.report_samples` shows them. That they are whole is found here, as of every result."""
     for sample in result["samples"]:
@@ -243,6 +257,7 @@ _READERS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Numb
     "proxy-lm robustness 1": ("robustness", _of_robustness),
     "proxy-lm translation 1": ("translate", _of_translation),
     "proxy-lm alignment 1": ("align", _of_alignment),
+    "proxy-lm compression of a run 1": ("compression", _of_compression),
     "proxy-lm samples 1": ("samples", _of_samples),
 }
 KINDS: Final = tuple(kind for kind, _ in _READERS.values() if kind != "samples")

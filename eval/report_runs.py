@@ -38,6 +38,7 @@ _TITLES: Final = {
     "robustness": "Robustness",
     "translate": "Translation",
     "align": "Alignment",
+    "compression": "Compression",
 }
 _METRICS: Final = {
     "exact": ("exact, %", 1, 100),

@@ -182,6 +182,8 @@ class Results(Settings):
     baseline: str
     arms: list[ArmResult]
     projects: Projects | None = None
+    once: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """What the plan's further evaluations measured once for all arms, by file name; see `eval.further.measure_once`."""
     searched: list[SearchedRate] = Field(default_factory=list)
     chosen: list[ChosenRate] = Field(default_factory=list)
 
