@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from proxy_lm import plotting
@@ -51,6 +51,8 @@ class Look:
     """A line from left to right, at which nothing is gained or lost."""
     dodged: bool = False
     """Arms that were matched stand a little beside each other, so that their intervals can be told apart."""
+    ratio: bool = False
+    """Values are times something: twice and half stand equally far from 1. All are above 0; intervals may begin at 0."""
 
 
 def lines(marks: Sequence[Mark], look: Look) -> str:
@@ -60,13 +62,16 @@ def lines(marks: Sequence[Mark], look: Look) -> str:
     """
     arms = list(dict.fromkeys(mark.arm for mark in marks))
     spread = _spread(marks)
+    level = look.level
+    if look.ratio:
+        marks, level = [_doublings(mark) for mark in marks], None if level is None else _log2(level)
 
     def fill(plot: Any) -> None:
         plot.set_xscale("log")
-        if look.level is not None:
-            plot.axhline(look.level, color=plotting.SOFT, linewidth=1.2)
+        if level is not None:
+            plot.axhline(level, color=plotting.SOFT, linewidth=1.2)
         ends: dict[str, float] = {}
-        low, high = _limits(marks, look.level)
+        low, high = _limits(marks, level)
         for place, arm in enumerate(arms):
             mine = [mark for mark in marks if mark.arm == arm]
             share = (place / (len(arms) - 1) - 0.5) if len(arms) > 1 and look.dodged else 0.0
@@ -77,8 +82,28 @@ def lines(marks: Sequence[Mark], look: Look) -> str:
         plot.set_xlabel(look.across)
         plot.set_ylabel(look.title)
         _decades(plot)
+        if look.ratio:
+            ticks = _times(low, high)
+            plot.set_yticks([math.log2(value) for value in ticks], [f"{value:g}" for value in ticks])
 
     return plotting.draw(f"{look.title} against {look.across}", fill, width=5.0, height=3.6)
+
+
+def _log2(value: float) -> float:
+    return math.log2(value) if value > 0 else -math.inf
+
+
+def _doublings(mark: Mark) -> Mark:
+    """The mark on an axis of doublings."""
+    interval = None if mark.interval is None else (_log2(mark.interval[0]), _log2(mark.interval[1]))
+    return replace(mark, value=_log2(mark.value), interval=interval)
+
+
+def _times(low: float, high: float) -> list[float]:
+    """1, 2 and 5 of the powers of ten from 2^low to 2^high; powers of ten alone where these would be many."""
+    powers = range(math.floor(low * math.log10(2)) - 1, math.ceil(high * math.log10(2)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in ((1, 2, 5) if high - low < 12 else (1,))]
+    return [value for value in ticks if low <= math.log2(value) <= high]
 
 
 def _draw_arm(plot: Any, marks: Sequence[Mark], look: Look, beside: float, limits: tuple[float, float]) -> float:

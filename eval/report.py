@@ -44,6 +44,7 @@ def content(results: Results) -> Content:
         results.question,
         [
             Section("What was compared", _in_short(results, shown), _scale_table(results, shown)),
+            Section("Arms", _of_arms(results), arm_table(results)),
             *plot,
             Section("Result", report_verdicts.read_as(results, analysis), table, points=_found(results, analysis, shown)),
             *report_grid.margins(results, analysis, shown),
@@ -63,7 +64,6 @@ def content(results: Results) -> Content:
             *_languages(results),
             *evaluations(results),
             *report_samples.sections(results),
-            Section("Arms", ["Everything else is equal by construction: data order, seeds, heads, optimizer."], arm_table(results)),
             Section("Measurement", _measurement(results)),
             Section("Plan", ["As run, with every default that the plan sets."], code=_yaml(results.plan), folded=True),
             Section("How to repeat", _repeat(results), code=results.command),
@@ -115,6 +115,28 @@ def _languages(results: Results) -> list[Section]:
     return [Section("By language", text, Table(["language", "size in bytes", *(run.name for run in runs)], rows))]
 
 
+def _of_arms(results: Results) -> list[str]:
+    """How the table of arms is read: what a view and a teacher are."""
+    shared = "Everything else is equal by construction: data order, seeds, heads, optimizer."
+    told = "An arm without views reads raw bytes; one whose rate is 1 reads its view alone, and is asked in it. " if results.views else ""
+    views = f"{told}Views: {_views(results)}. Fitted on the train split only."
+    taught = any(arm.differs.get("teacher") for arm in results.arms)
+    teacher = (
+        "With a teacher the target of each raw byte is, by its weight, what the byte model of that view expects in its place. That is "
+        "distillation and no proxy compression: the view itself is not told unless the arm names it under views."
+    )
+    return [shared, views, *([teacher] if taught else [])]
+
+
+def _views(results: Results) -> str:
+    told = "; ".join(
+        f"{name}: {view['kind']}, {view['alphabet_size']:,} symbols, {view['bytes_per_symbol']:.2f} bytes a symbol"
+        + (f", {view['num_raw_only']:,} documents told raw" if view["num_raw_only"] else "")
+        for name, view in results.views.items()
+    )
+    return told or "none"
+
+
 def arm_table(results: Results) -> Table:
     """What each arm changes; everything else is equal."""
     seen: dict[str, ArmResult] = {}
@@ -139,10 +161,17 @@ _MATCHED: Final = {"flops": "training FLOPs", "symbols": "symbols", "source_byte
 
 
 def _failures(results: Results) -> list[Section]:
-    failed = [arm for arm in results.arms if arm.status != "done"]
-    if not failed:
+    failed, waiting = ([arm for arm in results.arms if arm.status == status] for status in ("failed", "not run"))
+    if not failed and not waiting:
         return []
-    text = "\n\n".join(f"{label(arm, results)}: {arm.status}\n{arm.failure or ''}".rstrip() for arm in failed)
+    parts = [f"{label(arm, results)}: {arm.status}\n{arm.failure or ''}".rstrip() for arm in failed]
+    seeds: dict[str, list[str]] = {}
+    for arm in waiting:
+        place = ", ".join(part for part in (arm.name, arm.scale, arm.budget) if part is not None)
+        seeds.setdefault(place, []).append(str(arm.seed))
+    if seeds:
+        parts.append("\n".join(f"{place}: not run, seed{'s' * (len(found) > 1)} {', '.join(found)}" for place, found in seeds.items()))
+    text = "\n\n".join(parts)
     return [Section("Arms without a number", ["These did not finish; running the same command again continues them."], code=text)]
 
 
@@ -219,15 +248,9 @@ def _curve_notes(shown: Sequence[Group]) -> list[str]:
 def _measurement(results: Results) -> list[str]:
     corpus, evaluation = results.corpus, results.plan["evaluation"]
     splits = ", ".join(f"{name} {si(row['num_bytes'])}B in {row['num_documents']:,} documents" for name, row in corpus["splits"].items())
-    views = "; ".join(
-        f"{name}: {view['kind']}, {view['alphabet_size']:,} symbols, {view['bytes_per_symbol']:.2f} bytes a symbol"
-        + (f", {view['num_raw_only']:,} documents told raw" if view["num_raw_only"] else "")
-        for name, view in results.views.items()
-    )
     measured = f"the first {si(evaluation['max_bytes'])}B of it" if evaluation["max_bytes"] else "all of it"
     return [
         f"Corpus: {splits}; split by project. Digest {corpus['digest'][:16]}.",
-        f"Views: {views or 'none'}. Fitted on the train split only.",
         f"Scored on the {evaluation['split']} split, {measured}: context {evaluation['context_bytes']} bytes, stride "
         f"{evaluation['stride_bytes']} bytes for every arm; every payload byte once; end of document "
         f"{'scored' if evaluation['score_end'] else 'not scored'}; softmax over the whole joint vocabulary.",

@@ -210,6 +210,7 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
         text.append(
             f"Marked {_MARK}: {results.baseline} would reach it outside the compute that it was measured at, so its curve is prolonged."
         )
+    text.append("In the plots twice and half stand equally far from 1. An arm of which there is only a bound is in the table alone.")
     text += [f"A dash: {reason}." for reason in dict.fromkeys(one.reason for one in both if one.kind == "not defined")]
 
     names = drawn(analysis, shown)
@@ -222,7 +223,7 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
         ):
             marks = [_multiplier_mark(one, analysis) for one in found if one.value is not None and one.arm in names]
             if marks:
-                plots.append(plots_grid.lines(marks, look(title, analysis, shown, level=1.0, dodged=True)))
+                plots.append(plots_grid.lines(marks, look(title, analysis, shown, level=1.0, dodged=True, ratio=True)))
         return plots
 
     table = multiplier_table(results, analysis, shown)

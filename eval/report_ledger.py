@@ -18,9 +18,9 @@ def sections(results: Results) -> list[Section]:
     text = "What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."
     shown = groups(results)
     if len(shown) == 1:
-        return [Section("Ledger", [text, *_summed(shown[0]), *_paid(shown)], full_table(shown[0], list(results.views)))]
-    short = "Counts are of one run (the mean of its seeds), seconds are added up over all runs."
-    found = [Section("Ledger", [text, short, *_paid(shown)], short_table(shown, results.baseline))]
+        return [Section("Ledger", [text, *_summed(shown[0]), *_paid(shown), *_pace(results)], full_table(shown[0], list(results.views)))]
+    short = "Counts and seconds are of one run: the mean of its seeds, seconds of those that finished."
+    found = [Section("Ledger", [text, short, *_paid(shown), *_pace(results)], short_table(shown, results.baseline))]
     for group in shown:
         full = Section(f"Ledger in full: {group.name}", [group.title(results.baseline) + ".", *_summed(group)])
         found.append(replace(full, table=full_table(group, list(results.views)), folded=True))
@@ -31,7 +31,8 @@ def short_table(shown: Sequence[Group], baseline: str) -> Table:
     """A row an arm, under a line for each scale and budget."""
     teaches = any(_teaches(group) for group in shown)
     outside = ["compressor, once", "its share, %", *(["teacher, each run", "its share, %"] if teaches else [])]
-    columns = ["arm", "runs", "FLOPs", *outside, "symbols", "source bytes", "unique bytes", "epochs", "device seconds"]
+    seconds = ["device seconds", f"compressor{' and teacher' if teaches else ''}, CPU seconds"]
+    columns = ["arm", "runs", "FLOPs", *outside, "symbols", "source bytes", "unique bytes", "epochs", *seconds]
     rows: list[list[str]] = []
     heads: dict[int, str] = {}
     for group in shown:
@@ -50,7 +51,8 @@ def short_table(shown: Sequence[Group], baseline: str) -> Table:
                     si(_mean(runs, "source_bytes")),
                     si(_mean(runs, "unique_bytes")),
                     number(_mean(runs, "epochs"), 2),
-                    _total(runs, lambda run: run.device_seconds, lambda value: number(value, 0)),
+                    number(_mean_of([run.device_seconds for run in runs if run.device_seconds is not None]), 1),
+                    number(_mean_of([run.compressor_seconds for run in asked]), 1),
                 ]
             )
     return Table(columns, rows, heads=heads)
@@ -127,6 +129,19 @@ def _paid(shown: Sequence[Group]) -> list[str]:
     return [text + shares + "'With compressor' elsewhere in this report means with both."]
 
 
+def _pace(results: Results) -> list[str]:
+    """How dear a second is where training is counted in FLOPs: what 10^9 a CPU second leaves out."""
+    paces = [run.training_flops / run.device_seconds for run in results.finished if run.device_seconds]
+    if not paces or not any(run.compressor_seconds for run in results.finished):
+        return []
+    low, high = si(min(paces)), si(max(paces))
+    pace = low if low == high else f"{low} to {high}"
+    return [
+        f"Training did {pace} FLOPs a device second. Beside that 10^9 FLOPs for a CPU second of a compressor or teacher is little: who "
+        "pays for seconds compares seconds, not FLOPs (those of asking a teacher may be in both columns)."
+    ]
+
+
 def _teaches(group: Group) -> bool:
     return any(run.compressor.teacher_seconds for run in group.runs)
 
@@ -137,6 +152,10 @@ def _parameters(arms: Sequence[Runs], part: str) -> list[str]:
 
 def _mean(runs: Runs, name: str) -> float:
     return sum(float(getattr(run, name)) for run in runs) / len(runs)
+
+
+def _mean_of(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def _total(runs: Runs, value: Callable[[ArmResult], float | None], spell: Callable[[float], str]) -> str:

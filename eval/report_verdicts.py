@@ -24,7 +24,9 @@ def verdict_lines(results: Results, analysis: Analysis, shown: Sequence[Group]) 
             arms = sorted((v for v in found if v.verdict == word), key=lambda v: v.difference or 0)
             if arms:
                 parts.append(f"{told}: {', '.join(_with_percent(v) for v in arms)}")
-        if parts:
+        if all(run.status == "not run" for run in group.runs):
+            lines.append(f"{group.title(results.baseline)}. Not run yet.")
+        elif parts:
             lines.append(f"{group.title(results.baseline)}. Against {results.baseline} {'; '.join(parts)}.")
     return lines
 

@@ -223,6 +223,7 @@ def test_the_page_is_read_from_top_to_bottom(written):
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     wanted = [
         "What was compared",
+        "Arms",
         "Bits per byte against training FLOPs",
         "Result",
         "Difference from the baseline by scale",
@@ -233,7 +234,6 @@ def test_the_page_is_read_from_top_to_bottom(written):
         "Learning rates",
         "Arms without a number",
         "Sample 1 of 2",
-        "Arms",
         "Measurement",
         "Plan",
         "How to repeat",
