@@ -27,7 +27,7 @@ from eval.multipliers import Multiplier, multiplier
 from eval.results import Results
 from eval.scaling_fits import ArmFit, fit_compute, fit_parameters_and_data
 from eval.seed_intervals import COVERAGE, Bounds, Joint, NoiseKind, holm, uncertain
-from eval.seed_noise import SeedPool, weakest, with_noise
+from eval.seed_noise import SeedPool, from_elsewhere, weakest, with_noise
 from proxy_lm.errors import RequestError
 
 _MOST_FIT_DRAWS = 300  # each is a search of its own
@@ -75,7 +75,7 @@ class PairVerdict:
     seeds_against: tuple[int, ...]
     num_projects: int
     seed_noise: NoiseKind
-    """Where the seed noise of the interval is from: 'borrowed' if that of one arm is; 'none': another seed is not in the interval."""
+    """Where the seed noise of the interval is from: the weaker of the two arms'; 'none': another seed is not in the interval."""
     reason: str
     """Why it is not decided; else empty."""
 
@@ -160,7 +160,8 @@ def _with_noise(cells: dict[Key, Cell]) -> tuple[dict[Key, Cell], list[SeedPool]
         pool, made = with_noise(samples, scale, budget)
         pools += [] if pool is None else [pool]
         told |= {(arm, scale, budget): replace(cells[arm, scale, budget], sample=sample) for arm, sample in made.items()}
-    return told, pools
+    bare = {key: cell.sample for key, cell in told.items() if cell.sample is not None and noise_of(cell) == "none"}
+    return told | {key: replace(told[key], sample=sample) for key, sample in from_elsewhere(bare, pools).items()}, pools
 
 
 def _point(cell: Cell) -> Point:

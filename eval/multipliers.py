@@ -70,7 +70,7 @@ class Multiplier:
     num_points: int
     """Points of the curve."""
     seed_noise: NoiseKind
-    """Of the interval: 'none' if one of the cells that it uses has one seed and nothing to borrow from, else 'borrowed' if one borrows."""
+    """Of the interval: the weakest of the cells that it uses; 'none' if one of them has one seed and nothing to borrow from."""
     reason: str
     """Why it is not defined, or only a bound; else empty."""
     is_more: bool = False

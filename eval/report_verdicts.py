@@ -9,7 +9,7 @@ from eval.grid_analysis import Analysis, PairVerdict
 from eval.margins import ByScale
 from eval.report_groups import Group
 from eval.results import Results
-from eval.seed_noise import BORROWED, NO_SEEDS, RULE, mark
+from eval.seed_noise import BORROWED, ELSEWHERE, NO_SEEDS, RULE, mark
 
 
 def verdict_lines(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[str]:
@@ -75,7 +75,10 @@ def _noise(verdict: PairVerdict) -> str:
         return ""
     pairs = ((verdict.arm, verdict.seeds), (verdict.against, verdict.seeds_against))
     alone = " and ".join(arm for arm, seeds in pairs if len(seeds) == 1)
-    return f"; one seed of {alone}, " + ("seed noise borrowed" if verdict.seed_noise == "borrowed" else "seed noise not covered")
+    return f"; one seed of {alone}, {_LENT.get(verdict.seed_noise, 'seed noise not covered')}"
+
+
+_LENT: Final = {"borrowed": "seed noise borrowed", "elsewhere": "seed noise borrowed from other scales and budgets"}
 
 
 def _with_percent(verdict: PairVerdict) -> str:
@@ -126,14 +129,22 @@ def read_as(results: Results, analysis: Analysis) -> list[str]:
 
 def _borrowed(analysis: Analysis) -> list[str]:
     """Which points have the seed noise of others, and how many verdicts rest on that."""
-    borrowing = [point for point in analysis.points if point.seed_noise == "borrowed"]
-    if not borrowing:
-        return []
     judged = [one for one in analysis.verdicts if one.p is not None]
-    resting = sum(one.seed_noise == "borrowed" for one in judged)
-    names = ", ".join(dict.fromkeys(point.arm for point in borrowing))
-    return [
-        f"One seed of {names}: the seed noise is borrowed from the arms with several seeds at the same scale and budget, with one degree "
-        f"of freedom for each of them. {resting} of {len(judged)} verdicts rest on that, marked {BORROWED}: they hold if these arms vary "
-        "as the others do."
-    ]
+    lines = []
+    if borrowing := [point for point in analysis.points if point.seed_noise == "borrowed"]:
+        resting = sum(one.seed_noise == "borrowed" for one in judged)
+        names = ", ".join(dict.fromkeys(point.arm for point in borrowing))
+        lines.append(
+            f"One seed of {names}: the seed noise is borrowed from the arms with several seeds at the same scale and budget, with one "
+            f"degree of freedom for each of them. {resting} of {len(judged)} verdicts rest on that, marked {BORROWED}: they hold if these "
+            "arms vary as the others do."
+        )
+    if lent := [point for point in analysis.points if point.seed_noise == "elsewhere"]:
+        resting = sum(one.seed_noise == "elsewhere" for one in judged)
+        places = dict.fromkeys(", ".join(part for part in (point.scale, point.budget) if part is not None) for point in lent)
+        lines.append(
+            f"One seed of every arm at {'; '.join(places)}: the seed noise is the largest of the other scales and budgets, with one "
+            f"degree of freedom for each of them. {resting} of {len(judged)} verdicts rest on that, marked {ELSEWHERE}: they hold if "
+            "seeds matter no more there."
+        )
+    return lines

@@ -37,8 +37,9 @@ COVERAGE = 0.95
 _CHUNK_CELLS = 1 << 22  # weights are drawn in chunks, so that memory stays at 32 MB however many projects there are
 
 
-NoiseKind = Literal["own", "pooled", "borrowed", "none"]
-"""Where a seed noise is from: the cell's own seeds, those of all cells at its scale and budget, those of others alone, or nowhere."""
+NoiseKind = Literal["own", "pooled", "borrowed", "elsewhere", "none"]
+"""Where a seed noise is from: the cell's own seeds, those of all cells at its scale and budget, those of others there alone, those of other
+scales and budgets, or nowhere."""
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ from eval.report import answers
 from eval.report_grid import finished_seeds, standing
 from eval.report_groups import groups
 from eval.results import ArmResult, Results
-from eval.seed_noise import BORROWED, NO_SEEDS, mark
+from eval.seed_noise import BORROWED, ELSEWHERE, NO_SEEDS, mark
 from proxy_lm.report import number, si
 
 NUM_NAMED: Final = 3
 """Runs without a number that are named; the others are counted."""
 _COLOURS: Final = {"better": "green", "worse": "red", "failed": "red", "not run": "red"}
-_MARKS: Final = (NO_SEEDS, BORROWED)
+_MARKS: Final = (NO_SEEDS, ELSEWHERE, BORROWED)
 _GAP: Final = 2  # between columns
 _LEAST_ARM_WIDTH: Final = 10
 

@@ -165,11 +165,14 @@ def test_an_arm_of_one_seed_borrows_its_noise_where_others_have_several():
     assert pair.interval[1] - pair.interval[0] > 2 * 3.18 * first.deviation
     values = [np.array(p.values) for p in analysis.points if p.budget == "x1" and p.arm != "good"]
     assert first.deviation == pytest.approx(math.sqrt(sum(v.var(ddof=1) for v in values) / 2))
-    # At x4 no arm has several seeds: nothing is borrowed there, and what uses it says so.
+    # At x4 no arm has several seeds: the noise of x1 serves, one place and so one degree, and what uses it says so.
     lost = [(arm, "s0", 4, seed) for arm in ("bytes", "good", "bad") for seed in (1, 2)]
     bare = analyse(made(("bytes", "good", "bad"), failed=lost))
-    assert bare.verdict("good", "s0", "x4").seed_noise == "none"
-    assert {m.seed_noise for m in bare.multipliers} == {"none"}
+    (only,) = bare.seed_pools
+    found, here = bare.verdict("good", "s0", "x4"), bare.verdict("good", "s0", "x1")
+    assert (found.seed_noise, here.seed_noise, found.covers_seeds) == ("elsewhere", "pooled", True)
+    assert found.interval[1] - found.interval[0] > 2 * 4.3 * only.deviation
+    assert {m.seed_noise for m in bare.multipliers} == {"elsewhere"}
 
 
 def test_few_projects_decide_nothing():

@@ -127,7 +127,7 @@ def test_gaps_growth_fits_and_multipliers_are_tables_too(repository):
 
 
 def test_numbers_of_one_seed_are_marked_and_the_line_under_the_table_says_so(repository, comparison):
-    """At x1 one arm of several lends its seed noise; at x4 there is one seed of each and nothing to lend."""
+    """At x1 one arm of several lends its seed noise; at x4 there is one seed of each, and the noise of x1 serves."""
 
     def base(_scale, budget):
         return 2.5 if budget == "x1" else 2.5 * 4**-0.1
@@ -138,7 +138,7 @@ def test_numbers_of_one_seed_are_marked_and_the_line_under_the_table_says_so(rep
     found = comparison("early", arms, budgets={"x1": 1e13, "x4": 4e13}, views={"proxy": "spm"}, failed=lost)
     (repository / kept.KEPT / "early.json").write_text(kept.spelled(found))
     borrowed = "‡ one seed of an arm: its seed noise is borrowed from the arms with several seeds at the same scale and budget."
-    none = "† one seed, and nothing to borrow from: seed noise is taken as 0, so another seed may say otherwise."
+    elsewhere = "§ one seed of every arm at a scale and budget: the seed noise is the largest of the other scales and budgets."
 
     def told(words):
         lines = block(repository, words)
@@ -146,23 +146,23 @@ def test_numbers_of_one_seed_are_marked_and_the_line_under_the_table_says_so(rep
         return {row[0] + row[1]: row for row in rows_of(lines)}, " ".join(lines[last + 1 :]).strip()
 
     rows, under = told("early main")
-    assert under == f"{borrowed} {none}"
-    assert [rows[key][3][-1] for key in ("x1`bytes`", "x1`proxy`", "x4`bytes`", "x4`proxy`")] == [")", "‡", "†", "†"]
+    assert under == f"{borrowed} {elsewhere}"
+    assert [rows[key][3][-1] for key in ("x1`bytes`", "x1`proxy`", "x4`bytes`", "x4`proxy`")] == [")", "‡", "§", "§"]
     assert ")‡, " in rows["x1`proxy`"][5]
     assert rows["x1`proxy`"][6].endswith("‡")
-    assert rows["x4`proxy`"][6].endswith("†")
+    assert rows["x4`proxy`"][6].endswith("§")
     assert "‡" not in "".join(rows["x1`other`"])
     rows, under = told("early main budget=x1 arms=bytes,other")
     assert under == ""
     for words in ("early gaps", "early ranking"):
         lines = block(repository, words)
         proxy = next(row for row in rows_of(lines) if row[0] == "`proxy`")
-        assert [cell[-1] for cell in proxy[-2:]] == ["‡", "†"]
+        assert [cell[-1] for cell in proxy[-2:]] == ["‡", "§"]
         assert borrowed in " ".join(lines)
     # A multiplier uses the baseline's curve, one point of which has one seed.
     rows, under = told("early multipliers budget=x1 arms=bytes,proxy")
-    assert [cell[-1] for cell in rows["x1`proxy`"][2:4]] == ["†", "†"]
-    assert under == none
+    assert [cell[-1] for cell in rows["x1`proxy`"][2:4]] == ["§", "§"]
+    assert under == elsewhere
 
 
 def test_an_arm_that_was_searched_over_fewer_rates_is_named(repository, ladder):
