@@ -268,9 +268,10 @@ class Engine:
 def build_optimizer(model: nn.Module, settings: OptimizerSettings, device: torch.device) -> torch.optim.Optimizer:
     """torch's AdamW, or DeepSpeed's Muon with that AdamW inside. Fused also where offload keeps the state in host memory."""
     groups, adamw = parameter_groups(model, settings), _adamw(settings)
+    if device.type == "cpu":
+        _import_muon_uncompiled()
     if settings.kind == "adamw":
         return torch.optim.AdamW(groups, **adamw, fused=True)
-    # Imported here because importing it decorates its kernels for compilation, which costs every other start a second.
     from deepspeed.runtime.zero.muon import muon_optimizer, original_muon
     from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
 
@@ -327,6 +328,22 @@ def _without_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         yield
     finally:
         del vars(optimizer)["step"]
+
+
+def _import_muon_uncompiled() -> None:
+    """DeepSpeed imports its Muon to check any optimizer, and decorates the kernels for compilation: torch then imports its whole compiler,
+    half of a start on the CPU, where the kernels are not compiled. Imported before with the variable for that, they stay plain."""
+    import torch._dynamo  # noqa: F401 - reads the variable too, once, for all that is compiled later
+
+    name = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401 - DeepSpeed finds it imported
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _adamw(settings: OptimizerSettings) -> dict[str, Any]:
