@@ -32,7 +32,7 @@ from proxy_lm.progress import ProgressBar, note
 SCHEMA: Final = "proxy-lm compression 1"
 CELL_SCHEMA: Final = "proxy-lm compression cell 1"
 ACCOUNTINGS: Final = ("appended", "scaled")
-COMPRESSORS: Final = ("gzip", "lzma", "zstd")
+COMPRESSORS: Final = ("gzip", "lzma", "zstd", "ppm")
 """Those that can be asked for the next byte."""
 
 

@@ -1,10 +1,12 @@
 """Compressors as models of the next byte: lengths exact to the bit, distributions that sum to one, bytes that repeat by seed."""
 
 import base64
+import importlib.util
 import json
 import lzma
 import math
 import random
+import sys
 import zlib
 
 import numpy as np
@@ -17,8 +19,11 @@ from compressors.neural.static import StaticModel
 from proxy_lm.cli import main
 from proxy_lm.codec.compressor_model import CompressorModel, completed, continuation
 from proxy_lm.codec.lengths import NAMES, DeflateLengths, ZstdLengths, open_lengths
+from proxy_lm.codec.zstd_bits import information_bits
 from proxy_lm.errors import RequestError
 
+PPM = pytest.param("ppm", marks=pytest.mark.skipif(importlib.util.find_spec("pyppmd") is None, reason="needs pyppmd (extra compress)"))
+EACH = [PPM if name == "ppm" else name for name in NAMES]
 CODE = b"def area(width, height):\n    return width * height\n\n\ndef volume(width, height, depth):\n    return width * height * depth\n"
 DOCUMENTS = st.one_of(
     st.binary(max_size=300),
@@ -138,7 +143,7 @@ def test_deflate_of_every_kind_of_block(data):
     assert read_deflate(deflated(data)) == (data, open_lengths("gzip").total(data))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_candidates_are_the_lengths_of_the_continued_documents(name):
     lengths, whole = open_lengths(name), open_lengths(name)
     # Longer, longer again, another document, and back: whatever is kept of the last one.
@@ -161,10 +166,16 @@ def test_deflate_candidates_after_blocks_that_are_written():
 @given(DOCUMENTS)
 def test_lzma_bits_are_within_the_bytes_of_the_stream(data):
     bits, whole = open_lengths("lzma").total(data), open_lengths("lzma-bytes").total(data)
-    filters = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 4096}]
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 4096, "mf": lzma.MF_BT3}]
     assert whole == 8 * len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters))
     # A byte of begin, four of flushing, an end marker of about 40 bits, and up to a byte of rounding.
     assert 60 < whole - bits < 110
+
+
+def test_the_small_match_finder_finds_what_the_preset_finds():
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 6}]
+    for data in (CODE, CODE * 40 + random.Random(8).randbytes(900) + CODE * 2):
+        assert open_lengths("lzma-bytes").total(data) <= 8 * len(lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)) + 8
 
 
 def test_documents_that_lzma_tells_in_every_way():
@@ -175,7 +186,7 @@ def test_documents_that_lzma_tells_in_every_way():
         assert 60 < gap < 110
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_next_is_the_normalised_power_of_two(name):
     model = CompressorModel(open_lengths(name))
     chances = model.next(CODE)
@@ -188,10 +199,79 @@ def test_next_is_the_normalised_power_of_two(name):
 
 def test_whole_bytes_hide_what_bits_tell():
     known = CODE + b"def area(width, heigh"
-    bits = {name: -CompressorModel(open_lengths(name)).log2_next(known)[ord("t")] for name in NAMES}
+    bits = {name: -CompressorModel(open_lengths(name)).log2_next(known)[ord("t")] for name in ("gzip", "lzma", "lzma-bytes")}
     assert bits["gzip"] < 2
     assert bits["lzma"] < 2
     assert bits["lzma"] < bits["lzma-bytes"]
+
+
+# A twin for zstd's literals: their codes' lengths, from the weights of a tree that is told in half bytes.
+def test_zstd_literals_without_matches_are_the_sum_of_their_codes():
+    lengths, num_checked = ZstdLengths(19), 0
+    for seed in range(300):
+        noise = random.Random(seed)
+        data = bytes(noise.choices(range(10), [2**place for place in range(10)], k=noise.randint(70, 250)))
+        frame = lengths._packer.compress(data)
+        block = frame[5:]
+        size_format, header = block[0] >> 2 & 3, int.from_bytes(block[:3], "little")
+        size, coded_bytes = header >> 4 & 0x3FF, header >> 14
+        if int.from_bytes(frame[2:5], "little") & 7 != 5 or block[0] & 3 != 2 or size_format or block[3] < 128 or size != len(data):
+            continue  # several blocks, stored, several streams, a tree told otherwise, or matches
+        num_weights = block[3] - 127
+        weights = [block[4 + place // 2] >> (0 if place % 2 else 4) & 15 for place in range(num_weights)]
+        left = sum(2**weight // 2 for weight in weights)
+        most = left.bit_length()
+        codes = [most + 1 - weight if weight else 0 for weight in [*weights, (2**most - left).bit_length()]]
+        told = 8 * (len(frame) - (coded_bytes - 1 - (num_weights + 1) // 2)) + 1 + sum(codes[value] for value in data)
+        assert (block[3 + coded_bytes], information_bits(frame)) == (0, told)
+        num_checked += 1
+    assert num_checked > 20
+
+
+@settings(max_examples=40, deadline=None)
+@given(DOCUMENTS, st.sampled_from([1, 3, 19]))
+def test_zstd_bits_are_within_the_bytes_of_the_frame(data, level):
+    lengths = ZstdLengths(level)
+    # Four streams of literals, the tree's weights, the sequences: at most seven bits each.
+    assert 0 <= 8 * len(lengths._packer.compress(data)) - lengths.total(data) <= 6 * 7
+
+
+def test_zstd_of_every_kind_of_block():
+    noise, lengths = random.Random(6), ZstdLengths(19)
+    words = [noise.randbytes(noise.randint(1, 40)) for _ in range(30)]
+    for data in (noise.randbytes(3000), bytes(300_000), b"".join(noise.choice(words) for _ in range(8000)), CODE * 300, b"a"):
+        filling = 8 * len(lengths._packer.compress(data)) - lengths.total(data)
+        assert 0 <= filling <= 42 * (1 + len(data) // 65_536)
+    gaps = {8 * len(lengths._packer.compress(CODE[:size])) - lengths.total(CODE[:size]) for size in range(60, 120)}
+    assert len(gaps) > 7  # bits, not bytes
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyppmd") is None, reason="needs pyppmd (extra compress)")
+def test_ppm_intervals_are_those_its_decoder_reads():
+    import pyppmd
+
+    from proxy_lm.codec.ppm_bits import PpmLengths
+
+    lengths = PpmLengths()
+    for prefix in (b"", CODE[:1], CODE[:70], CODE * 3, random.Random(7).randbytes(500)):
+        borders = lengths.borders(prefix)
+        assert [value for value, _, _ in borders] != sorted(value for value, _, _ in borders) or not prefix
+        assert [end for _, _, end in borders[:-1]] == [begin for _, begin, _ in borders[1:]]
+        for value, begin, end in borders[:: 1 + len(prefix) // 60]:
+            for place in (begin, begin + (end - begin) // 2, end - 1):
+                code = place.to_bytes(1 + lengths.num_code_bytes(prefix), "big") + bytes(8)
+                assert pyppmd.Ppmd7Decoder(6, 1 << 24).decode(code, len(prefix) + 1) == prefix + bytes([value])
+        whole = 8 * lengths.num_code_bytes(prefix) - math.log2(borders[-1][2] - borders[0][1])
+        weights = np.exp2(whole - lengths.candidates(prefix))
+        assert weights.sum() == pytest.approx(1, abs=1e-9)  # of all that is left of the interval but the end mark
+    assert lengths.total(b"") == 0
+    assert lengths.total(b"a") == pytest.approx(8, abs=0.02)  # one of 256 bytes, and the end mark
+
+
+def test_ppm_without_its_library_names_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyppmd", None)
+    with pytest.raises(RequestError, match=r"ppm needs pyppmd, which is not installed here .*pip install pyppmd"):
+        open_lengths("ppm")
 
 
 def test_bits_of_a_chunk_are_the_sum_over_its_bytes():

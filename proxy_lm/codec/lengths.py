@@ -6,23 +6,26 @@
 
 What a length counts, and its granularity:
 
-    gzip    raw DEFLATE, level 9, without gzip's 18 bytes; exact to the bit: up to the last bit of the last end-of-block code (a stored
-            block ends at a byte, as the format has it)
+    gzip    raw DEFLATE, level 9, without gzip's 18 bytes; exact to the bit: up to the last bit of the last end-of-block code of a block
+            that holds something (a stored block ends at a byte, as the format has it)
     lzma    raw LZMA1 (no container, no check, no padding to 4 bytes) with its end marker; information bits of the range coder's decisions,
             fractions of a bit: `proxy_lm.codec.lzma_bits`. `lzma-bytes` counts the stream's whole bytes instead
-    zstd    one frame without magic number, content size and checksum; whole bytes: its blocks hold several bit streams, each padded
+    zstd    one frame without magic number, content size and checksum; exact to the bit where it has streams of bits:
+            `proxy_lm.codec.zstd_bits`. A block that is stored, and all headers, have whole bytes, as the format has them
+    ppm     PPMd variant H, order 6, without an end mark; information bits of its range coder's decisions, fractions of a bit:
+            `proxy_lm.codec.ppm_bits`. By the library pyppmd (extra `compress`), where it is installed
     a model information bits of the integer frequencies it codes with, fractions of a bit
 
-No PPM: no library for it is installed with this project, and none is asked for.
-Cost: one compression a candidate, so 256 a byte; gzip's state is copied after the prefix. Measured, processor time a byte after 128 bytes
-of source: gzip 9 ms, zstd 6, lzma 117, a count model 23. A model is better asked itself (`proxy-lm generate RUN`): here it reads the
-prefix 256 times a byte.
+Cost: one compression a candidate, so 256 a byte; gzip's state is copied after the prefix. Measured, processor time a byte after 128, 1,024
+and 2,047 bytes of source: gzip 3, 3, 4 ms; zstd 4, 28, 56; lzma 50, 79, 124; ppm 10, 33, 54. A count model: 23 ms after 128. A model is
+better asked itself (`proxy-lm generate RUN`): here it reads the prefix 256 times a byte.
 """
 
 from __future__ import annotations
 
 import lzma
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
@@ -39,8 +42,9 @@ if TYPE_CHECKING:
 
 F64 = npt.NDArray[np.float64]
 BYTES: Final = [bytes([value]) for value in range(256)]
-NAMES: Final = ("gzip", "lzma", "lzma-bytes", "zstd")
+NAMES: Final = ("gzip", "lzma", "lzma-bytes", "zstd", "ppm")
 _RAW_WINDOW: Final = -15
+_EMPTY_BLOCK_BITS: Final = 10
 _LEAST_DICTIONARY_BYTES: Final = 4096
 
 
@@ -70,11 +74,9 @@ class Lengths(Protocol):
 class DeflateLengths:
     """Raw DEFLATE to the bit.
 
-    zlib gives whole bytes, so the unused bits of the last one are found by what the format says of them: a decoder does not read them. One
-    bit at a time is flipped, from the highest down, until the decoder no longer ends with the same document. The last bit that is read
-    belongs to the end-of-block code, and no code is the begin of another: with it flipped, the decoder reads another symbol there, which
-    adds a byte, fails, or waits for more. So the first flip that is noticed is exactly the last bit of the stream; in a stored block it is
-    the last bit of the last byte. (A flush is no help: Z_PARTIAL_FLUSH and Z_SYNC_FLUSH append blocks of their own, and show whole bytes.)
+    zlib gives whole bytes. Z_BLOCK ends a block without filling up its last byte, and Z_FINISH then adds an empty last block of ten known
+    bits: 1, 1, 0 and seven zeros, the code of its end. So the highest bit that is set in the whole stream is the second of those ten, and
+    all before the first is what the document took. (Z_PARTIAL_FLUSH and Z_SYNC_FLUSH are no help: they show whole bytes.)
     """
 
     name: str = "gzip"
@@ -86,65 +88,47 @@ class DeflateLengths:
         self.level = level
         self._fed = b""
         self._head_bits = 0
-        self._begin()
+        self._packer = self._begin()
 
     def identity(self) -> dict[str, JSON]:
         return {"name": self.name, "format": "raw deflate", "level": self.level, "zlib": zlib.ZLIB_RUNTIME_VERSION}
 
     def total(self, data: bytes) -> float:
-        packer = zlib.compressobj(self.level, zlib.DEFLATED, _RAW_WINDOW)
-        stream = packer.compress(data) + packer.flush()
-        return float(_num_bits(zlib.decompressobj(_RAW_WINDOW), stream))
+        if not data:
+            return float(_EMPTY_BLOCK_BITS)
+        packer = self._begin()
+        return float(_num_bits(packer.compress(data) + packer.flush(zlib.Z_BLOCK) + packer.flush()))
 
     def candidates(self, prefix: bytes) -> F64:
         if not prefix.startswith(self._fed):
-            self._begin()
-        head = self._packer.compress(prefix[len(self._fed) :])
+            self._packer, self._fed, self._head_bits = self._begin(), b"", 0
+        self._head_bits += 8 * len(self._packer.compress(prefix[len(self._fed) :]))
         self._fed = prefix
-        if head:
-            self._reader.decompress(head)
-            self._head_bits += 8 * len(head)
         lengths = np.empty(256)
         for value, byte in enumerate(BYTES):
             packer = self._packer.copy()
-            lengths[value] = self._head_bits + _num_bits(self._reader.copy(), packer.compress(byte) + packer.flush())
+            lengths[value] = self._head_bits + _num_bits(packer.compress(byte) + packer.flush(zlib.Z_BLOCK) + packer.flush())
         return lengths
 
-    def _begin(self) -> None:
-        self._packer = zlib.compressobj(self.level, zlib.DEFLATED, _RAW_WINDOW)
-        self._reader = zlib.decompressobj(_RAW_WINDOW)  # has read what the packer has written
-        self._fed, self._head_bits = b"", 0
+    def _begin(self) -> Any:
+        return zlib.compressobj(self.level, zlib.DEFLATED, _RAW_WINDOW)
 
 
-def _num_bits(reader: Any, rest: bytes) -> int:
-    """Bits of `rest`, the end of a DEFLATE stream whose begin `reader` has read. `reader` is used up."""
-    reader.decompress(rest[:-1])
-    last = rest[-1]
-    expected = reader.copy().decompress(BYTES[last])
-    for bit in range(7, -1, -1):
-        probe = reader.copy()
-        try:
-            found = probe.decompress(BYTES[last ^ (1 << bit)])
-        except zlib.error:
-            return 8 * len(rest) - 7 + bit
-        if not probe.eof or found != expected:
-            return 8 * len(rest) - 7 + bit
-    raise AssertionError("a byte of a DEFLATE stream of which no bit is read")
+def _num_bits(stream: bytes) -> int:
+    """Bits before the empty block that ends the (rest of a) DEFLATE stream."""
+    return 8 * max(0, len(stream) - 3) + int.from_bytes(stream[-3:], "little").bit_length() - 2
 
 
-class _WholeBytes:
-    """Lengths of a compressor that is asked for whole documents."""
+class _OneByOne(ABC):
+    """A compressor that is asked for whole documents, 256 of them a byte."""
 
     name: str
-    granularity: str = "whole bytes"
+    granularity: str
     max_bytes: int = 1 << 30
 
-    def _compress(self, data: bytes) -> bytes:
-        raise NotImplementedError
-
+    @abstractmethod
     def total(self, data: bytes) -> float:
         """Bits of the whole document."""
-        return 8.0 * len(self._compress(data))
 
     def candidates(self, prefix: bytes) -> F64:
         """Float64 [256]: bits with each byte after it."""
@@ -152,10 +136,11 @@ class _WholeBytes:
 
 
 @final
-class ZstdLengths(_WholeBytes):
-    """One Zstandard frame without magic number, content size and checksum."""
+class ZstdLengths(_OneByOne):
+    """One Zstandard frame without magic number, content size and checksum, to the bit within its streams of bits."""
 
     name = "zstd"
+    granularity = "one bit"
 
     def __init__(self, level: int = 19) -> None:
         """`level` is 1 to 22."""
@@ -167,32 +152,35 @@ class ZstdLengths(_WholeBytes):
 
     def identity(self) -> dict[str, JSON]:
         version = ".".join(map(str, zstandard.ZSTD_VERSION))
-        return {"name": self.name, "format": "zstd frame without magic, size, checksum", "level": self.level, "zstd": version}
+        return {"name": self.name, "format": "zstd frame without magic, size, checksum, filling", "level": self.level, "zstd": version}
 
-    def _compress(self, data: bytes) -> bytes:
-        return self._packer.compress(data)
+    def total(self, data: bytes) -> float:
+        from proxy_lm.codec.zstd_bits import information_bits
+
+        return float(information_bits(self._packer.compress(data)))
 
 
 @final
-class LzmaByteLengths(_WholeBytes):
+class LzmaByteLengths(_OneByOne):
     """Raw LZMA1 in whole bytes, end marker and flushing included: nearly all candidates are equal."""
 
     name = "lzma-bytes"
+    granularity = "whole bytes"
     max_bytes: int = 1 << 16
 
     def __init__(self, preset: int = 6) -> None:
-        """`preset` is xz's, 0 to 9, without its dictionary size."""
+        """`preset` is xz's, 0 to 9, without its dictionary size and match finder."""
         self.preset = preset
 
     def identity(self) -> dict[str, JSON]:
-        return {"name": self.name, "format": "raw lzma1 with end marker", "preset": self.preset}
+        return {"name": self.name, "format": "raw lzma1 with end marker, matches by 3 bytes", "preset": self.preset}
 
-    def _compress(self, data: bytes) -> bytes:
-        return _raw_lzma(data, self.preset)
+    def total(self, data: bytes) -> float:
+        return 8.0 * len(_raw_lzma(data, self.preset))
 
 
 @final
-class LzmaLengths(_WholeBytes):
+class LzmaLengths(_OneByOne):
     """Raw LZMA1 in information bits of its range coder, end marker and flushing left out."""
 
     name = "lzma"
@@ -200,11 +188,11 @@ class LzmaLengths(_WholeBytes):
     max_bytes: int = 1 << 16
 
     def __init__(self, preset: int = 6) -> None:
-        """`preset` is xz's, 0 to 9, without its dictionary size."""
+        """`preset` is xz's, 0 to 9, without its dictionary size and match finder."""
         self.preset = preset
 
     def identity(self) -> dict[str, JSON]:
-        return {"name": self.name, "format": "decisions of raw lzma1", "preset": self.preset}
+        return {"name": self.name, "format": "decisions of raw lzma1, matches by 3 bytes", "preset": self.preset}
 
     def total(self, data: bytes) -> float:
         from proxy_lm.codec.lzma_bits import information_bits
@@ -213,9 +201,10 @@ class LzmaLengths(_WholeBytes):
 
 
 def _raw_lzma(data: bytes, preset: int) -> bytes:
-    # As small a dictionary as holds the document: larger ones find nothing more in it, and take longer to set up than it to compress.
+    # As small a dictionary as holds the document, and matches found by three bytes where the preset has four: larger tables find nothing
+    # more in it, and take longer to set up than it to compress.
     dictionary_bytes = max(_LEAST_DICTIONARY_BYTES, 1 << (len(data) - 1).bit_length())
-    filters = [{"id": lzma.FILTER_LZMA1, "preset": preset, "dict_size": dictionary_bytes}]
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": preset, "dict_size": dictionary_bytes, "mf": lzma.MF_BT3}]
     return lzma.compress(data, format=lzma.FORMAT_RAW, filters=filters)
 
 
@@ -241,6 +230,12 @@ class ModelLengths:
         return np.array([coded.information_bits for coded in self._predictor.encode([prefix + byte for byte in BYTES])])
 
 
+def _ppm_lengths() -> Lengths:
+    from proxy_lm.codec.ppm_bits import PpmLengths
+
+    return PpmLengths()
+
+
 def open_lengths(name: str, *, device: str = "cpu") -> Lengths:
     """By name, or of a model's folder. Raises `RequestError` for anything else."""
     makers: dict[str, Callable[[], Lengths]] = {
@@ -248,6 +243,7 @@ def open_lengths(name: str, *, device: str = "cpu") -> Lengths:
         "lzma": LzmaLengths,
         "lzma-bytes": LzmaByteLengths,
         "zstd": ZstdLengths,
+        "ppm": _ppm_lengths,
     }
     if name in makers:
         return makers[name]()

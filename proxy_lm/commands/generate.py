@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from-compressor",
         metavar="NAME",
-        help="no run: bytes from code lengths of gzip, lzma, lzma-bytes, zstd, or the folder of a model; 256 compressions a byte",
+        help="no run: bytes from code lengths of gzip, lzma, lzma-bytes, zstd, ppm, or the folder of a model; 256 compressions a byte",
     )
     given = parser.add_mutually_exclusive_group()
     given.add_argument("--prompt", metavar="TEXT", help="the begin of a document; may be empty (default: standard input)")
