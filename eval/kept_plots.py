@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from compressors.files import sha256_bytes, write_bytes
-from eval import report_grid, transfer_report
+from eval import report_compression, report_grid, transfer_report
 from eval.grid_analysis import Analysis
 from eval.kept import KEPT
 from eval.report_groups import Group, groups
@@ -34,6 +34,9 @@ _MADE: Final[Mapping[str, Callable[[Results, Analysis, Sequence[Group]], list[Se
     "ablations": report_grid.ablations,
     "multipliers": report_grid.multipliers,
     "transfer": lambda results, analysis, shown: transfer_report.sections(results, analysis),
+    "context": report_compression.context,
+    "sizes": report_compression.sizes,
+    "vocabularies": report_compression.vocabularies,
 }
 _OF_LINES: Final = ("main", "margins", "multipliers")
 
@@ -55,7 +58,7 @@ def drawn(results: Results, analysis: Analysis, options: Mapping[str, str]) -> d
     sections = _MADE[which](results, analysis, groups(results))
     found = [Drawn(results.name, section.title, svg) for section in sections if section.figures is not None for svg in section.figures()]
     if not found:
-        raise RequestError(f"comparison '{results.name}' has no plot '{which}': it has too few scales, budgets or arms")
+        raise RequestError(f"comparison '{results.name}' has no plot '{which}': it has too few scales, budgets or arms, or was not asked")
     return {f"{results.name}-{which}-{k + 1}.svg": one for k, one in enumerate(found)}
 
 

@@ -15,7 +15,17 @@ from typing import Any, Final
 import yaml
 
 from compressors.files import write_bytes
-from eval import plots, report_grid, report_ledger, report_runs, report_samples, report_search, report_verdicts, transfer_report
+from eval import (
+    plots,
+    report_compression,
+    report_grid,
+    report_ledger,
+    report_runs,
+    report_samples,
+    report_search,
+    report_verdicts,
+    transfer_report,
+)
 from eval.grid_analysis import Analysis, analyse
 from eval.report_groups import Group, groups, label
 from eval.report_numbers import KINDS
@@ -52,6 +62,7 @@ def content(results: Results) -> Content:
             *report_grid.multipliers(results, analysis, shown),
             *report_grid.fits(results, analysis),
             *transfer_report.sections(results, analysis),
+            *report_compression.sections(results, analysis, shown),
             Section(
                 "Curves",
                 [*_curve_notes(curves), *report_grid.said_of_drawn(analysis, shown)],

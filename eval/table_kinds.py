@@ -11,6 +11,9 @@
 | growth | an arm at a budget: whether its margin grows with scale | budget, arms |
 | fits | an arm: what was fitted to its runs | arms |
 | rates | an arm at a scale: bits per byte of each learning rate that was tried, and the one taken | scale, arms |
+| chunks | an arm at a scale, then classical compressors: compression rate by length of chunks | |
+| sizes | the same: compression rate with the model's bytes, by size of data | |
+| vocabularies | a vocabulary: compression rate and parameters at each scale | |
 
 Options are lists with commas; without one, all. A number whose seed noise is borrowed or missing is marked; `below` explains.
 Not promised: that a wide table is narrow; take fewer scales.
@@ -23,7 +26,7 @@ from typing import Any, Final
 
 import yaml
 
-from eval import report_search
+from eval import compression_tables, report_search
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
 from eval.margins import ByScale
@@ -359,6 +362,7 @@ KINDS: Final[Mapping[str, Callable[[Results, Analysis, Options], Made]]] = {
     "growth": growth,
     "fits": fits,
     "rates": rates,
+    **compression_tables.KINDS,
 }
 WHOLE: Final = frozenset({"multipliers", "growth", "fits"})
 """Kinds that need more than points and verdicts."""
