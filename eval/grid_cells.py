@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eval.exchange import Pace, charged, paces
 from eval.results import ArmResult, Results
 from eval.seed_intervals import Floats, NoiseKind, Sample
 from proxy_lm.errors import RequestError
@@ -31,6 +32,7 @@ class Runs:
     flops: float
     """Training FLOPs of a run. This and the numbers below are means over the finished seeds, over all where none finished."""
     compressor_flops: float
+    """Fitting, encoding and teaching, its seconds charged as `eval.exchange` says."""
     symbols: float
     source_bytes: float
     num_body_parameters: int
@@ -81,10 +83,11 @@ def cells_of(results: Results) -> dict[Key, Cell]:
     num_bytes = np.array(results.projects.num_bytes, dtype=np.float64) if results.projects is not None else None
     if num_bytes is not None and (not np.isfinite(num_bytes).all() or (num_bytes < 0).any() or not num_bytes.sum() > 0):
         raise RequestError(f"projects.num_bytes of comparison '{results.name}' must be 0 or more and not all 0; run compare again")
-    return {key: _cell(key, sorted(runs, key=lambda run: run.seed), num_bytes) for key, runs in groups.items()}
+    rates = paces(results)
+    return {key: _cell(key, sorted(runs, key=lambda run: run.seed), num_bytes, rates[key[1:]]) for key, runs in groups.items()}
 
 
-def _cell(key: Key, runs: Sequence[ArmResult], num_bytes: Floats | None) -> Cell:
+def _cell(key: Key, runs: Sequence[ArmResult], num_bytes: Floats | None, pace: Pace) -> Cell:
     done = [run for run in runs if run.bits_per_byte is not None]
     seeds = tuple(run.seed for run in done)
     if len({run.seed for run in runs}) < len(runs):
@@ -105,7 +108,7 @@ def _cell(key: Key, runs: Sequence[ArmResult], num_bytes: Floats | None) -> Cell
         values=tuple(float(run.bits_per_byte) for run in done if run.bits_per_byte is not None),
         sample=sample,
         flops=mean([run.training_flops for run in of]),
-        compressor_flops=mean([run.compressor_flops for run in of]),
+        compressor_flops=mean([sum(charged(run, pace)) for run in of]),
         symbols=mean([run.symbols for run in of]),
         source_bytes=mean([run.source_bytes for run in of]),
         num_body_parameters=of[0].num_parameters["body"],

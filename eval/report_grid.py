@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from eval import plots_grid, table_kinds
+from eval import exchange, plots_grid, table_kinds
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.multipliers import Multiplier
 from eval.plots_grid import Look, Mark
@@ -81,7 +81,7 @@ def main_plot(analysis: Analysis, shown: Sequence[Group]) -> list[Section]:
     if with_cost:
         text.append(
             "The second plot charges every run with the whole fitting and encoding of its view, as if no other used it, and a "
-            "taught one with its teacher."
+            "taught one with its teacher. The ledger says what a second costs."
         )
 
     def figures() -> list[str]:
@@ -204,6 +204,7 @@ def multipliers(results: Results, analysis: Analysis, shown: Sequence[Group]) ->
         f"curve of {results.baseline} along its budgets at the same scale (more data for the same model), and along its scales at the same "
         "budget (model and data grown together). With the compressor: both charged with the whole fitting and encoding of their "
         "views, and with their teacher where they have one.",
+        *exchange.said(results),
     ]
 
     if any(one.kind == "beyond the measured range" for one in both):

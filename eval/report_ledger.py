@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from eval.exchange import Charge, Pace, charged, paces, said
 from eval.report_groups import Group, groups
 from eval.results import ArmResult, Results
 from proxy_lm.report import Section, Table, number, si
@@ -16,18 +17,20 @@ Runs = Sequence[ArmResult]
 def sections(results: Results) -> list[Section]:
     """The ledger of a comparison; of a grid the main rows of all groups, then each group in full, folded."""
     text = "What each arm was given and what it spent. FLOPs are counted from the model's structure: three times the forward pass."
-    shown = groups(results)
+    shown, rates = groups(results), paces(results)
+    views = list(results.views)
     if len(shown) == 1:
-        return [Section("Ledger", [text, *_summed(shown[0]), *_paid(shown), *_pace(results)], full_table(shown[0], list(results.views)))]
+        pace = rates[shown[0].scale, shown[0].budget]
+        return [Section("Ledger", [text, *_summed(shown[0]), *_paid(shown), *said(results)], full_table(shown[0], views, pace))]
     short = "Counts and seconds are of one run: the mean of its seeds, seconds of those that finished."
-    found = [Section("Ledger", [text, short, *_paid(shown), *_pace(results)], short_table(shown, results.baseline))]
+    found = [Section("Ledger", [text, short, *_paid(shown), *said(results)], short_table(shown, results.baseline, rates))]
     for group in shown:
         full = Section(f"Ledger in full: {group.name}", [group.title(results.baseline) + ".", *_summed(group)])
-        found.append(replace(full, table=full_table(group, list(results.views)), folded=True))
+        found.append(replace(full, table=full_table(group, views, rates[group.scale, group.budget]), folded=True))
     return found
 
 
-def short_table(shown: Sequence[Group], baseline: str) -> Table:
+def short_table(shown: Sequence[Group], baseline: str, rates: Mapping[tuple[str | None, str | None], Pace]) -> Table:
     """A row an arm, under a line for each scale and budget."""
     teaches = any(_teaches(group) for group in shown)
     outside = ["compressor, once", "its share, %", *(["teacher, each run", "its share, %"] if teaches else [])]
@@ -37,10 +40,13 @@ def short_table(shown: Sequence[Group], baseline: str) -> Table:
     heads: dict[int, str] = {}
     for group in shown:
         heads[len(rows)] = group.title(baseline)
+        pace = rates[group.scale, group.budget]
         for name, runs in group.arms.items():
             flops = _mean(runs, "training_flops")
-            asked = [run for run in runs if run.teacher_flops] or runs  # one that did not finish has not told what it spent
-            spent = [max(run.once_flops for run in runs), *([_mean(asked, "teacher_flops")] if teaches else [])]
+            asked = [run for run in runs if run.compressor.teacher_seconds] or runs  # one that did not finish has not told what it spent
+            costs = [charged(run, pace) for run in asked]
+            teacher = [math.fsum(cost.teacher for cost in costs) / len(costs)] if teaches else []
+            spent = [max(charged(run, pace).once for run in runs), *teacher]
             rows.append(
                 [
                     name,
@@ -58,10 +64,11 @@ def short_table(shown: Sequence[Group], baseline: str) -> Table:
     return Table(columns, rows, heads=heads)
 
 
-def full_table(group: Group, views: Sequence[str]) -> Table:
+def full_table(group: Group, views: Sequence[str], pace: Pace) -> Table:
     """Every row of the ledger; a column an arm. What adds up is added up over the arm's seeds, the rest is told as it is."""
     told = ["raw", *views]
     arms = list(group.arms.values())
+    costs: list[list[Charge]] = [[charged(run, pace) for run in runs] for runs in arms]
 
     def whole(name: str) -> list[str]:
         return [f"{sum(int(getattr(run, name)) for run in runs):,}" for runs in arms]
@@ -75,14 +82,11 @@ def full_table(group: Group, views: Sequence[str]) -> Table:
     def once(name: str) -> list[str]:
         return [number(max(getattr(run.compressor, name) for run in runs), 1) for runs in arms]
 
-    def taught(spell: Callable[[ArmResult], float], tell: Callable[[float], str]) -> list[str]:
-        return [tell(math.fsum(spell(run) for run in runs)) for runs in arms]
-
+    teaching = [math.fsum(run.compressor.teacher_seconds for run in runs) for runs in arms]
     teacher = [
-        ["teacher: in every run, CPU seconds", *taught(lambda run: run.compressor.teacher_seconds, lambda value: number(value, 1))],
-        ["teacher: in every run, FLOPs (10^9 a CPU second)", *taught(lambda run: run.teacher_flops, si)],
+        ["teacher: in every run, CPU seconds", *(number(seconds, 1) for seconds in teaching)],
+        ["teacher: in every run, FLOPs", *(si(math.fsum(cost.teacher for cost in found)) for found in costs)],
     ]
-    encoded = "compressor: fitted and encoded once, FLOPs (10^9 a CPU second where it counts none)"
     rows: list[list[str]] = [
         ["training FLOPs", *(f"{sum(run.training_flops for run in runs):.6g}" for runs in arms)],
         ["FLOPs a symbol", *(_same(runs, lambda run: f"{run.flops_per_symbol:,}") for runs in arms)],
@@ -102,7 +106,7 @@ def full_table(group: Group, views: Sequence[str]) -> Table:
         ["wall seconds", *seconds("wall_seconds")],
         ["compressor: fitted once, CPU seconds", *once("train_seconds")],
         ["compressor: encoded once, CPU seconds", *once("encode_seconds")],
-        [encoded, *(si(max(run.once_flops for run in runs)) for runs in arms)],
+        ["compressor: fitted and encoded once, FLOPs", *(si(max(cost.once for cost in found)) for found in costs)],
         *(teacher if _teaches(group) else []),
         ["asked in view", *(_same(runs, lambda run: run.view or "-") for runs in arms)],
     ]
@@ -127,19 +131,6 @@ def _paid(shown: Sequence[Group]) -> list[str]:
     text += ". So does a teacher, which is asked anew in every run; fitting its model is counted as the compressor's. "
     shares = "Shares are of one run's FLOPs. " if len(shown) > 1 else ""
     return [text + shares + "'With compressor' elsewhere in this report means with both."]
-
-
-def _pace(results: Results) -> list[str]:
-    """How dear a second is where training is counted in FLOPs: what 10^9 a CPU second leaves out."""
-    paces = [run.training_flops / run.device_seconds for run in results.finished if run.device_seconds]
-    if not paces or not any(run.compressor_seconds for run in results.finished):
-        return []
-    low, high = si(min(paces)), si(max(paces))
-    pace = low if low == high else f"{low} to {high}"
-    return [
-        f"Training did {pace} FLOPs a device second. Beside that 10^9 FLOPs for a CPU second of a compressor or teacher is little: who "
-        "pays for seconds compares seconds, not FLOPs (those of asking a teacher may be in both columns)."
-    ]
 
 
 def _teaches(group: Group) -> bool:

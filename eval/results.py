@@ -14,7 +14,6 @@ from pydantic import Field
 from compressors.files import read_json, write_json
 from proxy_lm.config import Settings, validate
 from proxy_lm.errors import RequestError
-from proxy_lm.view_training import ASSUMED_OPERATIONS_PER_SECOND
 
 SCHEMA = "proxy-lm comparison 2"
 
@@ -41,7 +40,7 @@ class CompressorCost(Settings):
     """Processor seconds of asking the arm's teacher along the run, of every run anew; fitting it is in `train_seconds`."""
     flops: float
     """Arithmetic that a compressor counts itself; for gzip, zstd, SentencePiece and an asked teacher, which count none, 10^9 operations a
-    CPU second."""
+    CPU second. What reports charge is made from the seconds (`eval.exchange`)."""
 
 
 class Verdict(Settings):
@@ -128,7 +127,7 @@ class ArmResult(Settings):
     device_seconds: float | None = None
     """Seconds of the training steps times ranks."""
     compressor_flops: float = 0
-    """Of `compressor`: fitting, encoding, teaching; outside `training_flops`. `once_flops` and `teacher_flops` are its parts."""
+    """Of `compressor`: fitting, encoding, teaching; outside `training_flops`."""
     compressor: CompressorCost
     compressor_seconds: float
     """Fitting, encoding and teaching, processor seconds."""
@@ -151,16 +150,6 @@ class ArmResult(Settings):
     """Results of the plan's further evaluations, by file name."""
     evaluation_failures: dict[str, str] = Field(default_factory=dict)
     """Why others have none, by command."""
-
-    @property
-    def teacher_flops(self) -> float:
-        """The part of `compressor_flops` that every run spends anew: asking the teacher, 10^9 operations for each of its seconds."""
-        return min(self.compressor_flops, self.compressor.teacher_seconds * ASSUMED_OPERATIONS_PER_SECOND)
-
-    @property
-    def once_flops(self) -> float:
-        """The part of `compressor_flops` that is spent once for all runs of the view: fitting and encoding."""
-        return self.compressor_flops - self.teacher_flops
 
 
 class Results(Settings):

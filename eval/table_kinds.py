@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import yaml
 
-from eval import compression_tables, report_search
+from eval import compression_tables, exchange, report_search
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
 from eval.margins import ByScale
@@ -171,7 +171,7 @@ def main(results: Results, analysis: Analysis, options: Options) -> Made:
                 si(p.flops_with_compressor),
             ]
         )
-    return meaning(analysis) + waiting, Table(columns, rows, frozenset(range(len(placed) + 1)))
+    return " ".join([meaning(analysis) + waiting, *exchange.said(results)]), Table(columns, rows, frozenset(range(len(placed) + 1)))
 
 
 def _begun(points: list[Point]) -> tuple[list[Point], str]:
@@ -256,10 +256,12 @@ def multipliers(results: Results, analysis: Analysis, options: Options) -> Made:
     reasons = {m.reason for name in shown for m in along[name].values() if m.kind == "not defined" and m.reason}
     text = (
         f"How many times an arm's FLOPs `{analysis.baseline}` needs for the arm's bits per byte: above 1 the arm is the better one. "
-        "With compressor: both sides charged with the fitting, encoding and teaching of their views. Intervals 95 %; * beyond the compute "
+        "With compressor: both sides charged with the views and teachers that they use. Intervals 95 %; * beyond the compute "
         "that was measured."
     )
-    return " ".join([text, *(f"-: {reason}." for reason in sorted(reasons))]), Table(columns, rows, frozenset(range(len(placed))))
+    return " ".join([text, *exchange.said(results), *(f"-: {reason}." for reason in sorted(reasons))]), Table(
+        columns, rows, frozenset(range(len(placed)))
+    )
 
 
 def _worth(m: Multiplier) -> list[str]:
