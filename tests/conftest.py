@@ -250,7 +250,7 @@ def _made_up_comparison(
                             "num_steps": 10,
                             "num_parameters": {"body": body, "total": body},
                             "compressor_flops": 1e12 if view else 0,
-                            "compressor": {**dict.fromkeys(("train_seconds", "encode_seconds"), int(bool(view))), "flops": 1e12 if view else 0},
+                            "compressor": {**dict.fromkeys(("train_seconds", "encode_seconds"), +bool(view)), "flops": 1e12 if view else 0},
                             "compressor_seconds": 2 if view else 0,
                             "view": view if arm in alone else "raw",
                             "bits_per_byte": float(nats.sum() / np.log(2) / projects.sum()) if done else None,
