@@ -7,7 +7,7 @@
 #   make llama   llama-cpp-python from source (needs cmake and a compiler, minutes): then make test loads exported files with it too
 #   make gpu-check   the `gpu` tests and the speed of training steps beside a matrix product; without a GPU its processor part
 #   make gpu-wheels  wheels for a GPU machine without network, in .cache/gpu-wheels; bring them along and `make gpu-check` takes them
-#   make campaign    kills, corruptions and signals by the hundred; resumable (hours)
+#   make campaign    hostile coded files, then kills, corruptions and signals by the hundred; the latter resumable (hours)
 #   make clean   remove what the project made here, the environment included
 #
 # PYTHON=python3.12 picks another interpreter. TORCH='torch==2.12.1' picks another torch in the range of pyproject.toml; by default the CPU
@@ -91,6 +91,7 @@ gpu-wheels:
 	@$(PYTHON) -m proxy_lm.train.wheels pack .cache/gpu-wheels
 
 campaign: $(STAMP)
+	@$(PY) -m pytest -m campaign -s
 	@$(PY) -m proxy_lm.train.campaign $(CAMPAIGN)
 
 clean:

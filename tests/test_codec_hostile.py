@@ -1,6 +1,6 @@
 """Containers that are damaged, cut, lengthened, put together wrongly or made up: refused or told exactly, in bounded memory, never wrongly.
 
-The campaign is the same test with more draws: `pytest -m bench tests/test_codec_hostile.py` (200,000 inputs, and every bit of 4 KiB).
+The campaign is the same test with more draws: `pytest -m campaign -s tests/test_codec_hostile.py` (200,000 inputs, and every bit of 4 KiB).
 """
 
 import contextlib
@@ -277,14 +277,14 @@ def test_a_bomb_stops_at_the_cap(under_limit):
     can be looked at."""
     chunk = SUMS.pattern[: 1 << 16]
     bomb = forged([(b"", chunk, False, None)] * 400, chunk_bytes=1 << 16)
-    started = time.monotonic()
+    started = time.process_time()
     for read, seen in ((forward, []), (looked_at, [])):
         counting = Sums()
         counting.decode = lambda payloads, lengths, seen=seen: seen.extend(lengths) or [chunk[:length] for length in lengths]
         with pytest.raises(DecodeError, match="are allowed; give --cap BYTES"):
             read(bomb, counting, 1 << 20)
         assert sum(seen) <= (1 << 20 if read is forward else 0)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def check_mutants(number, seed):
     draw, refused, decoded, slowest = random.Random(seed), 0, 0, 0.0
     for _ in range(number):
         bad, of_good = mutant(draw)
-        started = time.perf_counter()
+        started = time.process_time()
         for read in (forward, looked_at):
             try:
                 got = read(bad)
@@ -363,7 +363,7 @@ def check_mutants(number, seed):
             assert not of_good or got == DATA
         with contextlib.suppress(DecodeError):
             _ = check_salvaged(bad, DATA) if of_good else salvaged(bad)
-        slowest = max(slowest, time.perf_counter() - started)
+        slowest = max(slowest, time.process_time() - started)
     return refused, decoded, slowest
 
 
@@ -373,7 +373,7 @@ def test_thousands_of_mutants(under_limit):
     assert decoded > 50
 
 
-@pytest.mark.bench
+@pytest.mark.campaign
 def test_campaign_of_mutants(under_limit):
     started = time.monotonic()
     refused, decoded, slowest = check_mutants(200_000, seed=2)
@@ -382,12 +382,12 @@ def test_campaign_of_mutants(under_limit):
     assert slowest < 5
 
 
-@pytest.mark.bench
+@pytest.mark.campaign
 def test_campaign_of_bits():
     """Every bit of a container of 4 KiB."""
     draw = random.Random(4)
-    data = b"".join(SUMS.pattern[: (at := draw.randrange(65))] + draw.randbytes(64 - at) for _ in range(80))
+    data = b"".join(SUMS.pattern[: (at := draw.randrange(65))] + draw.randbytes(64 - at) for _ in range(88))
     file = made(data, chunk_bytes=64)
     named = check_every_bit(data, file, len(Header(64, SUMS.identity(), None).pack()), SUMS)
     print(f"\n{8 * len(file)} bits of a file of {len(file)} bytes: none gave wrong bytes, {named} named their chunk alone")
-    assert len(file) > 4000
+    assert len(file) >= 4096

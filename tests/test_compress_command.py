@@ -257,7 +257,7 @@ def test_many_files_of_every_kind(model):
         round_trip(data, predictor)
 
 
-@pytest.mark.bench
+@pytest.mark.campaign
 def test_campaign_of_files(model):
     """1,000 files and one of 20 MB; memory does not grow with the file."""
     import resource
