@@ -160,11 +160,3 @@ def test_a_model_whose_numbers_break_still_gives_files_back(body, fill):
     coded = predictor.encode([b"abc" * 100])
     assert Reader(coded[0].payload).among(_WAYS) != BY_MODEL
     assert predictor.decode([coded[0].payload], [300]) == [b"abc" * 100]
-
-
-def test_any_number_of_lanes_decodes_alike(run):
-    predictor = open_predictor(run)
-    payloads = [one.payload for one in predictor.encode(CHUNKS)]
-    for lanes in (1, 3, 32):
-        predictor.lanes = lanes
-        assert predictor.decode(payloads, [len(chunk) for chunk in CHUNKS]) == CHUNKS

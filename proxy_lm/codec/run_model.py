@@ -20,6 +20,7 @@ from torch import Tensor
 
 import compressors.registry as registry
 from compressors.base import JSON, Compressor
+from proxy_lm.codec import processor
 from proxy_lm.codec.symbol_model import SymbolPredictor
 from proxy_lm.errors import DecodeError, NotRepresentableError, RequestError
 from proxy_lm.infer.cache import Cache, CachedBody
@@ -138,10 +139,13 @@ class DecoderBody(CachedBody):
         self.row_length = row_length
         self._head_DC = self.output_matrix(model.head.weight.detach()[self._to(ids)])
         self._rows = self.new_cache(1, row_length)  # fills the tables of rotations
+        self._on_processor = self.device.type == "cpu"
+        self._product = processor.product if self._on_processor else torch.mm
+        self._add_product = processor.add_product if self._on_processor else Tensor.addmm_
 
     def logits(self, stream_ND: Tensor) -> F64:
         """As `Body.logits`."""
-        found: F64 = torch.mm(stream_ND, self._head_DC).cpu().numpy()
+        found: F64 = self._product(stream_ND, self._head_DC).cpu().numpy()
         return found
 
     def lanes(self, num: int, num_positions: int) -> CacheLanes:
@@ -176,17 +180,21 @@ class DecoderBody(CachedBody):
             out_ND = self._whole_rows(self._normed(x_ND), block.qkv, num_rows, skipped)
             if skipped:
                 x_ND = x_ND.view(num_rows, length, -1)[:, skipped:].reshape(out_ND.shape[0], -1)
-            x_ND[:, : self.sizes.width].addmm_(out_ND, block.output)
-            self._feed(x_ND, block)
+            self._add_product(x_ND[:, : self.sizes.width], out_ND, block.output)
+            gate_up = self._product(self._normed(x_ND), block.gate_up)
+            hidden = self.sizes.hidden
+            self._add_product(x_ND[:, : self.sizes.width], F.silu(gate_up[:, :hidden]).mul_(gate_up[:, hidden:]), block.down)
         return self._normed(x_ND).reshape(num_rows, length - (first if last >= 0 else 0), -1)
 
     def _whole_rows(self, normed_ND: Tensor, qkv: Tensor, num_rows: int, skipped: int) -> Tensor:
         """Attention over whole rows, queries from position `skipped` on: [B * (T - skipped), D]."""
         num_queries, num_kv, width = self.sizes.num_heads, self.sizes.num_kv_heads, self.sizes.head_width
         length = normed_ND.shape[0] // num_rows
-        heads = torch.mm(normed_ND, qkv).view(num_rows, length, num_queries + 2 * num_kv, width)
+        heads = self._product(normed_ND, qkv).view(num_rows, length, num_queries + 2 * num_kv, width)
         pairs = torch.view_as_complex(heads.view(num_rows, length, num_queries + 2 * num_kv, width // 2, 2))
         pairs[:, :, : num_queries + num_kv].mul_(self._rotation[:length].unsqueeze(1))
+        if self._on_processor:
+            return processor.causal_attention(heads, num_queries, skipped).view(-1, self.sizes.width)
         heads = heads.transpose(1, 2)
         q, k, v = heads[:, :num_queries, skipped:], heads[:, num_queries : num_queries + num_kv], heads[:, num_queries + num_kv :]
         bias = None
