@@ -50,6 +50,7 @@ class Point:
     """Coded bytes, by the length of the chunks."""
     information: Mapping[int, Rate]
     """What the model's probabilities say, without whole bytes for each chunk."""
+    several_budgets: bool
     of_vocabulary: bool
     """A model of raw bytes or of SentencePiece symbols alone, else as the baseline: what may stand on one curve over vocabularies."""
 
@@ -60,8 +61,8 @@ class Point:
 
     @property
     def group(self) -> str:
-        """Scale and budget, where there are any."""
-        return ", ".join(part for part in (self.scale, self.budget) if part is not None)
+        """Scale, and budget where the comparison has several."""
+        return ", ".join(part for part in (self.scale, self.budget if self.several_budgets else None) if part is not None)
 
     def adjusted(self, data_bytes: float, *, real: bool = False) -> Rate:
         """With the model, 2 bytes a parameter or (`real`) its weights as they are, over `data_bytes` of data."""
@@ -115,6 +116,7 @@ def _point(results: Results, told: Sequence[tuple[ArmResult, dict[str, Any]]]) -
         num_seeds=len(told),
         lengths=_by_length([result for _, result in told], lambda cell: cell["coded_bytes"]),
         information=_by_length([result for _, result in told], lambda cell: cell["information_bits"] / 8),
+        several_budgets=len({other.budget for other in results.arms}) > 1,
         of_vocabulary=kind in ("raw", "spm") and alone and set(run.differs) <= _OF_VOCABULARY,
     )
 

@@ -82,7 +82,7 @@ def against_data(title: str, models: Sequence[Model], classical: Sequence[Classi
             plot.plot([known[-1], high], [one.whole[known[-1]]] * 2, color=plotting.SOFT, linewidth=1.2, linestyle=_DOTTED)
             ends.append((one.name, one.whole[known[-1]], plotting.SOFT))
         plot.set_xlim(low, high)
-        plot.set_ylim(0.9 * min(value for _, value, _ in ends), MOST_PERCENT)
+        plot.set_ylim(0.75 * min(value for _, value, _ in ends), MOST_PERCENT)
         plot.set_yticks(shown := [tick for tick in (5, 10, 15, 20, 30, 40, 50, 70, 100) if tick >= plot.get_ylim()[0]], map(str, shown))
         plot.minorticks_off()
         _ticks(plot, list(sizes), [f"{si(size)}B" for size in sizes])

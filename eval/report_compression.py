@@ -64,13 +64,15 @@ def sizes(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[
     others, (_, data_bytes, _) = classical(results), measured(results)
     names, drawn = _arms(found), report_grid.drawn(analysis, shown)
     parts: list[tuple[str, list[Model]]] = []
-    if len({point.group for point in found}) == 1:
-        mine = [point for point in found if point.arm in drawn]
-        parts.append(("", [Model(point.arm, drawn.index(point.arm), point) for point in mine]))
+    of_groups = list(dict.fromkeys(point.group for point in found))
+    if len(of_groups) < len(names):
+        for group in of_groups:
+            mine = [point for point in found if point.group == group and point.arm in drawn]
+            parts.append((group, [Model(point.arm, drawn.index(point.arm), point) for point in mine]))
     else:
         for name in [name for name in names if name in drawn]:
             mine = [point for point in found if point.arm == name]
-            parts.append((name if len(names) > 1 else "", [Model(point.group, k, point) for k, point in enumerate(mine)]))
+            parts.append((name if len(names) > 1 else "", [Model(point.group or name, k, point) for k, point in enumerate(mine)]))
 
     def figures() -> list[str]:
         title = "adjusted rate against data size"
@@ -81,6 +83,7 @@ def sizes(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[
         "Raw rate plus the model at 2 bytes a parameter (in brackets: the bytes of its weights as they are), shared by so many bytes of "
         "data. The size of the data is thought of: every model's raw rate is that of the bytes measured, whatever the size. A model "
         f"trained for longer costs as many bytes and codes in fewer. {_seeds(found)}Cut off above {plots_compression.MOST_PERCENT:g} %.",
+        *_said_of([(name, []) for name, _ in parts]),
         *_said_of_classical(others, whole=True),
     ]
     lines = best_lines(found, others, data_bytes)
@@ -129,5 +132,6 @@ def _said_of_classical(others: Sequence[ClassicalPoint], *, whole: bool = False)
     if not whole:
         return ["Dashed: classical compressors on the same chunks, the header of a format (its code of one zero byte) counted once."]
     return [
-        f"Dashed: classical compressors, whole, on the first bytes of the split up to {si(max(others[0].whole))}B; dotted: not measured."
+        f"Dashed: classical compressors on the first bytes of the split, whole, so that they look back at all of them; dotted: beyond "
+        f"{si(max(others[0].whole))}B they were not measured."
     ]
