@@ -12,59 +12,24 @@ Agrees: every verdict is what the paper says. Differs: none is, and some are the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
-from eval.grid_analysis import Analysis, PairVerdict
+from eval.fact_evidence import Analyses, Says, Seen, Shelf, outcome_of, place
+from eval.facts_evaluations import asked, perturbed, translated
+from eval.grid_analysis import PairVerdict
 from eval.kept import effective_views
 from eval.results import ArmResult, Results
-from eval.seed_intervals import COVERAGE, t_quantile
 from eval.seed_noise import mark
 from eval.table_kinds import gap, span
 from proxy_lm.report import Table
 
-Outcome = Literal["agrees", "differs", "in part", "not decided", "not run"]
-Says = Literal["better", "worse", "at least as good"]
-Pairs = tuple[tuple[str, str], ...]
-
-_CONFIRMS: Final = {"better": ("better",), "worse": ("worse",), "at least as good": ("better", "tie")}
-_DENIES: Final = {"better": ("worse",), "worse": ("better",), "at least as good": ("worse",)}
 EQUAL_RATE: Final = 0.05
 """Views whose bytes per symbol are further apart do not hold equal bytes per symbol."""
 NOTHING_LEARNT: Final = 0.01
 """A model that saves less than this share of the uniform model's bits has learnt nothing of its text."""
 MUCH_LEARNT: Final = 0.1
-
-
-class Analyses(Protocol):
-    """As `eval.tables.Library.analysis`."""
-
-    def __call__(self, name: str, pairs: Pairs = (), *, whole: bool = False) -> Analysis:
-        """Points and verdicts of a kept comparison; `whole` has the rest too."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the kept results show of a fact."""
-
-    lines: list[str] = field(default_factory=list)
-    """One for each comparison, scale and budget."""
-    outcome: Outcome = "not run"
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """The kept results and their analyses."""
-
-    kept: Mapping[str, Results]
-    analysis: Analyses
-
-    def having(self, *arms: str) -> Iterator[tuple[str, Results]]:
-        """Comparisons that have a score of each of these arms."""
-        for name, results in self.kept.items():
-            if all(any(run.name == arm for run in results.finished) for arm in arms):
-                yield name, results
 
 
 @dataclass(frozen=True)
@@ -95,22 +60,6 @@ def table(kept: Mapping[str, Results], analysis: Analyses) -> tuple[list[str], T
     return [text], Table(["fact", "paper says", "we see", "outcome"], rows, frozenset(range(4)))
 
 
-def outcome_of(words: Sequence[str], says: Says) -> Outcome:
-    """What verdicts mean for a claim."""
-    decided = [word for word in words if word != "not decided"]
-    confirming = [word in _CONFIRMS[says] for word in decided]
-    if decided and all(confirming):
-        return "agrees"
-    if any(confirming):
-        return "in part"
-    return "differs" if any(word in _DENIES[says] for word in decided) else "not decided"
-
-
-def place(name: str, scale: str | None, budget: str | None) -> str:
-    """'ladder, s0, x1'."""
-    return ", ".join(part for part in (name, scale, budget) if part is not None)
-
-
 def _judged(shelf: Shelf, name: str, results: Results, arm: str, against: str) -> list[PairVerdict]:
     """Verdicts of a pair at every scale and budget, smaller first."""
     found = shelf.analysis(name, () if against == results.baseline else ((arm, against),))
@@ -119,19 +68,45 @@ def _judged(shelf: Shelf, name: str, results: Results, arm: str, against: str) -
     return sorted(verdicts, key=lambda v: sizes[v.scale, v.budget])
 
 
+def told(v: PairVerdict) -> str:
+    """The difference and the verdict in a line."""
+    return f"{gap(v)}, {v.verdict}{': one seed' if v.verdict == 'not judged' else ''}"
+
+
 def pair(arm: str, against: str, says: Says, *, smallest: bool = False) -> Callable[[Shelf], Seen]:
-    """One arm against another; with `smallest` at the smallest scale of each comparison alone."""
+    """One arm against another; with `smallest` at the smallest scale of each comparison alone. What rests on the same runs of `arm` in two
+    comparisons counts once."""
 
     def look(shelf: Shelf) -> Seen:
         lines, words = [], []
+        seen: dict[Identity, str] = {}
         for name, results in shelf.having(arm, against):
             verdicts = _judged(shelf, name, results, arm, against)
             shown = [v for v in verdicts if v.scale == verdicts[0].scale] if smallest else verdicts
-            lines += [f"{place(name, v.scale, v.budget)}: {gap(v)}, {v.verdict}" for v in shown]
-            words += [v.verdict for v in shown]
+            for v in shown:
+                here = place(name, v.scale, v.budget)
+                runs = [identity(run) for run in results.finished if (run.name, run.scale, run.budget) == (arm, v.scale, v.budget)]
+                before = [seen[one] for one in runs if one in seen]
+                if same := len(before) == len(runs):
+                    many = "s" if len(runs) > 1 else ""
+                    lines.append(f"{here}: {told(v)}; the same run{many} of `{arm}` as in {before[0]}, counted once")
+                else:
+                    lines.append(f"{here}: {told(v)}")
+                words += [] if same else [v.verdict]
+                seen |= {one: here for one in runs if one is not None and one not in seen}
         return Seen(lines, outcome_of(words, says)) if lines else Seen()
 
     return look
+
+
+Identity = tuple[str, float | None, float | None]
+"""Digest of the plan of rows, learning rate, bits per byte: two results that share them are one run, in two comparisons."""
+
+
+def identity(run: ArmResult) -> Identity | None:
+    """What makes a run the same in two comparisons; None for a result without a digest."""
+    digest = run.final.get("plan_digest")
+    return None if digest is None else (str(digest), run.learning_rate, run.bits_per_byte)
 
 
 def equal_rate(arm: str, against: str, says: Says) -> Callable[[Shelf], Seen]:
@@ -144,7 +119,7 @@ def equal_rate(arm: str, against: str, says: Says) -> Callable[[Shelf], Seen]:
             equal = mine is not None and other is not None and abs(mine / other - 1) <= EQUAL_RATE
             rates = "rates unknown" if mine is None or other is None else f"{mine:.2f} and {other:.2f} bytes a symbol"
             for v in _judged(shelf, name, results, arm, against):
-                lines.append(f"{place(name, v.scale, v.budget)} ({rates}{'' if equal else ': not equal'}): {gap(v)}, {v.verdict}")
+                lines.append(f"{place(name, v.scale, v.budget)} ({rates}{'' if equal else ': not equal'}): {told(v)}")
                 words.append(v.verdict if equal else "not decided")
         return Seen(lines, outcome_of(words, says)) if lines else Seen()
 
@@ -171,7 +146,8 @@ def grows(*arms: str) -> Callable[[Shelf], Seen]:
                     slope = (
                         f"{line.slope:+.1f} %{span(line.interval, 1, '+')}{mark(line.seed_noise, line.interval)} a tenfold of parameters"
                     )
-                    lines.append(f"{place(name, None, line.budget)}, `{line.arm}`: {slope}, {line.trend}")
+                    unjudged = ": one seed" if line.trend == "not judged" else ""
+                    lines.append(f"{place(name, None, line.budget)}, `{line.arm}`: {slope}, {line.trend}{unjudged}")
                     words.append(trend)
         return Seen(lines, outcome_of(words, "better")) if lines else Seen()
 
@@ -182,6 +158,7 @@ def learnable(shelf: Shelf) -> Seen:
     """Models asked in symbols of arithmetic code, with windows and without, beside the uniform model over the same symbols."""
     lines: list[str] = []
     shares: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    alone = False
     for name, results in shelf.kept.items():
         for point in shelf.analysis(name).points:
             run = next((r for r in results.finished if (r.name, r.scale, r.budget) == (point.arm, point.scale, point.budget)), None)
@@ -189,13 +166,17 @@ def learnable(shelf: Shelf) -> Seen:
             uniform = None if run is None else _uniform_bits(results, run)
             if coded is None or uniform is None or point.mean is None:
                 continue
+            alone |= point.seed_noise == "none"
             high = point.mean if point.interval is None else point.interval[1]
             shares[coded].append((1 - point.mean / uniform, 1 - high / uniform))
             what = "one arithmetic code" if coded else "equal-info windows"
+            what += ", one seed" if point.seed_noise == "none" else ""
             learnt = f"{point.mean:.3f} of {uniform:.3f} bits per byte, {100 * (1 - point.mean / uniform):.1f} % learnt"
             lines.append(f"{place(name, point.scale, point.budget)}, `{point.arm}` ({what}): {learnt}")
     if not (shares[True] and shares[False]):
         return Seen([*lines, *(["not run: only one of the two kinds has a score"] if lines else [])], "not run")
+    if alone:
+        return Seen(lines, "not decided")
     # The mean, not a bound: an interval so wide that nothing cannot be ruled out does not show that nothing was learnt.
     nothing = [mean < NOTHING_LEARNT for mean, _ in shares[True]]
     much = [low > MUCH_LEARNT for _, low in shares[False]]
@@ -220,70 +201,6 @@ def _uniform_bits(results: Results, run: ArmResult) -> float | None:
     if run.view not in results.views or not scored.get("num_bytes") or scored.get("num_documents_read_raw", 0):
         return None
     return math.log2(results.views[run.view]["alphabet_size"]) * float(scored["num_symbols"]) / float(scored["num_bytes"])
-
-
-Read = Callable[[str, Mapping[str, Any]], float | None]
-"""A number of one evaluation (its file name, its result); None where it is another one's."""
-
-
-def asked(read: Read, arm: str, base: str, *beside: str, less_is_better: bool, says: Says) -> Callable[[Shelf], Seen]:
-    """A number of the evaluations of `arm` less that of `base`, paired by seed; the arms `beside` are told and not judged."""
-
-    def look(shelf: Shelf) -> Seen:
-        lines: list[str] = []
-        words: list[str] = []
-        for name, results in shelf.kept.items():
-            found = _numbers(results, read)
-            for scale, budget in dict.fromkeys(key[1:] for key in found if key[0] == arm):
-                mine, other = found[arm, scale, budget], found.get((base, scale, budget), {})
-                seeds = [seed for seed in mine if seed in other]
-                if not seeds:
-                    continue
-                mean, bounds = seed_mean([mine[s] - other[s] for s in seeds])
-                shown = {one: found.get((one, scale, budget)) for one in (arm, base, *beside)}
-                told = ", ".join(f"`{one}` {seed_mean(list(values.values()))[0]:+.3f}" for one, values in shown.items() if values)
-                below, above = ("better", "worse") if less_is_better else ("worse", "better")
-                words.append("not decided" if bounds is None else above if bounds[0] > 0 else below if bounds[1] < 0 else "tie")
-                seeds_told = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
-                lines.append(f"{place(name, scale, budget)}: {told}; over `{base}` {mean:+.3f}{span(bounds, sign='+')}, {seeds_told}")
-        return Seen(lines, outcome_of(words, says)) if lines else Seen()
-
-    return look
-
-
-def _numbers(results: Results, read: Read) -> dict[tuple[str, str | None, str | None], dict[int, float]]:
-    """What `read` finds, by cell and seed."""
-    found: dict[tuple[str, str | None, str | None], dict[int, float]] = {}
-    for run in results.finished:
-        for stem, result in run.evaluations.items():
-            value = read(stem, result)
-            if value is not None:
-                found.setdefault((run.name, run.scale, run.budget), {})[run.seed] = value
-    return found
-
-
-def _perturbed(stem: str, result: Mapping[str, Any]) -> float | None:
-    """Change in bits per byte of the reference solution over all perturbations of its prompt."""
-    if not stem.startswith("robustness"):
-        return None
-    change = result["prompts"].get("plain", {}).get("all", {}).get("bits", {}).get("change", {}).get("value")
-    return None if change is None else float(change)
-
-
-def _translated(stem: str, result: Mapping[str, Any]) -> float | None:
-    """Share of symbols right, raw bytes told after their view."""
-    value = result["view_to_raw"]["teacher_forced"]["accuracy"]["value"] if stem.startswith("translate") else None
-    return None if value is None else float(value)
-
-
-def seed_mean(values: list[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean over seeds and its 95 % interval by Student's t; no interval of one seed."""
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return mean, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    half = t_quantile(0.5 + COVERAGE / 2, len(values) - 1) * deviation
-    return mean, (mean - half, mean + half)
 
 
 FACTS: Final = (
@@ -333,7 +250,7 @@ FACTS: Final = (
     Fact(
         "robustness stays that of bytes",
         "robust pass@1 at 7B: 19.1 neural proxy, 18.7 bytes, 14.9 tokenizer (proxy, ReCode)",
-        asked(_perturbed, "proxy_spm", "bytes", "tokens", less_is_better=True, says="at least as good"),
+        asked(perturbed, "proxy_spm", "bytes", "tokens", less_is_better=True, says="at least as good", loser="tokens"),
         "the evaluation `robustness` for `proxy_spm` and `bytes`",
     ),
     Fact(
@@ -351,7 +268,7 @@ FACTS: Final = (
     Fact(
         "pairs always translate best",
         "96 % in context against 30 to 46 % without pairs (proxy, pairing ablation)",
-        asked(_translated, "pairs_always", "pairs_none", "pairs_warmup", less_is_better=False, says="better"),
+        asked(translated, "pairs_always", "pairs_none", "pairs_warmup", less_is_better=False, says="better"),
         "the evaluation `translate` for `pairs_always` and `pairs_none`",
     ),
 )

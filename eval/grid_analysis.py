@@ -1,7 +1,7 @@
 """What a comparison's numbers say, from `results.json` alone: points, verdicts, multipliers, fits, and whether a margin grows with scale.
 
     analysis = analyse(results.load(folder))
-    analysis.verdict('proxy', 's1', 'x1')       better, worse, tie or not decided, with intervals
+    analysis.verdict('proxy', 's1', 'x1')       better, worse, tie, not decided or not judged, with intervals
 
 Read `seed_intervals.py` (how sure a number is), `seed_noise.py` (what a seed does, of arms with few seeds or one), `multipliers.py` and
 `scaling_fits.py` beside it. Means over seeds, intervals, verdicts, fits and multipliers are made here and nowhere else; report, tables and
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from eval.seed_intervals import COVERAGE, Bounds, Joint, NoiseKind, holm, uncert
 from eval.seed_noise import SeedPool, from_elsewhere, weakest, with_noise
 from proxy_lm.errors import RequestError
 
+NOT_JUDGED: Final = "one seed and none to borrow from"
 _MOST_FIT_DRAWS = 300  # each is a search of its own
 
 
@@ -67,7 +68,8 @@ class PairVerdict:
     p: float | None
     p_corrected: float | None
     """Holm over all pairs of the comparison."""
-    verdict: Literal["better", "worse", "tie", "not decided"]
+    verdict: Literal["better", "worse", "tie", "not decided", "not judged"]
+    """'not judged': nothing is known of what another seed would do. 'not decided': another reason."""
     num_pairs: int
     """Pairs that the correction is for."""
     seeds: tuple[int, ...]
@@ -77,7 +79,7 @@ class PairVerdict:
     seed_noise: NoiseKind
     """Where the seed noise of the interval is from: the weaker of the two arms'; 'none': another seed is not in the interval."""
     reason: str
-    """Why it is not decided; else empty."""
+    """Why it is not decided or not judged; else empty."""
 
     @property
     def covers_seeds(self) -> bool:
@@ -184,6 +186,7 @@ class _Judged:
         self.found = None
         self.num_projects = 0
         self.reason = ""
+        self.seed_noise = weakest([noise_of(mine), noise_of(base)])
         if mine.mean is None or base.mean is None:
             self.reason = f"no run of '{(mine if mine.mean is None else base).arm}' finished"
             return
@@ -196,6 +199,13 @@ class _Judged:
         self.found = uncertain(mine.sample, base.sample)
         if self.num_projects < MIN_PROJECTS:
             self.reason = f"{self.num_projects} projects; fewer than {MIN_PROJECTS} decide nothing"
+        elif self.unjudged:
+            self.reason = NOT_JUDGED
+
+    @property
+    def unjudged(self) -> bool:
+        """Whether it is for want of seeds that there is no verdict."""
+        return self.found is not None and self.num_projects >= MIN_PROJECTS and self.seed_noise == "none"
 
 
 def _verdicts(cells: dict[Key, Cell], baseline: str, pairs: Sequence[tuple[str, str]]) -> list[PairVerdict]:
@@ -214,7 +224,7 @@ def _verdicts(cells: dict[Key, Cell], baseline: str, pairs: Sequence[tuple[str, 
 
 
 def _verdict(pair: _Judged, p: float | None, p_corrected: float | None, num_pairs: int) -> PairVerdict:
-    verdict: Literal["better", "worse", "tie", "not decided"] = "not decided"
+    verdict: Literal["better", "worse", "tie", "not decided", "not judged"] = "not judged" if pair.unjudged else "not decided"
     wide = None
     if p is not None and p_corrected is not None and pair.found is not None:
         # The level at which this pair was read: then the interval is without 0 exactly where the corrected p is small.
@@ -237,7 +247,7 @@ def _verdict(pair: _Judged, p: float | None, p_corrected: float | None, num_pair
         seeds=pair.mine.seeds,
         seeds_against=pair.base.seeds,
         num_projects=pair.num_projects,
-        seed_noise=weakest([noise_of(pair.mine), noise_of(pair.base)]),
+        seed_noise=pair.seed_noise,
         reason=pair.reason,
     )
 

@@ -47,11 +47,12 @@ class ByScale:
     """Seeds and projects; what the points are off a line is not in it."""
     seed_noise: NoiseKind
     """The weakest of the scales'."""
-    trend: Literal["gains", "loses", "not decided"]
+    trend: Literal["gains", "loses", "not decided", "not judged"]
     reason: str
     """Why there is no slope; else empty."""
-    everywhere: Literal["better", "worse", "not decided"] = "not decided"
-    """Better (or worse) than the baseline at every scale that the baseline was run at with this budget."""
+    everywhere: Literal["better", "worse", "not decided", "not judged"] = "not decided"
+    """Better (or worse) than the baseline at every scale that the baseline was run at with this budget; 'not judged' where some scale has
+    one seed and none to borrow from."""
     p_everywhere: float | None = None
     """The largest p of these pairs, after Holm over arms and budgets; None with one scale, a scale without p, or signs that differ."""
 
@@ -91,8 +92,14 @@ def by_scale(arm: str, budget: str | None, cells: Mapping[Key, Cell], joint: Joi
     bounds = joint.interval([side.key for pair in both for side in pair], slope_of)
     if bounds is None:
         return ByScale(arm, budget, gaps, slope, None, noise, "not decided", "the results hold no nats by project, or of one project")
-    trend: Literal["gains", "loses", "not decided"] = "gains" if bounds[1] < 0 else "loses" if bounds[0] > 0 else "not decided"
+    trend: Literal["gains", "loses", "not decided", "not judged"]
+    trend = "not judged" if noise == "none" else "gains" if bounds[1] < 0 else "loses" if bounds[0] > 0 else "not decided"
     return ByScale(arm, budget, gaps, slope, bounds, noise, trend, "")
+
+
+def one_seed(margin: ByScale) -> bool:
+    """Whether it rests on a seed noise that is not known."""
+    return margin.seed_noise == "none" and any(gap.interval is not None for gap in margin.gaps)
 
 
 def everywhere(
@@ -113,6 +120,10 @@ def everywhere(
     made = []
     for margin, p, one, is_better in zip(margins, p_values, corrected, signs, strict=True):
         holds = p is not None and one < 1 - COVERAGE
-        verdict: Literal["better", "worse", "not decided"] = "not decided" if not holds else "better" if is_better else "worse"
+        verdict: Literal["better", "worse", "not decided", "not judged"] = "not decided"
+        if holds:
+            verdict = "better" if is_better else "worse"
+        elif one_seed(margin):
+            verdict = "not judged"
         made.append(replace(margin, everywhere=verdict, p_everywhere=None if p is None else one))
     return made

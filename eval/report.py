@@ -288,7 +288,7 @@ def not_claimed(results: Results) -> list[str]:
         "A view is fitted on the train split, and its seconds stand in the ledger, outside the match.",
     ]
     if len(results.plan["seeds"]) == 1:
-        lines.append("One seed: a difference inside the interval is called a tie, but one outside it may still be seed noise.")
+        lines.append("One seed of every arm: no difference is judged better or worse, since another seed may reverse it.")
     return lines
 
 

@@ -178,7 +178,8 @@ def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> lis
     if trends:
         text.append(
             "Is an arm better at every scale? That needs each of them to say so, at 95 % and corrected for the arms and budgets of which "
-            "it is asked. Does its margin grow? A slope below zero: the arm gains on the baseline as models and data grow together."
+            "it is asked. Does its margin grow? A slope below zero: the arm gains on the baseline as models and data grow together. Slopes "
+            "and gaps are each alone at 95 %, not corrected for their number."
         )
         rows = []
         for row in trends:
@@ -186,7 +187,8 @@ def margins(results: Results, analysis: Analysis, shown: Sequence[Group]) -> lis
             noise = mark(row.seed_noise, row.interval)
             bounds = "" if row.interval is None else f" ({row.interval[0]:+.2f} to {row.interval[1]:+.2f}){noise}"
             name = row.arm if row.budget is None else f"{row.arm}, {row.budget}"
-            sure = row.everywhere if row.everywhere == "not decided" else f"{row.everywhere}{noise}, p {chance(row.p_everywhere)}"
+            decided = row.everywhere in ("better", "worse")
+            sure = f"{row.everywhere}{noise}, p {chance(row.p_everywhere)}" if decided else row.everywhere
             rows.append([name, gaps, sure, f"{row.slope:+.2f}{bounds}", row.trend + ("" if row.trend == "not decided" else noise)])
         columns = ["arm", "by scale, %", "at every scale", "% per tenfold of body parameters", "the arm"]
         table = Table(columns, rows, frozenset({0, 1, 2, 4}))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from eval.grid_analysis import Analysis, PairVerdict
+from eval.grid_analysis import NOT_JUDGED, Analysis, PairVerdict
 from eval.margins import ByScale
 from eval.report_groups import Group
 from eval.results import Results
+from eval.seed_intervals import NoiseKind
 from eval.seed_noise import BORROWED, ELSEWHERE, NO_SEEDS, RULE, mark
 
 
@@ -20,7 +21,7 @@ def verdict_lines(results: Results, analysis: Analysis, shown: Sequence[Group]) 
     for group in shown:
         found = [v for v in analysis.verdicts if (v.scale, v.budget, v.against) == (group.scale, group.budget, results.baseline)]
         parts = []
-        for word, told in (("better", "better"), ("tie", "a tie"), ("worse", "worse"), ("not decided", "not decided")):
+        for word, told in _TOLD.items():
             arms = sorted((v for v in found if v.verdict == word), key=lambda v: v.difference or 0)
             if arms:
                 parts.append(f"{told}: {', '.join(_with_percent(v) for v in arms)}")
@@ -31,15 +32,24 @@ def verdict_lines(results: Results, analysis: Analysis, shown: Sequence[Group]) 
     return lines
 
 
+_TOLD: Final = {
+    "better": "better",
+    "tie": "a tie",
+    "worse": "worse",
+    "not decided": "not decided",
+    "not judged": f"not judged ({NOT_JUDGED})",
+}
+
+
 def tally(analysis: Analysis) -> list[str]:
     """How often each arm was better, worse or a tie against the baseline: the short answer of a grid."""
     lines = []
     for arm in dict.fromkeys(v.arm for v in analysis.verdicts):
         words = [v.verdict for v in analysis.verdicts if v.arm == arm and v.against == analysis.baseline]
-        counts = [_times(words.count(word), word) for word in ("better", "worse", "tie", "not decided") if word in words]
-        whole = len(set(words)) == 1 and words[0] != "not decided"
+        counts = [_times(words.count(word), word) for word in ("better", "worse", "tie", "not decided", "not judged") if word in words]
+        whole = len(set(words)) == 1 and words[0] in _ALL
         told = f"{_ALL[words[0]].format(analysis.baseline)} in all" if whole else f"against {analysis.baseline} {', '.join(counts)} of"
-        sure = [row for row in analysis.by_scale if row.arm == arm and row.everywhere != "not decided"]
+        sure = [row for row in analysis.by_scale if row.arm == arm and row.everywhere in _ALL]
         at = [_everywhere(row) for row in sure]
         marks = "".join(dict.fromkeys(mark(v.seed_noise, v.interval) for v in analysis.verdicts if v.arm == arm))
         lines.append(f"{arm}: {told} {len(words)} comparison{'' if len(words) == 1 else 's'}{marks}.{''.join(at)}")
@@ -62,8 +72,9 @@ def sentence(verdict: PairVerdict) -> str:
     """One verdict in words."""
     who, other, gap = verdict.arm, verdict.against, f"{difference(verdict)} bits per byte"
     percent = "" if verdict.relative is None else f", {100 * verdict.relative:+.1f} %"
-    if verdict.verdict == "not decided":
-        return f"{who} against {other}: {gap + percent + '; ' if verdict.difference is not None else ''}not decided: {verdict.reason}."
+    if verdict.verdict in ("not decided", "not judged"):
+        told = f"{gap}{percent}; " if verdict.difference is not None else ""
+        return f"{who} against {other}: {told}{verdict.verdict}: {verdict.reason}."
     if verdict.verdict == "tie":
         return f"{who} and {other} are a tie: {gap}{percent}; a difference of none cannot be ruled out{_noise(verdict)}."
     return f"{who} is {verdict.verdict} than {other}: {gap}{percent}{_noise(verdict)}."
@@ -71,21 +82,24 @@ def sentence(verdict: PairVerdict) -> str:
 
 def _noise(verdict: PairVerdict) -> str:
     """Whose seed noise is not its own, if so."""
-    if verdict.interval is None or verdict.seed_noise in ("own", "pooled"):
+    if verdict.interval is None or verdict.seed_noise not in _LENT:
         return ""
     pairs = ((verdict.arm, verdict.seeds), (verdict.against, verdict.seeds_against))
     alone = " and ".join(arm for arm, seeds in pairs if len(seeds) == 1)
-    return f"; one seed of {alone}, {_LENT.get(verdict.seed_noise, 'seed noise not covered')}"
+    return f"; one seed of {alone}, {_LENT[verdict.seed_noise]}"
 
 
-_LENT: Final = {"borrowed": "seed noise borrowed", "elsewhere": "seed noise borrowed from other scales and budgets"}
+_LENT: Final[Mapping[NoiseKind, str]] = {
+    "borrowed": "seed noise borrowed",
+    "elsewhere": "seed noise borrowed from other scales and budgets",
+}
 
 
 def _with_percent(verdict: PairVerdict) -> str:
     if verdict.relative is None:
         return f"{verdict.arm} ({verdict.reason})"
     noise = mark(verdict.seed_noise, verdict.interval)
-    return f"{verdict.arm} ({100 * verdict.relative:+.1f} %{noise}{'; ' + verdict.reason if verdict.reason else ''})"
+    return f"{verdict.arm} ({100 * verdict.relative:+.1f} %{noise}{'; ' + verdict.reason if verdict.verdict == 'not decided' else ''})"
 
 
 def difference(verdict: PairVerdict | None) -> str:
@@ -113,16 +127,18 @@ def read_as(results: Results, analysis: Analysis) -> list[str]:
         lines.append(f"{RULE} {told[0].upper()}{told[1:]}.")
     lines += _borrowed(analysis)
     if len(results.plan["seeds"]) == 1:
-        lines.append(f"One seed: the intervals do not cover the noise of another initialisation or data order. That is marked {NO_SEEDS}.")
+        lines.append(
+            f"One seed: the intervals do not cover the noise of another initialisation or data order. That is marked {NO_SEEDS}, and "
+            "nothing is judged by it: more seeds of one arm are enough."
+        )
         return lines
     done = [point for point in analysis.points if point.seeds]
-    alone, judged = [point for point in done if not point.covers_seeds], [one for one in analysis.verdicts if one.p is not None]
-    if alone:
-        unsure = sum(not one.covers_seeds for one in judged)
+    if alone := [point for point in done if not point.covers_seeds]:
+        unsure = sum(one.verdict == "not judged" for one in analysis.verdicts)
         of = "all" if len(alone) == len(done) else f"{len(alone)} of the {len(done)}"
         lines.append(
-            f"Only one seed of {of} arms at a scale and budget has finished, with no arm of several seeds beside it: their intervals take "
-            f"seed noise as 0. So do {unsure} of {len(judged)} verdicts. That is marked {NO_SEEDS}."
+            f"Only one seed of {of} arms at a scale and budget has finished, with no arm of several seeds to borrow from: their intervals "
+            f"cover projects alone, marked {NO_SEEDS}, and {unsure} of {len(analysis.verdicts)} pairs are not judged."
         )
     return lines
 

@@ -47,7 +47,7 @@ class Verdict(Settings):
     """An arm against the baseline on the same documents, paired."""
 
     baseline: str
-    verdict: Literal["baseline", "better", "worse", "tie", "not decided"]
+    verdict: Literal["baseline", "better", "worse", "tie", "not decided", "not judged"]
     difference: float
     """Bits per byte of the arm minus the baseline's, mean over seeds; negative is better."""
     interval: tuple[float, float] | None

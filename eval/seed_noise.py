@@ -11,7 +11,8 @@ with s2 the variance pooled over all arms with several seeds there (weighted by 
     one seed                                 s2, with one degree of freedom for each arm it is taken from      'borrowed'
     no arm has several seeds there           the largest s2 of the other scales and budgets, with one degree
                                              of freedom for each of them                                       'elsewhere'
-    nor anywhere in the comparison           0, and everything made from it says so                            'none'
+    nor anywhere in the comparison           not known: intervals cover projects alone and are marked, and     'none'
+                                             no pair is judged
 
 No arm is ever taken to vary less than it was seen to. That takes the place of a test for equal variances, which can hardly see them with
 three seeds: one arm of ten that spreads four times as wide is found by Brown and Forsythe's in 46 % of cases at 5 %. What is borrowed is a
@@ -32,19 +33,20 @@ one seed beside the 10, of 22 pairs: 1 % where all spread alike, 4 % with the ba
 (0.5); alone, intervals of the borrowed kind cover 93 to 97 %. The assumption is that arms of one seed vary as the others do. Where they
 all varied twice as much, 21 % of such pairs would be called wrongly when read alone, so a borrowed verdict is marked wherever it stands.
 
-'elsewhere' is a guess about another scale, so scales and budgets are counted for it and neither arms nor runs. It is there because a noise
-of 0 is known to be wrong: of the ladder's twelve byte models of 30,000 parameters, which differ in their seed alone, 35 of 66 pairs were
-called better or worse when each was taken for an arm of one seed (`tests/test_seed_noise_elsewhere.py`).
+'elsewhere' is a guess about another scale, so scales and budgets are counted for it and neither arms nor runs. Where there is not even
+that, no pair is judged: `called_unlike` counts what documents alone would say of models that differ in their seed alone, and of the
+ladder's twelve byte models of 30,000 parameters it is more than half of the pairs (`tests/test_seed_noise_elsewhere.py`).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from eval.seed_intervals import NoiseKind, Sample, SeedNoise
+from eval.seed_intervals import COVERAGE, NoiseKind, Sample, SeedNoise, uncertain
 
 NO_SEEDS: Final = "†"
 BORROWED: Final = "‡"
@@ -53,7 +55,7 @@ _MARKS: Final[Mapping[NoiseKind, str]] = {"own": "", "pooled": "", "borrowed": B
 EXPLAINED: Final[Mapping[str, str]] = {
     BORROWED: f"{BORROWED} one seed of an arm: its seed noise is borrowed from the arms with several seeds at the same scale and budget.",
     ELSEWHERE: f"{ELSEWHERE} one seed of every arm at a scale and budget: the seed noise is the largest of the other scales and budgets.",
-    NO_SEEDS: f"{NO_SEEDS} one seed, and nothing to borrow from: seed noise is taken as 0, so another seed may say otherwise.",
+    NO_SEEDS: f"{NO_SEEDS} one seed, and none to borrow from: the interval covers projects alone, and nothing is judged by it.",
 }
 RULE: Final = (
     "Seed noise, by one rule for every arm: the variance pooled over all arms with several seeds at a scale and budget, or the arm's own "
@@ -117,6 +119,17 @@ def with_noise(samples: Mapping[Name, Sample], scale: str | None, budget: str | 
         told[name] = replace(sample, noise=noise)
     borrowers = tuple(str(name) for name, sample in samples.items() if len(sample.seeds) == 1)
     return SeedPool(scale, budget, math.sqrt(pooled), degrees, len(lenders), borrowers), told
+
+
+def called_unlike(sample: Sample) -> tuple[int, int]:
+    """How many pairs of single seeds of one arm would be called better or worse at 95 % by projects alone, and how many pairs there are.
+
+    They differ in nothing but their seed, so every such verdict is false; that is what an arm of one seed looks like with no seed noise.
+    """
+    alone = [Sample((seed,), sample.bits_RJ[k : k + 1], sample.num_bytes_J) for k, seed in enumerate(sample.seeds)]
+    pairs = list(itertools.combinations(alone, 2))
+    found = [uncertain(mine, other) for mine, other in pairs]
+    return sum(one is not None and one.p < 1 - COVERAGE for one in found), len(pairs)
 
 
 def from_elsewhere(samples: Mapping[Name, Sample], pools: Sequence[SeedPool]) -> dict[Name, Sample]:

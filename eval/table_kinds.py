@@ -268,7 +268,7 @@ def _worth(m: Multiplier) -> list[str]:
     """A multiplier without and with the compressor, marked where it is prolonged and by its seed noise."""
     beyond = "*" if m.kind == "beyond the measured range" else ""
     noise = mark(m.seed_noise, m.interval)
-    return [f"{m.text}{beyond}{noise}", m.with_compressor.text if m.value is None else f"{m.with_compressor.text}{noise}"]
+    return [f"{m.text}{beyond}{noise}", m.with_compressor.text if m.value is None else f"{m.with_compressor.text}{beyond}{noise}"]
 
 
 def growth(results: Results, analysis: Analysis, options: Options) -> Made:
@@ -289,7 +289,7 @@ def growth(results: Results, analysis: Analysis, options: Options) -> Made:
     rows = [_growth_row(line, scales, with_budget) for line in lines]
     text = (
         f"Gap to `{analysis.baseline}` in percent of its bits per byte (95 %) by scale, and the slope over tenfold body parameters; "
-        "below 0 the arm gains with scale."
+        "below 0 the arm gains with scale. Gaps and slopes are each alone at 95 %, not corrected for their number; 'at every scale' is."
     )
     return text, Table(columns, rows)
 

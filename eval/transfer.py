@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from eval.facts import Analyses
+from eval.fact_evidence import Analyses
 from eval.grid_analysis import Analysis
 from eval.intervals import COVERAGE, NUM_DRAWS
 from eval.kept import STABILITY, effective_views

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from compressors.files import write_bytes
-from eval.facts import place
+from eval.fact_evidence import place
 from eval.grid_analysis import Analysis
 from eval.results import Results
 from eval.transfer import PREDICTORS, Group, Predictor, Recipe, associations, recipes_of

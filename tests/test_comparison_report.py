@@ -318,13 +318,13 @@ def test_the_report_has_every_arm_and_every_number(found, tmp_path):
             "failed",
             "+0.1123 (",
             "-0.0783 (",
-            "corrected for all 2 pairs",
+            "not judged: one seed and none to borrow from",
             "One seed",
             "out of memory",
             "2.35 bytes a symbol",
         ):
             assert words in text, words
-    assert "tokens is worse than bytes" in (tmp_path / "report.md").read_text()
+    assert "tokens against bytes: +0.1123" in (tmp_path / "report.md").read_text()
 
 
 def test_a_grid_that_has_come_to_its_first_seed_says_what_intervals_leave_out(comparison):
@@ -339,8 +339,8 @@ def test_a_grid_that_has_come_to_its_first_seed_says_what_intervals_leave_out(co
     assert "; one seed of bytes, seed noise borrowed." in answers
     none = " ".join(report.answers(comparison("none", {"bytes": 2.5, "proxy": 2.4}, failed=late | {("half", None, None, 1)})))
     assert "Only one seed of all arms at a scale and budget has finished" in none
-    assert "So do 1 of 1 verdicts. That is marked †." in none
-    assert "; one seed of proxy and bytes, seed noise not covered." in none
+    assert "cover projects alone, marked †, and 1 of 1 pairs are not judged." in none
+    assert "† bits per byte, -4.0 %; not judged: one seed and none to borrow from." in none
     whole = " ".join(report.answers(comparison("whole", {"bytes": 2.5, "proxy": 2.4})))
     assert "ne seed" not in whole
     assert "the variance pooled over all arms with several seeds" in whole

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from eval import facts
-from eval.facts import Shelf, outcome_of
+from eval.fact_evidence import Shelf, outcome_of
+from eval.facts_evaluations import seed_mean
 from eval.grid_analysis import analyse
 from eval.kept import read_all
 from eval.tables import Library
@@ -37,6 +38,8 @@ def rows_of(*kept):
         (["worse"], "at least as good", "differs"),
         (["worse", "not decided"], "worse", "agrees"),
         (["not decided"], "worse", "not decided"),
+        (["worse", "not judged"], "worse", "agrees"),
+        (["not judged"], "worse", "not decided"),
         ([], "better", "not decided"),
     ],
 )
@@ -153,6 +156,53 @@ def test_robustness_is_paired_by_seed(comparison, proxy, seeds, outcome):
     assert f"{len(seeds)} seed" in seen
 
 
+@pytest.mark.parametrize(("tokens", "why"), [(0.12, "loses no more than the noise of `bytes` (+0.010"), (None, "no `tokens` beside it")])
+def test_where_tokens_lose_nothing_robustness_decides_nothing(comparison, tokens, why):
+    def asked(arm, _scale, seed):
+        change = {"bytes": 0.10 + 0.01 * seed + 1e-3 * (seed % 2), "proxy_spm": 0.11, "tokens": tokens}[arm]
+        return {} if change is None else {"robustness-test": robustness(change)}
+
+    arms = {"bytes": 2.5, "proxy_spm": 2.5, "tokens": 2.2}
+    seen, found = rows_of(comparison("ladder", arms, views=PROXIES, alone=("tokens",), evaluations=asked))["robustness stays that of bytes"]
+    assert found == "not decided"
+    assert why in seen
+
+
+def test_one_run_in_two_comparisons_is_evidence_once(comparison):
+    def named(name, bits, rate):
+        one = comparison(name, {"bytes": 2.5, "proxy_gzip": bits}, seeds=(0, 1), views=PROXIES)
+        final = [{"plan_digest": f"{run.name}{run.seed}"} for run in one.arms]
+        changes = [{"final": of, "learning_rate": rate} for of in final]
+        return one.model_copy(update={"arms": [run.model_copy(update=of) for run, of in zip(one.arms, changes, strict=True)]})
+
+    ladder, search = named("ladder", 2.9, 0.004), named("search", 2.9, 0.004)
+    seen = facts.pair("proxy_gzip", "bytes", "worse")(shelf_of(ladder, search))
+    assert seen.lines[1].endswith("worse; the same runs of `proxy_gzip` as in ladder, counted once")
+    assert "the same" not in seen.lines[0]
+    other = facts.pair("proxy_gzip", "bytes", "worse")(shelf_of(ladder, named("search", 2.9, 0.008)))
+    assert not any("the same" in line for line in other.lines)
+
+
+def test_one_seed_decides_nothing(comparison):
+    one = comparison("ladder", {"bytes": 2.5, "proxy_gzip": 2.9, "proxy_spm": 2.4}, scales=SCALES, seeds=(0,), views=PROXIES)
+    found = rows_of(one)
+    for title in ("gzip does not teach raw bytes", "their margin grows with size"):
+        seen, outcome = found[title]
+        assert outcome == "not decided"
+        assert "not judged: one seed" in seen
+    views, arms = {"ac": "stream", "windows": "table"}, {"bytes": 2.5, "ac": 4.0, "windows": 2.0}
+    learnt = comparison("learnable", arms, views=views, alone=("ac", "windows"), seeds=(0,))
+    plan = learnt.plan | {"views": {"stream": {"kind": "stream", "options": {"coder": "arithmetic"}}, "table": {"kind": "table"}}}
+    seen, outcome = rows_of(learnt.model_copy(update={"plan": plan}))["arithmetic code is not learnable, equal-info windows are"]
+    assert outcome == "not decided"
+    assert "(one arithmetic code, one seed)" in seen
+
+
+def shelf_of(*kept):
+    library = Library({one.name: one for one in kept})
+    return Shelf(library.kept, library.analysis)
+
+
 def test_translation_is_better_where_more_is_right(comparison):
     def told(arm, _scale, seed):
         right = {"pairs_always": 0.96, "pairs_none": 0.40, "pairs_warmup": 0.7}.get(arm)
@@ -168,10 +218,10 @@ def test_translation_is_better_where_more_is_right(comparison):
 
 def test_the_mean_of_seeds_by_eye():
     # Deviation 1 of three, over the root of 3; t of two degrees of freedom is 4.303.
-    mean, bounds = facts.seed_mean([1.0, 2.0, 3.0])
+    mean, bounds = seed_mean([1.0, 2.0, 3.0])
     assert mean == 2
     assert bounds == pytest.approx((2 - 4.3027 / math.sqrt(3), 2 + 4.3027 / math.sqrt(3)), abs=1e-3)
-    assert facts.seed_mean([1.0]) == (1.0, None)
+    assert seed_mean([1.0]) == (1.0, None)
 
 
 def test_a_pair_beside_the_baseline_is_judged_where_both_ran(comparison):

@@ -147,8 +147,21 @@ def test_a_failed_baseline_decides_nothing():
 def test_one_seed_says_that_it_covers_projects_alone():
     analysis = analyse(made(seeds=(5,), budgets=(1,)))
     assert (analysis.verdicts[0].covers_seeds, analysis.points[0].covers_seeds, analysis.points[0].seed_deviation) == (False, False, None)
-    assert (analysis.verdicts[0].seed_noise, analysis.seed_pools) == ("none", [])
+    (pair,) = analysis.verdicts
+    assert (pair.seed_noise, analysis.seed_pools) == ("none", [])
+    # Far apart by projects alone, and yet another seed may say otherwise.
+    assert pair.interval[1] < 0
+    assert (pair.verdict, pair.reason, pair.p, pair.num_pairs) == ("not judged", "one seed and none to borrow from", None, 0)
     assert analyse(made(budgets=(1,))).verdicts[0].covers_seeds
+
+
+def test_without_seed_noise_no_margin_is_judged():
+    analysis = analyse(made(seeds=(5,), budgets=(1,), scales=tuple(SCALES), truth=growing), num_draws=200)
+    (line,) = analysis.by_scale
+    assert line.interval[1] < 0
+    assert (line.trend, line.everywhere, line.p_everywhere) == ("not judged", "not judged", None)
+    few = analyse(made(seeds=(5,), budgets=(1,), num_projects=5)).verdicts[0]
+    assert (few.verdict, few.reason) == ("not decided", "5 projects; fewer than 8 decide nothing")
 
 
 def test_an_arm_of_one_seed_borrows_its_noise_where_others_have_several():
@@ -354,6 +367,6 @@ def test_a_comparison_without_scales_and_budgets_is_analysed_too():
     results = made(budgets=(1,), seeds=(0,))
     plain = [arm.model_copy(update={"scale": None, "budget": None}) for arm in results.arms]
     analysis = analyse(results.model_copy(update={"arms": plain}))
-    assert (analysis.verdict("good").verdict, analysis.point("bytes").scale) == ("better", None)
+    assert (analysis.verdict("good").verdict, analysis.point("bytes").scale) == ("not judged", None)
     empty = analyse(results.model_copy(update={"arms": []}))
     assert (empty.points, empty.verdicts, empty.fits) == ([], [], [])

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from eval import report, results
+from eval import report, results, table_kinds
 from eval.grid_analysis import analyse
 from eval.grid_cells import cells_of
 from eval.results import Results
 from eval.seed_intervals import Sample, uncertain
-from eval.seed_noise import SeedPool, from_elsewhere
+from eval.seed_noise import SeedPool, called_unlike, from_elsewhere
 from proxy_lm.config import validate
 
 ARMS = {"bytes": 2.5, "taught": 2.48, "other": 2.52}
@@ -66,24 +66,38 @@ def test_a_scale_of_one_seed_borrows_from_the_others_and_says_so(comparison):
     assert "†" not in told
 
 
-def test_where_no_scale_has_several_seeds_there_is_nothing_to_borrow(comparison):
-    analysis = analyse(one_seed_at(comparison, *SCALES), verdicts_only=True)
-    assert {verdict.seed_noise for verdict in analysis.verdicts} == {"none"}
+def test_where_no_scale_has_several_seeds_there_is_nothing_to_borrow_and_nothing_is_judged(comparison):
+    found = one_seed_at(comparison, *SCALES)
+    analysis = analyse(found)
+    assert {(verdict.seed_noise, verdict.verdict) for verdict in analysis.verdicts} == {("none", "not judged")}
+    told = " ".join(report.answers(found))
+    assert "taught: against bytes 3 not judged of 3 comparisons†. Not judged at every scale" not in told
+    assert "taught: against bytes 3 not judged of 3 comparisons†." in told
+    assert "not judged (one seed and none to borrow from): " in told
+    for kind in ("main", "growth"):
+        table = table_kinds.KINDS[kind](found, analysis, {})[1]
+        words = {cell for row in table.rows for cell in row}
+        assert "not judged†" in words
+        assert not any("better" in word or "worse" in word or "grows" in word for word in words)
+    (page,) = [one for one in report.content(found).sections if one.title == "Difference from the baseline by scale"]
+    assert {row[2] for row in page.table.rows} == {"not judged"}
+
+
+def test_pairs_that_documents_alone_call_unlike():
+    """Three runs of two projects: two that differ by as much in each, which leaves no noise of projects, and one between them by chance."""
+    sample = Sample((0, 1, 2), np.array([[100.0, 200.0], [110.0, 220.0], [130.0, 190.0]]), np.array([50.0, 100.0]))
+    assert called_unlike(sample) == (1, 3)
 
 
 def test_the_kept_byte_models_of_one_size_are_called_unlike_each_other_without_seed_noise_and_alike_with_it(root):
     """They differ in their seed alone: every verdict on two of them is false."""
     ladder = results.read(root / "configs" / "compare" / "results" / "ladder.json")
-    cell = cells_of(ladder)["bytes", "30k", "x1"]
-    assert len(cell.seeds) >= 12
+    sample = cells_of(ladder)["bytes", "30k", "x1"].sample
+    assert len(sample.seeds) >= 12
+    unlike, pairs = called_unlike(sample)
+    assert unlike > 0.4 * pairs
     others = [one for one in analyse(ladder, verdicts_only=True).seed_pools if (one.scale, one.budget) != ("30k", "x1")]
-    called = {"none": 0, "elsewhere": 0}
-    pairs = list(itertools.combinations(range(12), 2))
-    for mine, base in pairs:
-        samples = {k: Sample((k,), cell.sample.bits_RJ[k : k + 1], cell.sample.num_bytes_J) for k in (mine, base)}
-        for kind in called:
-            told = samples if kind == "none" else from_elsewhere(samples, others)
-            found = uncertain(told[mine], told[base])
-            called[kind] += found.p < 0.05
-    assert called["none"] > 0.4 * len(pairs)
-    assert called["elsewhere"] <= 0.05 * len(pairs)
+    alone = {k: Sample((k,), sample.bits_RJ[k : k + 1], sample.num_bytes_J) for k in range(len(sample.seeds))}
+    told = from_elsewhere(alone, others)
+    found = [uncertain(told[mine], told[base]).p < 0.05 for mine, base in itertools.combinations(alone, 2)]
+    assert sum(found) <= 0.05 * pairs

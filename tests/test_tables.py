@@ -326,3 +326,14 @@ def test_the_command(repository, capsys):
     assert main(["tables", "--root", str(repository / "configs")]) == 2
     assert main(["tables", "--root", str(repository), "--check", "--keep", "runs/x"]) == 2
     assert "--check writes nothing" in capsys.readouterr().err
+
+
+def test_a_prolonged_multiplier_is_marked_with_the_compressor_too(repository, comparison):
+    """Half the lowest loss that bytes was seen at lies beyond its compute, whoever is charged for the view."""
+    arms = {"bytes": lambda _scale, budget: 2.5 if budget == "x1" else 2.3, "proxy": lambda _scale, budget: 2.4 if budget == "x1" else 2.25}
+    found = comparison("far", arms, budgets={"x1": 1e13, "x4": 4e13}, views={"proxy": "spm"})
+    (repository / kept.KEPT / "far.json").write_text(kept.spelled(found))
+    rows = {row[0]: row for row in rows_of(block(repository, "far multipliers"))}
+    inside, beyond = rows["x1"], rows["x4"]
+    assert [cell[-1] for cell in inside[2:4]] == [")", ")"]
+    assert [cell[-1] for cell in beyond[2:4]] == ["*", "*"]
