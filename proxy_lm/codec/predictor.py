@@ -69,9 +69,10 @@ def check_chunks(chunks: Sequence[bytes]) -> None:
 
 
 def open_predictor(model: Path, *, view: str | None = None, device: str = "cpu") -> Predictor:
-    """The predictor of a folder: an integer byte model (`model.json`), or a run of ours (or one of its checkpoints). `view` None: what the
-    run is asked in. Raises `RequestError` for anything else."""
+    """The predictor of a folder: an integer byte model (`model.json`), a run of ours (or one of its checkpoints), or a causal model of
+    Hugging Face. `view` None: what the run is asked in. Raises `RequestError` for anything else."""
     from compressors.neural.models import MODEL_NAME, load_model
+    from proxy_lm.codec.hugging_face_files import is_hugging_face
 
     if (model / MODEL_NAME).is_file():
         from proxy_lm.codec.byte_model import ByteModelPredictor
@@ -79,6 +80,12 @@ def open_predictor(model: Path, *, view: str | None = None, device: str = "cpu")
         if view not in (None, "raw"):
             raise RequestError(f"the byte model in {model} reads raw bytes and has no view '{view}'; leave the view out")
         return ByteModelPredictor(load_model(model))
+    if is_hugging_face(model):
+        from proxy_lm.codec.hugging_face import hugging_face_predictor  # torch
+
+        if view not in (None, "raw"):
+            raise RequestError(f"the model in {model} is read through its own tokenizer and has no view '{view}'; leave the view out")
+        return hugging_face_predictor(model, device=device)
     from proxy_lm.codec.run_model import run_predictor  # torch
 
     return run_predictor(model, view=view, device=device)
