@@ -28,6 +28,7 @@ from eval.results import Results
 from eval.scaling_fits import ArmFit, fit_compute, fit_parameters_and_data
 from eval.seed_intervals import COVERAGE, Bounds, Joint, NoiseKind, holm, uncertain
 from eval.seed_noise import SeedPool, from_elsewhere, weakest, with_noise
+from eval.told import Told, told_of
 from proxy_lm.errors import RequestError
 
 NOT_JUDGED: Final = "one seed and none to borrow from"
@@ -101,6 +102,8 @@ class Analysis:
     """Along the baseline's scales at the arm's budget: what growing model and data together would have cost."""
     fits: list[ArmFit] = field(default_factory=list)
     by_scale: list[ByScale] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
+    """Arms asked in raw bytes against what the baseline has of as many."""
     seed_pools: list[SeedPool] = field(default_factory=list)
     """What a seed does at each scale and budget that has an arm with several."""
 
@@ -150,6 +153,7 @@ def analyse(
         frontier_multipliers=[m for key in others if (m := _multiplier(cells, joint, key, baseline, "scales")) is not None],
         fits=[_fit(arm, cells, joint, min(num_draws, _MOST_FIT_DRAWS), seed) for arm in arms],
         by_scale=everywhere(margins, cells, baseline, judged),
+        told=[line for key in others if (line := told_of(cells[key], _over_budgets(cells, baseline, key[1]), joint)) is not None],
         seed_pools=pools,
     )
 
@@ -273,6 +277,11 @@ def _multiplier(cells: dict[Key, Cell], joint: Joint, key: Key, baseline: str, a
         seed_noise=weakest([noise_of(cells[k]) for k in used]),
         interval_of=lambda function: joint.interval(used, function),
     )
+
+
+def _over_budgets(cells: dict[Key, Cell], baseline: str, scale: str | None) -> list[Cell]:
+    """The baseline's cells of a scale that have a score."""
+    return [cell for key, cell in cells.items() if key[:2] == (baseline, scale) and cell.mean is not None]
 
 
 def _apart(curve: list[Cell]) -> list[Cell]:

@@ -35,6 +35,10 @@ class Runs:
     """Fitting, encoding and teaching, its seconds charged as `eval.exchange` says."""
     symbols: float
     source_bytes: float
+    raw_bytes: float
+    """Source bytes told as raw bytes."""
+    asked_raw: bool
+    """Whether its bits per byte are of raw bytes."""
     num_body_parameters: int
     num_parameters: int
     failed: list[int]
@@ -111,6 +115,8 @@ def _cell(key: Key, runs: Sequence[ArmResult], num_bytes: Floats | None, pace: P
         compressor_flops=mean([sum(charged(run, pace)) for run in of]),
         symbols=mean([run.symbols for run in of]),
         source_bytes=mean([run.source_bytes for run in of]),
+        raw_bytes=mean([run.source_bytes_by_view.get("raw", 0) for run in of]),
+        asked_raw=all(run.view == "raw" for run in of),
         num_body_parameters=of[0].num_parameters["body"],
         num_parameters=of[0].num_parameters["total"],
         failed=[run.seed for run in runs if run.status == "failed"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -265,6 +266,19 @@ def _multiplier_cells(one: Multiplier | None) -> list[str]:
 
 
 _MARK: Final = "(*)"
+
+
+def beyond_raw(results: Results, analysis: Analysis) -> list[Section]:
+    """Arms asked in raw bytes against the baseline of as many; nothing where no line can be made."""
+    if all(line.expected is None for line in analysis.told):
+        return []
+    text, table = table_kinds.told(results, analysis, {})
+    return [Section("Beyond the raw bytes told", [text.replace("`", ""), *table_kinds.below(table)], _plain(table))]
+
+
+def _plain(table: Table) -> Table:
+    """Without the marks that Markdown has for names."""
+    return replace(table, rows=[[cell.replace("`", "") for cell in row] for row in table.rows])
 
 
 def fits(results: Results, analysis: Analysis) -> list[Section]:

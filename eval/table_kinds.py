@@ -9,6 +9,7 @@
 | ranking | a recipe, best first: what it changes, its gap at each scale and budget | scale, budget, arms, first |
 | multipliers | an arm at a scale and budget: how much of the baseline's compute it is worth | scale, budget, arms |
 | growth | an arm at a budget: whether its margin grows with scale | budget, arms |
+| told | an arm asked in raw bytes: its loss against what the baseline has of as many raw bytes | scale, budget, arms |
 | fits | an arm: what was fitted to its runs | arms |
 | rates | an arm at a scale: bits per byte of each learning rate that was tried, and the one taken | scale, arms |
 | chunks | an arm at a scale, then classical compressors: compression rate by length of chunks | |
@@ -294,6 +295,27 @@ def growth(results: Results, analysis: Analysis, options: Options) -> Made:
     return text, Table(columns, rows)
 
 
+def told(results: Results, analysis: Analysis, options: Options) -> Made:
+    """Whether a view adds anything beyond the raw bytes that are told."""
+    lines = {(line.arm, line.scale, line.budget): line for line in analysis.told}
+    points = [p for p in _points(analysis, options) if (p.arm, p.scale, p.budget) in lines]
+    placed = _placed(points)
+    rows = []
+    for p in points:
+        line = lines[p.arm, p.scale, p.budget]
+        expected = line.reason or f"{number(line.expected, _DIGITS)}{'*' if line.prolonged else ''}"
+        noise = mark(line.seed_noise, line.interval)
+        gap = "-" if line.difference is None else f"{line.difference:+.{_DIGITS}f}{span(line.interval, sign='+')}{noise}"
+        rows.append([*(cell(p) for _, cell in placed), f"{line.raw_bytes / 1e6:.2f}", expected, number(line.seen, _DIGITS), gap])
+    text = (
+        f"Bits per byte of arms that are asked in raw bytes, beside what `{analysis.baseline}` has of as many raw bytes, by its own runs "
+        "over budgets at the same scale (a power law between two of them): below 0 the arm is better than the raw bytes that it was told "
+        "would make it. Intervals 95 %, each alone; * the curve is prolonged beyond its points."
+    )
+    columns = [name for name, _ in placed] + ["raw MB told", "expected of as many", "seen", "difference (95 %)"]
+    return text, Table(columns, rows, frozenset(range(len(placed))))
+
+
 def _growth_row(line: ByScale, scales: list[str | None], with_budget: bool) -> list[str]:
     noise = mark(line.seed_noise, line.interval)
     found = {g.scale: f"{g.percent:+.1f}{span(g.interval, 1, '+')}{mark(g.seed_noise, g.interval)}" for g in line.gaps}
@@ -362,9 +384,10 @@ KINDS: Final[Mapping[str, Callable[[Results, Analysis, Options], Made]]] = {
     "ranking": ranking,
     "multipliers": multipliers,
     "growth": growth,
+    "told": told,
     "fits": fits,
     "rates": rates,
     **compression_tables.KINDS,
 }
-WHOLE: Final = frozenset({"multipliers", "growth", "fits"})
+WHOLE: Final = frozenset({"multipliers", "growth", "told", "fits"})
 """Kinds that need more than points and verdicts."""
