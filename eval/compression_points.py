@@ -140,6 +140,12 @@ def classical(results: Results) -> list[ClassicalPoint]:
     return found
 
 
+def missing(results: Results) -> list[str]:
+    """Classical compressors that could not run there, and why."""
+    once = next((found for stem, found in results.once.items() if stem.startswith(STEM)), None)
+    return [f"{one['name']}: {one['reason']}" for one in (once or {}).get("unavailable", ())]
+
+
 def measured(results: Results) -> tuple[int, tuple[int, ...], str]:
     """(bytes measured, sizes of data that adjusted rates are told for, split) of the first cell that has rates."""
     result = next(result for run in results.arms if (result := _result(run)) is not None)

@@ -10,7 +10,8 @@ the raw rate is that of the bytes measured, whatever N is (Deletang et al., ICLR
 Classical compressors are measured once for the whole comparison, on the same bytes in the same chunks, and whole on as many bytes of the
 split as are there of each N; `OUT/once` keeps that.
 
-Not promised: that chunks of another split or length cost the same; that a row decodes, unless `verify` is given.
+A chunk that counted or stored bytes tell in fewer bits is coded so, without the model (`proxy_lm.codec`): models that know little have
+equal rates. Not promised: that chunks of another split or length cost the same; that a row decodes, unless `verify` is given.
 """
 
 from __future__ import annotations

@@ -55,9 +55,10 @@ def chunks_table(found: Sequence[Point], others: Sequence[ClassicalPoint]) -> Ta
         cells = [
             f"{point.lengths[size].mean:.1f} ({point.information[size].mean:.1f})" if size in point.lengths else "-" for size in lengths
         ]
-        rows.append([point.arm, point.group or "-", str(point.num_seeds), *cells])
-    rows += [[one.name, "-", "-", *(_of(one.lengths, size) for size in lengths)] for one in others]
-    return Table(["", "scale", "seeds", *(f"{size:,}" for size in lengths)], rows, frozenset({0, 1}))
+        rows.append([*_names(point, found), str(point.num_seeds), *cells])
+    names = _columns(found)
+    rows += [[one.name, *["-"] * len(names), *(_of(one.lengths, size) for size in lengths)] for one in others]
+    return Table([*names, "seeds", *(f"{size:,}" for size in lengths)], rows, frozenset(range(len(names))))
 
 
 def sizes_table(found: Sequence[Point], others: Sequence[ClassicalPoint], data_bytes: Sequence[int]) -> Table:
@@ -65,10 +66,11 @@ def sizes_table(found: Sequence[Point], others: Sequence[ClassicalPoint], data_b
     rows = []
     for point in found:
         cells = [f"{_percent(point.adjusted(size).mean)} ({_percent(point.adjusted(size, real=True).mean)})" for size in data_bytes]
-        rows.append([point.arm, point.group or "-", si(point.num_parameters), _range(point.raw), *cells])
-    for one in others:
-        rows.append([one.name, "-", "-", "-", *(f"{one.whole[size]:.1f}" if size in one.whole else "-" for size in data_bytes)])
-    return Table(["", "scale", "parameters", "raw, %", *(f"{si(size)}B" for size in data_bytes)], rows, frozenset({0, 1}))
+        rows.append([*_names(point, found), si(point.num_parameters), _range(point.raw), *cells])
+    names = _columns(found)
+    rows += [[one.name, *["-"] * (len(names) + 1), *(_of(one.whole, size) for size in data_bytes)] for one in others]
+    columns = [*names, "parameters", "raw, %", *(f"{si(size)}B" for size in data_bytes)]
+    return Table(columns, rows, frozenset(range(len(names))))
 
 
 def vocabulary_table(found: Sequence[Point]) -> Table:
@@ -88,15 +90,25 @@ def best_lines(found: Sequence[Point], others: Sequence[ClassicalPoint], data_by
     lines = []
     for size in data_bytes:
         best = min(found, key=lambda point: point.adjusted(size).mean)
-        name = ", ".join(part for part in (best.arm, best.group) if part)
-        line = f"{si(size)}B: {name} with {_percent(best.adjusted(size).mean)} %"
+        rate = best.adjusted(size)
+        line = f"{si(size)}B: {', '.join(_names(best, found))} with {_percent(rate.mean)} %"
         if others:
             other = min(others, key=lambda one: one.at(size))
             beyond = "" if size in other.whole else f" (of {si(max(s for s in other.whole if s <= size or s == min(other.whole)))}B)"
-            word = "less than" if best.adjusted(size).mean < other.at(size) else "not less than"
+            word = "less than" if rate.high < other.at(size) else "more than" if rate.low > other.at(size) else "seeds on both sides of"
             line += f", {word} {other.name}'s {other.at(size):.1f} %{beyond}"
         lines.append(line + ".")
     return lines
+
+
+def _columns(found: Sequence[Point]) -> list[str]:
+    """What tells the models apart: their arms, their scales, or both."""
+    several = len({point.arm for point in found}) > 1, len({point.group for point in found}) > 1
+    return [name for name, wanted in zip(("arm", "scale"), several, strict=True) if wanted] or ["arm"]
+
+
+def _names(point: Point, found: Sequence[Point]) -> list[str]:
+    return [point.arm if column == "arm" else point.group for column in _columns(found)]
 
 
 def _range(rate: Rate) -> str:

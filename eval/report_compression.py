@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval import plots_compression, report_grid
-from eval.compression_points import ClassicalPoint, Point, Rate, classical, measured, points
+from eval.compression_points import ClassicalPoint, Point, Rate, classical, measured, missing, points
 from eval.compression_tables import best_lines, chunks_table, sizes_table, vocabulary_table
 from eval.grid_analysis import Analysis
 from eval.plots_compression import Line, Model
@@ -52,6 +52,7 @@ def context(results: Results, analysis: Analysis, shown: Sequence[Group]) -> lis
         "a byte each beyond what the model says; that, its information content, stands in brackets.",
         *_said_of(parts),
         *_said_of_classical(others),
+        *_said_of_missing(results),
     ]
     return [Section("Compression: rate against chunk length", text, chunks_table(found, others), figures=figures, large=True, legend=False)]
 
@@ -85,6 +86,7 @@ def sizes(results: Results, analysis: Analysis, shown: Sequence[Group]) -> list[
         f"trained for longer costs as many bytes and codes in fewer. {_seeds(found)}Cut off above {plots_compression.MOST_PERCENT:g} %.",
         *_said_of([(name, []) for name, _ in parts]),
         *_said_of_classical(others, whole=True),
+        *_said_of_missing(results),
     ]
     lines = best_lines(found, others, data_bytes)
     table = sizes_table(found, others, data_bytes)
@@ -135,3 +137,8 @@ def _said_of_classical(others: Sequence[ClassicalPoint], *, whole: bool = False)
         f"Dashed: classical compressors on the first bytes of the split, whole, so that they look back at all of them; dotted: beyond "
         f"{si(max(others[0].whole))}B they were not measured."
     ]
+
+
+def _said_of_missing(results: Results) -> list[str]:
+    found = missing(results)
+    return [f"Not measured: {'; '.join(found)}."] if found else []
