@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,15 @@ EXAMPLE = """  proxy-lm compress notes.txt --model views/neural/model --out note
   tar c folder | proxy-lm compress - --model runs/nano --out folder.tar.plmc
   proxy-lm decompress notes.plmc --model runs/nano --out notes.txt
 
-Killed and run again, the same command goes on (OUT.partial). The counts model decodes everywhere; a run, and a Hugging Face model (extra
-export), decodes on the machine and with the device that coded it, and anywhere else it decodes rightly or is refused (see proxy_lm/codec/README.md)."""
+Killed and run again, the same command goes on (OUT.partial). The counts model decodes everywhere; a run or a Hugging Face model (extra
+export) decodes on the machine and with the device that coded it, and anywhere else it decodes rightly or is refused (see
+proxy_lm/codec/README.md)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("file", metavar="FILE", help="the file to compress; - for standard input")
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="run, byte model (VIEW/model), or Hugging Face model: a folder")
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN", help="folder of a run, a byte model or a Hugging Face model")
     parser.add_argument("--out", required=True, metavar="FILE", help="the file to write; - for standard output")
     parser.add_argument(
         "--chunk-bytes", type=int, default=2048, metavar="N", help="bytes coded alone, without what was before: 1 to 65536 (default: 2048)"
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compress, and return the counts and rates."""
-    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, open_standard_output, size_of
+    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, size_of
     from proxy_lm.codec.predictor import MAX_CHUNK_BYTES
 
     if not 1 <= args.chunk_bytes <= MAX_CHUNK_BYTES:
@@ -46,19 +47,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with open_input(args.file) as source:
         from proxy_lm.codec import open_predictor
         from proxy_lm.codec.compress import compress
-        from proxy_lm.codec.partial import Partial
         from proxy_lm.progress import ProgressBar
 
-        if out is not None:
-            Partial(out).refuse_input(source)
         predictor = open_predictor(args.model, view=args.view, device=args.device)
         started = time.monotonic()
-        with ExitStack() as stack:
-            bar = stack.enter_context(ProgressBar("compress", size_of(source)))
-            target = stack.enter_context(open_standard_output()) if out is None else out
+        with ProgressBar("compress", size_of(source)) as bar:
             made = compress(
                 source,
-                target,
+                sys.stdout.buffer if out is None else out,
                 predictor,
                 chunk_bytes=args.chunk_bytes,
                 view=args.view,
