@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from compressors.files import digest_of, read_json, write_bytes, write_json
 from eval.compression_data import DataSet
+from eval.compression_progress import TableProgress
 from eval.compression_report import markdown
 from eval.compression_rows import ModelRow, Row, rates
 from eval.envelope import version_of, versions
@@ -27,10 +28,10 @@ from proxy_lm.codec import MAX_CHUNK_BYTES, Predictor
 from proxy_lm.codec.classical import Unavailable
 from proxy_lm.config import Settings
 from proxy_lm.errors import RequestError
-from proxy_lm.progress import ProgressBar, note
+from proxy_lm.progress import note
 
 SCHEMA: Final = "proxy-lm compression 1"
-CELL_SCHEMA: Final = "proxy-lm compression cell 1"
+CELL_SCHEMA: Final = "proxy-lm compression cell 2"
 ACCOUNTINGS: Final = ("appended", "scaled")
 COMPRESSORS: Final = ("gzip", "lzma", "zstd", "ppm")
 """Those that can be asked for the next byte."""
@@ -53,7 +54,7 @@ class CompressionSettings(Settings):
     """Bytes of data that share the cost of a model; None: those measured. The source has 10^9."""
     next_byte: tuple[str, ...] = ()
     """Compressors asked as models of the next byte."""
-    next_byte_bytes: int = Field(default=4096, ge=1)
+    next_byte_bytes: int = Field(default=2048, ge=1)
     """Of each data set that they are asked for."""
 
     @field_validator("chunk_bytes")
@@ -89,12 +90,10 @@ def compression(
     columns = [*sets, *parts(sets, settings)]
     told: list[dict[str, Any]] = []
     plan = [(row, [data for data in columns if row.group != "next-byte" or data not in sets]) for row in rows]
-    with ProgressBar("compression", sum(len(data.data) for _, on in plan for data in on)) as bar:
-        for number, (row, on) in enumerate(plan, 1):
-            cells = {}
-            for data in on:
-                where = "whole" if row.chunk_bytes is None else f"chunks of {row.chunk_bytes:,}"
-                cells[data.name] = _cell(row, data, out, bar, f"(row {number} of {len(plan)}, {row.name}, {where}, on {data.name})")
+    with TableProgress(sum(len(on) for _, on in plan)) as progress:
+        for row, on in plan:
+            where = "whole" if row.chunk_bytes is None else f"chunks of {row.chunk_bytes:,}"
+            cells = {data.name: _cell(row, data, out, progress, f"{row.name}, {where}, on {data.name}") for data in on}
             told += _told(row, cells, settings)
     result: dict[str, Any] = {
         "schema": SCHEMA,
@@ -196,15 +195,16 @@ def _models(rows: Sequence[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(row: Row, data: DataSet, out: Path | None, bar: ProgressBar, detail: str) -> dict[str, Any]:
+def _cell(row: Row, data: DataSet, out: Path | None, progress: TableProgress, what: str) -> dict[str, Any]:
     """Measured, or as it was kept."""
     key = {"schema": CELL_SCHEMA, "row": row.identity(data), "chunk_bytes": row.chunk_bytes, "data": data.digest, "bytes": len(data.data)}
     path = None if out is None else out / "cells" / f"{digest_of(key)[:32]}.json"
     if path is not None and path.exists() and (kept := _kept(path, key, row.verify)) is not None:
-        assert bar.total_bytes is not None
-        bar.total_bytes -= len(data.data)
+        progress.end(kept=True)
         return kept
-    cell = row.measure(data, lambda num_bytes: bar.advance(num_bytes, detail))
+    progress.begin(what, len(data.data))
+    cell = row.measure(data, progress.advance)
+    progress.end()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {"key": key, "cell": cell})

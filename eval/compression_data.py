@@ -29,6 +29,10 @@ from proxy_lm.errors import RequestError
 MANIFEST: Final = "manifest.json"
 CONFIG: Final = "config.yaml"
 _FROM_PYTHON: Final = "of the installed Python: not held out from a model trained on python:"
+_GIVEN_WHOLE: Final = {
+    "images": " (of an image, whole patches of 32 x 64, height x width, are taken)",
+    "audio": " (of a recording, whole chunks of 2,048 samples are taken)",
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,8 @@ def open_data(word: str, *, split: str, limit_bytes: int | None, multiple: int) 
         raise RequestError(f"--data {word}: give NAME=PATH, as in code=runs/nano or images=images:patches.bin")
     kind, colon, after = rest.partition(":")
     asked, path = (kind, Path(after)) if colon and kind in KINDS else (None, Path(rest))
+    if not (after if asked else rest):
+        raise RequestError(f"--data {word}: there is no path after the colon; give NAME={kind}:PATH")
     if not path.exists():
         raise RequestError(f"--data {name}: {path} is not there; kinds before a path are {', '.join(KINDS)}")
     limit = limit_bytes if limit_bytes is None else limit_bytes // multiple * multiple
@@ -100,8 +106,10 @@ def held_out(run: Path, *, split: str, limit_bytes: int | None, multiple: int) -
 def _whole_chunks(found: DataSet, multiple: int) -> DataSet:
     size = len(found.data) // multiple * multiple
     if not size:
+        rule = "" if found.data else _GIVEN_WHOLE.get(found.kind, "")
         raise RequestError(
-            f"--data {found.name}: {len(found.data)} bytes are no whole chunk of {multiple}; give more data or a smaller --chunk-bytes"
+            f"--data {found.name}: {len(found.data)} bytes{rule} are no whole chunk of {multiple}; "
+            "give more data or a smaller --chunk-bytes"
         )
     if size == len(found.data):
         return found

@@ -12,8 +12,14 @@ from rich.text import Text
 
 BLOCKS: Final = (("raw", ""), ("adjusted", "adj. "), ("adjusted_real", "adj. real "))
 """Key of a rate, and what stands before a data set's name in the head of its column."""
-_MOST_COLUMNS: Final = 5
-"""Of rates in one table on a terminal; more are broken into a table a block."""
+_TITLES: Final = {
+    "raw": "raw",
+    "adjusted": "adjusted: 2 bytes a parameter (classical compressors: as raw)",
+    "adjusted_real": "adjusted: bytes of the weights (classical compressors: as raw)",
+}
+_GROUPS: Final = ("classical", "next-byte", "model")
+_GAP: Final = 2
+"""Between columns on a terminal."""
 
 
 class Cells(NamedTuple):
@@ -24,12 +30,14 @@ class Cells(NamedTuple):
     num_left: int
 
 
-def rate_cells(result: dict[str, Any], blocks: Sequence[tuple[str, str]] = BLOCKS, names: Sequence[str] = ()) -> Cells:
+def rate_cells(
+    result: dict[str, Any], blocks: Sequence[tuple[str, str]] = BLOCKS, names: Sequence[str] = (), groups: Sequence[str] = _GROUPS
+) -> Cells:
     """The table of the source: chunk size, compressor, then the data sets (those named, or all) block by block."""
     names = names or [data["name"] for data in result["data"]]
     head = ["chunk", "compressor", *(f"{before}{name}" for _, before in blocks for name in names)]
     rows = []
-    for row in in_order(result["rows"]):
+    for row in in_order(result["rows"], groups):
         numbers = [_percent(row["cells"].get(name), key) for key, _ in blocks for name in names]
         rows.append([chunk_of(row), label(row), *numbers])
     return Cells(head, rows, 2)
@@ -37,7 +45,7 @@ def rate_cells(result: dict[str, Any], blocks: Sequence[tuple[str, str]] = BLOCK
 
 def coding_cells(result: dict[str, Any]) -> Cells:
     """Of each model and data set: what its probabilities say, what the coder made of it, what was compared, how long it took."""
-    head = ["chunk", "model", "data", "chunks", "information", "coded", "more, %", "decoded and equal", "encode kB/s"]
+    head = ["chunk", "model", "data", "chunks", "by the model", "information", "coded", "more, %", "decoded and equal", "encode kB/s"]
     rows = []
     for row in in_order(result["rows"]):
         if row["group"] != "model" or row["accounting"] == "scaled":  # as many bytes as with lost bits appended
@@ -48,6 +56,7 @@ def coding_cells(result: dict[str, Any]) -> Cells:
             speed = f"{cell['num_bytes'] / max(cell['encode_seconds'], 1e-9) / 1e3:.1f}"
             verified = f"{cell['num_verified']:,} of {cell['num_chunks']:,}"
             told = [chunk_of(row), f"{row['name']}{', 7 bit' if row['seven_bit'] else ''}", name, f"{cell['num_chunks']:,}"]
+            told.append(f"{cell['num_by_model']:,}")
             rows.append([*told, f"{content:,.1f}", f"{cell['coded_bytes']:,}", more, verified, speed])
     return Cells(head, rows, 3)
 
@@ -104,9 +113,13 @@ def notes(result: dict[str, Any]) -> list[str]:
     lines = [
         "Percent of the raw size, smaller is better. Each chunk is coded alone; a format's header is counted once, its estimate being the "
         "coded size of one zero byte.",
-        f"adj.: with the model at 2 bytes a parameter; adj. real: with the bytes of its weights as they are; both over {over}.",
-        "Codes of models are arithmetic codes without lengths or checksums; proxy-lm compress tells the size of a file with them.",
     ]
+    if result["models"]:
+        lines += [
+            f"adj.: with the model at 2 bytes a parameter; adj. real: with the bytes of its weights as they are; both over {over}.",
+            "Codes of models are arithmetic codes without lengths or checksums; proxy-lm compress tells the size of a file with them.",
+        ]
+        lines += told_otherwise(result)
     if settings["seven_bit"]:
         lines.append(
             "7 bit: bytes of 128 and more lose their top bit in text and code, all others their lowest; one lost bit each. Appended: (code "
@@ -117,6 +130,25 @@ def notes(result: dict[str, Any]) -> list[str]:
             "next byte: a compressor as a model of one byte more; its information content, nothing is coded. Matches of many bytes "
             "hardly show in it, so it is far above what the compressor needs itself."
         )
+    return lines
+
+
+def told_otherwise(result: dict[str, Any]) -> list[str]:
+    """Of each model the data sets of which it did not tell all chunks itself."""
+    lines = []
+    for row in in_order(result["rows"], ("model",)):
+        cells = row["cells"].items() if row["accounting"] != "scaled" else ()
+        found = [
+            f"{name} {cell['num_by_model']:,} of {cell['num_chunks']:,}"
+            for name, cell in cells
+            if cell["num_by_model"] < cell["num_chunks"]
+        ]
+        if found:
+            who = f"{row['name']}{', 7 bit' if row['seven_bit'] else ''}, chunks of {row['chunk_bytes']:,}"
+            lines.append(
+                f"{who}: told by the model itself: {', '.join(found)} chunks. The others cost less by counts of their own bytes, or "
+                "stored; the source has the model alone, at any price."
+            )
     return lines
 
 
@@ -136,18 +168,16 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def show_tables(result: dict[str, Any], console: Console) -> None:
-    """The same on a terminal; tables with many data sets are broken by block."""
-    num_sets = len(result["data"])
-    if num_sets * len(BLOCKS) <= _MOST_COLUMNS:
-        console.print(_table(rate_cells(result), result["rows"]), "")
+    """The same on a terminal; a table that is too wide for it is broken by block, and a block by data sets."""
+    whole_table = rate_cells(result)
+    if not result["models"]:
+        _show_rates(result, "raw", _GROUPS, console)
+    elif sum(_widths(whole_table)) <= console.width:
+        console.print(_table(whole_table, in_order(result["rows"])), "")
     else:
-        titles = {"raw": "raw", "adjusted": "adjusted: 2 bytes a parameter", "adjusted_real": "adjusted: bytes of the weights"}
-        names = [data["name"] for data in result["data"]]
-        for key, _ in BLOCKS if result["models"] else BLOCKS[:1]:
-            for first in range(0, num_sets, _MOST_COLUMNS):
-                console.print(Text(titles[key], style="bold"))
-                cells = rate_cells(result, [(key, "")], names[first : first + _MOST_COLUMNS])
-                console.print(_table(cells, result["rows"]), "")
+        for key, _ in BLOCKS:
+            console.print(Text(_TITLES[key], style="bold"))
+            _show_rates(result, key, _GROUPS if key == "raw" else ("model",), console)
     if result["models"]:
         console.print(_table(model_cells(result)), "")
         console.print(_table(coding_cells(result)), "")
@@ -160,10 +190,27 @@ def show_tables(result: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The whole first, then chunks by size; classical, then next-byte, then models, each as they came."""
-    groups = ("classical", "next-byte", "model")
-    return sorted(rows, key=lambda row: (row["chunk_bytes"] or 0, groups.index(row["group"])))
+def _show_rates(result: dict[str, Any], key: str, groups: Sequence[str], console: Console) -> None:
+    """One block of rates, in as many tables as it takes."""
+    names = [data["name"] for data in result["data"]]
+    *before, first = _widths(rate_cells(result, [(key, "")], names[:1], groups))
+    widths = [first] + [_widths(rate_cells(result, [(key, "")], [name], groups))[-1] for name in names[1:]]
+    while names:
+        fit = max(1, sum(sum(before) + sum(widths[: num + 1]) - _GAP <= console.width for num in range(len(widths))))
+        cells = rate_cells(result, [(key, "")], names[:fit], groups)
+        console.print(_table(cells, in_order(result["rows"], groups)), "")
+        names, widths = names[fit:], widths[fit:]
+
+
+def _widths(cells: Cells) -> list[int]:
+    """Of each column, the gap after it included."""
+    return [max(map(len, column)) + _GAP for column in zip(cells.head, *cells.rows, strict=True)]
+
+
+def in_order(rows: Sequence[dict[str, Any]], groups: Sequence[str] = _GROUPS) -> list[dict[str, Any]]:
+    """Those of some groups: the whole first, then chunks by size; classical, then next-byte, then models, each as they came."""
+    wanted = [row for row in rows if row["group"] in groups]
+    return sorted(wanted, key=lambda row: (row["chunk_bytes"] or 0, _GROUPS.index(row["group"])))
 
 
 def label(row: dict[str, Any]) -> str:
@@ -199,7 +246,7 @@ def _table(cells: Cells, rows: Sequence[dict[str, Any]] = ()) -> Table:
         left = place < cells.num_left
         width = 0 if name == "from" else max((len(row[place]) for row in cells.rows), default=0)
         table.add_column(name, justify="left" if left else "right", overflow="fold", min_width=width)
-    groups = [row["group"] for row in in_order(rows)]
+    groups = [row["group"] for row in rows]
     for place, row in enumerate(cells.rows):
         table.add_row(*map(Text, row), style="bold" if groups and groups[place] == "model" else "")
     return table

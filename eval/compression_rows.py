@@ -4,7 +4,9 @@
     ClassicalRow(gzip, chunk_bytes=None).measure(data, advance)
     AsModelRow(open_lengths("gzip"), chunk_bytes=2048).measure(data, advance)
 
-A model codes every chunk alone and for real; some chunks at equal distances, or all, are decoded and compared. Its code has no header.
+A model codes every chunk alone and for real; some chunks at equal distances, or all, are decoded and compared. Its code has no header. A
+run tells a chunk by counts of the chunk's own bytes, or stored, where that costs less; the source has the model alone, at any price. How
+many chunks the model told itself is counted.
 What a container adds (lengths, checksums) is not in it, as it is not in the source: `proxy-lm compress` tells that.
 
 The 7-bit mapping is that of Deletang et al. (ICLR 2024): of text and code, bytes of 128 and more lose their top bit; of anything else every
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,7 +30,6 @@ from proxy_lm.codec.lengths import Lengths
 from proxy_lm.errors import WorkError
 
 Advance = Callable[[int], object]
-_CALLS_OF_LANES: Final = 2
 
 
 class Row(Protocol):
@@ -104,8 +105,9 @@ class ModelRow:
         told, lost_bits = seven_bits(data.data, data.kind) if self.seven_bit else (data.data, 0)
         chunks = list(chunks_of(told, self.chunk_bytes))
         chosen = frozenset(range(len(chunks)) if self.verify is None else evenly(len(chunks), self.verify) if self.verify else [])
-        step, coded_bytes, information_bits, encoding, decoding = _CALLS_OF_LANES * self.predictor.lanes, 0, 0.0, 0.0, 0.0
+        step, coded_bytes, num_by_model, information_bits, encoding, decoding = self.predictor.lanes, 0, 0, 0.0, 0.0, 0.0
         waiting: list[tuple[int, bytes]] = []
+        by_model = _asker(self.predictor)
         self.predictor.encode([b" "])  # compiles what is compiled at its first use, outside of the seconds
         for first in range(0, len(chunks), step):
             some = chunks[first : first + step]
@@ -113,6 +115,7 @@ class ModelRow:
             coded = self.predictor.encode(some)
             encoding += time.monotonic() - started
             coded_bytes += sum(len(one.payload) for one in coded)
+            num_by_model += sum(by_model(one.payload) for one in coded)
             information_bits += sum(one.information_bits for one in coded)
             waiting += [(index, one.payload) for index, one in enumerate(coded, first) if index in chosen]
             if len(waiting) >= self.predictor.lanes or first + step >= len(chunks):
@@ -129,6 +132,7 @@ class ModelRow:
             "counted_bytes": coded_bytes,
             "information_bits": information_bits,
             "lost_bits": lost_bits,
+            "num_by_model": num_by_model,
             "num_verified": len(chosen),
             "seconds": encoding + decoding,
             "encode_seconds": encoding,
@@ -140,6 +144,15 @@ class ModelRow:
         for (index, _), chunk in zip(waiting, decoded, strict=True):
             if chunk != chunks[index]:
                 raise WorkError(f"{self.name} did not give chunk {index} of {data.name} back; its rate would mean nothing")
+
+
+def _asker(predictor: Predictor) -> Callable[[bytes], bool]:
+    """Tells of a payload whether the model told it; a byte model has no other way."""
+    if predictor.portable:
+        return lambda payload: True
+    from proxy_lm.codec.symbol_model import by_model  # torch, which such a predictor has imported already
+
+    return by_model
 
 
 class AsModelRow:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from compressors.neural.models import save_model
 from compressors.neural.static import StaticModel
 from eval.cli import main
 from eval.compression import CompressionSettings, compression, verdicts
 from eval.compression_data import DataSet, evenly
-from eval.compression_report import markdown
+from eval.compression_progress import TableProgress
+from eval.compression_report import markdown, show_tables
 from eval.compression_rows import AsModelRow, ClassicalRow, ModelRow, rates, seven_bits
 from proxy_lm.codec import Predictor, open_predictor
 from proxy_lm.codec.classical import classical_compressors
@@ -132,6 +136,49 @@ def test_a_compressor_asked_for_the_next_byte(static):
     assert "| 32 | gzip, next byte | - |" in markdown(result)
 
 
+def test_chunks_that_cost_less_without_the_model_are_told(saved_run, tmp_path):
+    corpus = build_small(tmp_path / "corpus", {"train": [b"x" * 100], "valid": [b"y" * 100], "test": [TEXT[:150]]})
+    run, noise = saved_run(tmp_path / "run", corpus=corpus), a_set(np.random.default_rng(2).bytes(256), "random")
+    row = ModelRow("m", open_predictor(run), chunk_bytes=256, seven_bit=False, verify=None)
+    result = compression([row], [noise], [], CompressionSettings(chunk_bytes=(256,)), out=None)
+    assert result["rows"][0]["cells"]["random"]["num_by_model"] == 0
+    assert "m, chunks of 256: told by the model itself: random 0 of 1 chunks." in markdown(result)
+
+
+def test_tables_are_no_wider_than_the_terminal(static):
+    sets = [DataSet(f"set-number-{number}", "code", "a test", TEXT[:256]) for number in range(4)]
+    rows = [ClassicalRow(GZIP, chunk_bytes=256), ModelRow("counted", open_predictor(static), chunk_bytes=256, seven_bit=False, verify=0)]
+    result = compression(rows, sets, [], CompressionSettings(chunk_bytes=(256,)), out=None)
+
+    def shown(width: int) -> list[str]:
+        console = Console(width=width, file=io.StringIO())
+        show_tables(result, console)
+        lines = console.file.getvalue().splitlines()
+        return lines[: next(place for place, line in enumerate(lines) if line.startswith("model "))]
+
+    assert max(map(len, shown(50))) <= 50
+    assert [line.split()[2:] for line in shown(50) if line.startswith("chunk")][:2] == [
+        ["set-number-0", "set-number-1"],
+        ["set-number-2", "set-number-3"],
+    ]
+    assert sum("gzip-9" in line for line in shown(50)) == 2  # what has no weights stands in the raw block alone
+    assert [len(line.split()) for line in shown(300) if line.startswith("256")] == [2 + 12] * 2
+
+
+def test_progress_says_how_far_and_how_long(monkeypatch, capsys):
+    monkeypatch.setattr("eval.compression_progress.PLAIN_INTERVAL_SECONDS", 0.0)
+    with TableProgress(2) as progress:
+        progress.end(kept=True)
+        progress.begin("gzip-9, whole, on code", 2000)
+        progress.advance(500)
+        progress.advance(1500)
+        progress.end()
+    first, second, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"compression: cell 2 of 2: gzip-9, whole, on code: 500 of 2,000 bytes, \d+ s left of it", first)
+    assert second == "compression: cell 2 of 2: gzip-9, whole, on code: 2,000 of 2,000 bytes"
+    assert re.fullmatch(r"compression: 2 cells in \d+ s, 1 of them kept from before", last)
+
+
 class Counted(ClassicalRow):
     """Gzip that knows how often it was asked."""
 
@@ -228,6 +275,7 @@ def test_a_run_alone_is_measured_on_its_own_held_out_bytes(saved_run, tmp_path, 
         (["--model", "nowhere"], "is not a folder"),
         (["--data", "code"], "NAME=PATH"),
         (["--data", "code=nowhere"], "is not there"),
+        (["--data", "code=images:"], "no path after the colon"),
         (["--data", "code=FILE", "--data", "code=FILE"], "stands twice"),
         (["--data", "code=FILE", "--verify", "some"], "or all"),
         (["--data", "code=FILE", "--verify", "-1"], "0 or more"),

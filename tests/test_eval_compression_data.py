@@ -66,6 +66,12 @@ def test_recordings_of_a_folder_are_clips_and_mixed_folders_are_asked_about(tmp_
         opened(f"v={tmp_path}", multiple=2048)
 
 
+def test_an_image_smaller_than_a_patch_gives_nothing(tmp_path):
+    pytest.importorskip("PIL.Image").new("L", (63, 32)).save(tmp_path / "small.png")
+    with pytest.raises(RequestError, match=r"0 bytes \(of an image, whole patches of 32 x 64, height x width, are taken\) are no whole"):
+        opened(f"i={tmp_path}", multiple=2048)
+
+
 def record(path: Path, num_samples: int) -> None:
     """Silence at 16 kHz."""
     with wave.open(str(path), "wb") as file:

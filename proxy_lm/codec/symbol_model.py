@@ -348,6 +348,11 @@ class _Lane:
                 raise DecodeError(f"chunk {self.index}: its symbols spell more than {self.num_bytes} bytes; it is damaged")
 
 
+def by_model(payload: bytes) -> bool:
+    """Whether a chunk that is not empty was told by the model: counted or stored bytes did not cost less."""
+    return Reader(payload).among(_WAYS) == BY_MODEL
+
+
 def _with_way(way: int, starts: U32 | None = None, sizes: U32 | None = None) -> _Told:
     told = _Told([], [])
     told.add(int(_WAYS[:way].sum()), int(_WAYS[way]))
