@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
-from proxy_lm.errors import RequestError
+from proxy_lm.errors import RequestError, WorkError
 
 STANDARD: Final = "-"
 
@@ -32,6 +32,20 @@ def open_input(name: str) -> Iterator[IO[bytes]]:
         raise RequestError(f"could not read {path}: {error.strerror or error}; name a file that can be read") from error
     with file:
         yield file
+
+
+@contextmanager
+def open_standard_output() -> Iterator[IO[bytes]]:
+    """Standard output for bytes, written out at the end. Raises `WorkError` where it takes no more (a reader that has gone is a
+    `BrokenPipeError`, as elsewhere)."""
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still kept for it would fail again at the exit
+        raise WorkError(f"could not write to standard output: {error.strerror or error}; what it took is no whole file") from error
 
 
 def size_of(file: IO[bytes]) -> int | None:

@@ -58,6 +58,13 @@ class Partial:
         self.path = out.with_name(f"{out.name}.partial")
         self.journal = out.with_name(f"{out.name}.partial.json")
 
+    def refuse_input(self, source: IO[bytes]) -> None:
+        """Raises `RequestError` where the input is one of the two files that are written beside OUT: it would be emptied or removed."""
+        read = os.fstat(source.fileno())
+        for path in (self.path, self.journal):
+            if path.exists() and os.path.samestat(read, path.stat()):
+                raise RequestError(f"the input is {path}, where {self.out} is kept while it is written; choose another --out")
+
     def __enter__(self) -> Self:
         self.out.parent.mkdir(parents=True, exist_ok=True)
         try:

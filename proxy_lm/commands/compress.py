@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compress, and return the counts and rates."""
-    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, size_of
+    from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, open_standard_output, size_of
     from proxy_lm.codec.predictor import MAX_CHUNK_BYTES
 
     if not 1 <= args.chunk_bytes <= MAX_CHUNK_BYTES:
@@ -47,14 +47,19 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with open_input(args.file) as source:
         from proxy_lm.codec import open_predictor
         from proxy_lm.codec.compress import compress
+        from proxy_lm.codec.partial import Partial
         from proxy_lm.progress import ProgressBar
 
+        if out is not None:
+            Partial(out).refuse_input(source)
         predictor = open_predictor(args.model, view=args.view, device=args.device)
         started = time.monotonic()
-        with ProgressBar("compress", size_of(source)) as bar:
+        with ExitStack() as stack:
+            bar = stack.enter_context(ProgressBar("compress", size_of(source)))
+            target = stack.enter_context(open_standard_output()) if out is None else out
             made = compress(
                 source,
-                sys.stdout.buffer if out is None else out,
+                target,
                 predictor,
                 chunk_bytes=args.chunk_bytes,
                 view=args.view,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,13 +80,13 @@ def _decode(args: argparse.Namespace, source: IO[bytes], write: Any, header: Any
 def _write(out: Path | None, total: int | None, work: Callable[[Any, Any], dict[str, Any]]) -> dict[str, Any]:
     """Give `work` a place to write; a file has its name when all was right."""
     from compressors.files import atomic_writer
+    from proxy_lm.codec.ends import open_standard_output
     from proxy_lm.progress import ProgressBar
 
     with ProgressBar("decompress", total) as bar:
         if out is None:
-            made = work(sys.stdout.buffer.write, bar.advance)
-            sys.stdout.buffer.flush()
-            return made
+            with open_standard_output() as standard:
+                return work(standard.write, bar.advance)
         with atomic_writer(out) as file:
             return work(file.write, bar.advance)
 
