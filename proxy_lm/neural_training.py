@@ -73,7 +73,7 @@ def train_neural(
         wanted.setdefault("verify", True)  # a network is not in whole numbers: what it streams is exact where it was decoded
     texts = {"corpus_digest": corpus.digest, "split": split}
     if not force:
-        refuse_early(out, registry.get(view), wanted, texts)
+        refuse_early(out, registry.get(view), wanted, texts, but=("model",))
     for name in (split, held_out):
         split_range(corpus, name)
     if model == "counts":
@@ -174,7 +174,9 @@ def _finished_view(
     artifact = registry.read_artifact(out)
     found = artifact.get("measured") or {}
     training = found.get("training") or {}
-    same = artifact["kind"] == view and training.get("options") == options and found.get("byte_model") == measured
+    # Not the path of the model, which is another one once the folder was moved; what was measured of it says that it is the same.
+    old, new = ({name: value for name, value in one.items() if name != "model"} for one in (training.get("options") or {}, options))
+    same = artifact["kind"] == view and old == new and found.get("byte_model") == measured
     if not same or any(training.get(name) != value for name, value in texts.items()):
         return None
     note(f"train {view}: {out} holds this view already")

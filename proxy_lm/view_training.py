@@ -49,7 +49,9 @@ def train_view(
         return train_neural(corpus, out, **chosen.model_dump(), split=split, held_out=held_out, force=force)
     cls = registry.get(kind)
     if not force:
-        refuse_early(out, cls, options or {}, {"corpus_digest": corpus.digest, "split": split})
+        # Not the path of a byte model made beside its view: the folder may have been moved, and the fingerprint says which model it is.
+        but = ("model",) if byte_model else ()
+        refuse_early(out, cls, options or {}, {"corpus_digest": corpus.digest, "split": split}, but=but)
     trained_on, measured_on = split_range(corpus, split), split_range(corpus, held_out)
     started, cpu_started = time.perf_counter(), time.process_time()
     source = _Documents(corpus, trained_on, f"train {kind}")
@@ -126,8 +128,10 @@ def measure_view(
     return {**found.report(), "distance_under_deletion": sum(known) / len(known) if known else None}
 
 
-def refuse_early(out: Path, cls: type[Compressor], options: Mapping[str, Any], source: Mapping[str, str]) -> None:
-    """What is certain to end in another view is refused before minutes are spent on learning it."""
+def refuse_early(
+    out: Path, cls: type[Compressor], options: Mapping[str, Any], source: Mapping[str, str], *, but: Sequence[str] = ()
+) -> None:
+    """What is certain to end in another view is refused before minutes are spent on learning it. Options named in `but` may differ."""
     if not (out / registry.ARTIFACT_NAME).exists():
         return
     try:
@@ -140,7 +144,11 @@ def refuse_early(out: Path, cls: type[Compressor], options: Mapping[str, Any], s
         defaults = {name: option.default for name, option in cls.options.items()}
         old = {**{name: training.get(name) for name in source}, **defaults, **training.get("options", {})}
         new = {**source, **defaults, **options}
-        differences = [f"a view of {name} {old.get(name)} where this is of {new[name]}" for name in new if old.get(name) != new[name]]
+        differences = [
+            f"a view of {name} {old.get(name)} where this is of {new[name]}"
+            for name in new
+            if name not in but and old.get(name) != new[name]
+        ]
     if differences:
         raise RequestError(f"{out} holds {'; '.join(differences)}; choose another folder or say --force")
 
