@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,15 +62,103 @@ def root() -> Path:
     return ROOT
 
 
-class TinyRun:
-    """A small corpus of Python sources with a gzip view, and the training program started on it as users start it."""
+class RankServer:
+    """A process that has imported the trainer and forks ranks; see tests/rank_server.py. It is started by the first who asks."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
+        self._link: socket.socket | None = None
+        self._ended: dict[int, int] = {}
+
+    def fork(self, words: list[str], folder: Path, environment: dict[str, str], output: int, script: Path | None) -> int:
+        """Start one rank; its process id."""
+        if self._link is None:
+            self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            command = [sys.executable, str(ROOT / "tests" / "rank_server.py"), str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            theirs.close()
+        asked = {"words": words, "folder": str(folder), "environment": environment, "script": script and str(script)}
+        socket.send_fds(self._link, [json.dumps(asked).encode()], [output])
+        while True:
+            kind, value = json.loads(self._link.recv(1 << 10) or b"[0, 0]")
+            if not kind:
+                assert value, "the server of ranks has died"
+                self._ended.pop(value, None)  # of an earlier rank with the same id
+                return int(value)
+            self._ended[kind] = value
+
+    def code(self, pid: int) -> int | None:
+        """Exit code of a rank, negative for a signal; None while it runs."""
+        assert self._link is not None
+        while pid not in self._ended:
+            try:
+                kind, value = json.loads(self._link.recv(1 << 10, socket.MSG_DONTWAIT) or b"[0, 0]")
+            except BlockingIOError:
+                return None
+            assert kind, "the server of ranks has died"
+            self._ended[kind] = value
+        return self._ended[pid]
+
+    def close(self) -> None:
+        """End it, and the ranks that it has left."""
+        if self._link is not None:
+            self._link.close()
+            self._process.wait()
+
+
+class ForkedRanks:
+    """Ranks of one start, with the part of `subprocess.Popen` that tests use. A signal goes to rank 0, as to a start without a launcher."""
+
+    def __init__(self, server: RankServer, pids: list[int], output: int) -> None:
+        self.pids, self.pid = pids, pids[0]
+        self.stdout = os.fdopen(output)
+        self.returncode: int | None = None
+        self._server, self._said = server, []
+
+    def poll(self) -> int | None:
+        """The first code that is not 0, when all have ended."""
+        codes = [self._server.code(pid) for pid in self.pids]
+        if self.returncode is None and None not in codes:
+            self.returncode = next((code for code in codes if code), 0)
+        return self.returncode
+
+    def wait(self, timeout: float = 240) -> int:
+        end = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                self.kill()
+                raise subprocess.TimeoutExpired("ranks", timeout)
+            time.sleep(0.02)
+        return code
+
+    def communicate(self, timeout: float = 240) -> tuple[str, None]:
+        reader = threading.Thread(target=lambda: self._said.append(self.stdout.read()))
+        if not self.stdout.closed:
+            reader.start()
+        self.wait(timeout)
+        if not self.stdout.closed:
+            reader.join()
+            self.stdout.close()
+        return "".join(self._said), None
+
+    def send_signal(self, number: int) -> None:
+        if self._server.code(self.pid) is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        for pid in self.pids:
+            if self._server.code(pid) is None:
+                os.kill(pid, signal.SIGKILL)
+
+
+class TinyRun:
+    """A small corpus of Python sources with a gzip view, and the training program started on it, forked or as users start it."""
+
+    def __init__(self, folder: Path, server: RankServer) -> None:
         import compressors.registry
         from proxy_lm.data.corpus import build_small
         from proxy_lm.data.encoding import encode_corpus
 
-        self.folder = folder
+        self.folder, self._server = folder, server
         texts = [
             path.read_bytes()[:2000] for path in sorted((ROOT / "proxy_lm").rglob("*.py")) + sorted((ROOT / "compressors").rglob("*.py"))
         ]
@@ -103,20 +194,31 @@ class TinyRun:
         path.write_text(yaml.safe_dump(settings))
         return path
 
-    def start(self, *words: object, ranks: int = 1, launcher: str = "python", **environment: str) -> subprocess.Popen[str]:
-        """The training program under a launcher; output in one pipe."""
-        python = [sys.executable]
+    def start(
+        self, *words: object, ranks: int = 1, launcher: str = "fork", script: Path | None = None, **environment: str
+    ) -> subprocess.Popen[str] | ForkedRanks:
+        """The training program, or a script: forked from one process that has imported it, or under a launcher as users start it ("python"
+        is none). Output in one pipe."""
+        inherited = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
-        trainer = "proxy_lm.train"
+        if launcher == "fork":
+            of_all = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            reading, writing = os.pipe()
+            pids = []
+            for rank in range(ranks):
+                own = {**of_all, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+                pids.append(self._server.fork([*map(str, words)], self.folder, {**inherited, **own, **environment}, writing, script))
+            os.close(writing)
+            return ForkedRanks(self._server, pids, reading)
+        python, program = [sys.executable], [str(script)] if script else ["-m", "proxy_lm.train"]
         before = {
-            "python": [*python, "-m", trainer],
-            "torchrun": [*python, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}", "-m", trainer],
-            "deepspeed": [*python, "-m", "deepspeed.launcher.runner", f"--num_accelerators={ranks}", f"--master_port={port}"],
+            "python": [*python, *program],
+            "torchrun": [*python, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}", *program],
+            "deepspeed": [*python, "-m", "deepspeed.launcher.runner", f"--num_accelerators={ranks}", f"--master_port={port}", "--module"],
         }[launcher]
-        before += ["--module", trainer] if launcher == "deepspeed" else []
-        inherited = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+        before += ["proxy_lm.train"] if launcher == "deepspeed" else []
         return subprocess.Popen(
             [*before, *map(str, words)],
             stdout=subprocess.PIPE,
@@ -126,18 +228,26 @@ class TinyRun:
             cwd=self.folder,
         )
 
-    def train(self, *words: object, ranks: int = 1, launcher: str = "python", code: int = 0, **environment: str) -> str:
+    def train(self, *words: object, code: int = 0, **how: Any) -> str:
         """Start, wait, check the exit code; the output."""
-        process = self.start(*words, ranks=ranks, launcher=launcher, **environment)
-        output, _ = process.communicate(timeout=240)
+        process = self.start(*words, **how)
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == code, f"exit code {process.returncode} instead of {code}:\n{output}"
         return output
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def rank_server() -> Iterator[RankServer]:
+    """The process that forks ranks; `fork` starts it."""
+    server = RankServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, rank_server: RankServer) -> TinyRun:
     """One corpus and view for all training tests."""
-    return TinyRun(tmp_path_factory.mktemp("tiny"))
+    return TinyRun(tmp_path_factory.mktemp("tiny"), rank_server)
 
 
 @pytest.fixture(scope="session")

@@ -99,10 +99,10 @@ def arms(place, out):
 
 
 @pytest.mark.slow
-def test_killed_and_continued_it_ends_with_the_same_numbers(place):
+def test_killed_and_continued_it_ends_with_the_same_numbers(place, capsys):
     """C3: a model over the token baseline's symbols could not be scored at all. Here it is an arm like any other."""
     plan = write_plan(place, "plan.yaml")
-    finish(start(place, plan, "--out", "whole"))
+    assert cli.main(["compare", plan, "--out", "whole"]) == 0
     expected = arms(place, "whole")["bytes"]
 
     asked = {"lines": {"num_lines": 4, "num_identifiers": 2, "num_sweep_lines": 1, "borders": "halves", "device": "cpu"}}
@@ -139,7 +139,7 @@ def test_killed_and_continued_it_ends_with_the_same_numbers(place):
     assert (place / "killed" / "report.html").exists()
     check_no_machine_paths(place)
     check_finished_is_kept(place, both)
-    check_another_plan_is_refused(place)
+    check_another_plan_is_refused(place, capsys)
     check_the_report_comes_from_the_results_alone(place, both)
 
 
@@ -150,16 +150,14 @@ def check_no_machine_paths(place):
 
 def check_finished_is_kept(place, plan):
     before = (place / "killed" / "results.json").read_text()
-    finish(start(place, plan, "--out", "killed"))
+    assert cli.main(["compare", plan, "--out", "killed"]) == 0
     assert (place / "killed" / "results.json").read_text() == before
 
 
-def check_another_plan_is_refused(place):
+def check_another_plan_is_refused(place, capsys):
     changed = write_plan(place, "changed.yaml", base={**PLAN["base"], "row_length": 128})
-    process = start(place, changed, "--out", "killed")
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "base.row_length: 64 -> 128" in out
+    assert cli.main(["compare", changed, "--out", "killed"]) == 2
+    assert "base.row_length: 64 -> 128" in capsys.readouterr().err
 
 
 def check_the_report_comes_from_the_results_alone(place, plan):
@@ -173,14 +171,13 @@ def check_the_report_comes_from_the_results_alone(place, plan):
 
 
 @pytest.mark.slow
-def test_a_failed_arm_is_reported_and_the_others_go_on(place):
+def test_a_failed_arm_is_reported_and_the_others_go_on(place, capsys):
     # A file stands where the first arm's checkpoints belong, so its trainer fails when it saves; the other arm still gets its number.
     plan = write_plan(place, "plan.yaml", arms={"broken": {}, "fine": {}}, match={"symbols": 512 * 50}, baseline="fine")
     (place / "out" / "arms" / "broken").mkdir(parents=True)
     (place / "out" / "arms" / "broken" / "checkpoints").write_text("in the way")
-    process = start(place, plan, "--out", "out")
-    out, _ = process.communicate(timeout=500)
-    assert process.returncode == 1, out
+    assert cli.main(["compare", plan, "--out", "out"]) == 1
+    out = "".join(capsys.readouterr())
     found = arms(place, "out")
     assert (found["broken"]["status"], found["fine"]["status"]) == ("failed", "done")
     assert "checkpoints" in found["broken"]["failure"]

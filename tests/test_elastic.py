@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,10 +36,7 @@ CHILD = Path(__file__).with_name("several_runs.py")
 
 
 def start(tiny_run, ranks: int, configs: list[Path]) -> str:
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(CHILD), *map(str, configs)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=400, check=False, cwd=tiny_run.folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    return tiny_run.train(*configs, ranks=ranks, script=CHILD)
 
 
 def lines(run: Path) -> list[dict]:

@@ -32,7 +32,7 @@ def runs(tiny_run: Any) -> dict[str, Any]:
         if name == "undivided":
             tiny_run.train(config)
         else:
-            tiny_run.train(config, "sequence_parallel=2", ranks=2, launcher="torchrun")
+            tiny_run.train(config, "sequence_parallel=2", ranks=2)
     # The second half again, by one rank: the last checkpoint is as good as lost.
     folder = tiny_run.folder / "runs" / "shared"
     done = {name: lines_of(tiny_run, name) for name in ("undivided", "shared")}

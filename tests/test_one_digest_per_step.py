@@ -9,13 +9,9 @@ import itertools
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 STEPS = 30
@@ -57,10 +53,8 @@ def whole(tiny_run) -> dict[tuple[int, int, int], Path]:
         for rows, workers in itertools.product(MICRO_BATCHES, WORKERS):
             name = f"digest-{ranks}-{rows}-{workers}"
             runs[ranks, rows, workers] = tiny_run.folder / "runs" / name
-            configs.append(str(settings_of(tiny_run, name, rows, workers, checkpoint={"every_steps": None, "every_seconds": None})))
-        words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(CHILD), *configs]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, cwd=tiny_run.folder)
-        assert done.returncode == 0, done.stdout + done.stderr
+            configs.append(settings_of(tiny_run, name, rows, workers, checkpoint={"every_steps": None, "every_seconds": None}))
+        tiny_run.train(*configs, ranks=ranks, script=CHILD)
     return runs
 
 
@@ -89,15 +83,6 @@ def num_lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def kill_everything(process: subprocess.Popen) -> None:
-    for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        try:
-            child.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    process.communicate()
-
-
 @pytest.mark.slow
 def test_three_kills_and_moves_between_one_and_two_ranks_change_no_row_of_any_step(tiny_run, whole):
     """1 rank, killed; 2 ranks, killed; 1 rank, killed; 2 ranks to the end: with another micro-batch and other workers each time."""
@@ -107,18 +92,19 @@ def test_three_kills_and_moves_between_one_and_two_ranks_change_no_row_of_any_st
     seen: list[tuple[int, str, str]] = []
     for kill, (ranks, rows, workers) in enumerate(((1, 1, 0), (2, 2, 2), (1, 4, 2))):
         config = settings_of(tiny_run, "digest-killed", rows, workers, checkpoint={"every_steps": 2})
-        process = tiny_run.start(config, ranks=ranks, launcher="python" if ranks == 1 else "torchrun")
+        process = tiny_run.start(config, ranks=ranks)
         target, end = 4 + 8 * kill + moments.randint(0, 4), time.monotonic() + 120
         while num_lines(run) < target:
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < end, "no progress"
             time.sleep(0.002)
         time.sleep(moments.random() * 0.1)
-        kill_everything(process)
+        process.kill()
+        process.communicate()
         seen += digests(run)
     assert json.loads((run / "run.json").read_text())["status"] == "running"
     config = settings_of(tiny_run, "digest-killed", 1, 0, checkpoint={"every_steps": 2})
-    output = tiny_run.train(config, ranks=2, launcher="torchrun")
+    output = tiny_run.train(config, ranks=2)
     assert digests(run) == wanted, output
     assert set(seen) <= set(wanted)  # the steps that were lost and made again, too
     assert losses(run) == pytest.approx(losses(whole[1, 1, 0]), rel=1e-5)

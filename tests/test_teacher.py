@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,16 +172,7 @@ CHILD = Path(__file__).with_name("several_runs.py")
 
 
 def train_several(tiny_run, *settings, ranks=1):
-    words = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--standalone", str(CHILD)]
-    done = subprocess.run(
-        [*words, *(str(tiny_run.write(plain)) for plain in settings)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=tiny_run.folder,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    tiny_run.train(*(tiny_run.write(plain) for plain in settings), ranks=ranks, script=CHILD)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_words_that_nobody_knows_are_refused(words):
 
 
 def test_help_shows_examples_and_imports_no_torch(tiny_run):
-    assert "srun" in tiny_run.train("--help")
+    assert "srun" in tiny_run.train("--help", launcher="python")
     script = "import sys; from proxy_lm.train.__main__ import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, check=False).returncode == 0
 
@@ -116,10 +116,9 @@ def test_torchrun_and_srun_train_the_same_with_deepspeed_files(tiny_run):
     config = tiny_run.write(tiny_run.settings("s", **short))
     port = str(free_port())
     slurm = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_STEP_TASKS_PER_NODE": "2", "MASTER_PORT": port}
-    ranks = [
-        tiny_run.start("--deepspeed", "--deepspeed_config", ds, config, SLURM_PROCID=str(k), SLURM_LOCALID=str(k), **slurm) for k in (0, 1)
-    ]
-    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+    words = ("--deepspeed", "--deepspeed_config", ds, config)
+    ranks = [tiny_run.start(*words, launcher="python", SLURM_PROCID=str(k), SLURM_LOCALID=str(k), **slurm) for k in (0, 1)]
+    outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert "2 ranks" in outputs[0]
     texts = [(tiny_run.folder / "runs" / name / "metrics.jsonl").read_text() for name in "ts"]

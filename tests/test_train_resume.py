@@ -83,12 +83,16 @@ def test_killed_three_times_and_stopped_once_equals_uninterrupted_to_the_last_bi
     moments = random.Random(os.urandom(8))
     shown = []
     for kill in range(3):
-        process = tiny_run.start(config, ranks=2, launcher="deepspeed")
+        process = tiny_run.start(config, ranks=2, launcher="deepspeed" if kill == 0 else "fork")
         at = num_lines(run) if kill == 0 else moments.randint(3 * kill, 3 * kill + 5)
         wait_for_line(process, run, at + 1)
         time.sleep(moments.random() * 0.3)
         shown.append(num_lines(run))
-        kill_everything(process)
+        if kill == 0:
+            kill_everything(process)
+        else:
+            process.kill()
+            process.communicate()
     began = time.time()
     process = tiny_run.start(config, ranks=2, launcher="deepspeed")
     while (run / "metrics.jsonl").stat().st_mtime < began:  # cut off at the checkpoint when the loop begins
@@ -102,7 +106,7 @@ def test_killed_three_times_and_stopped_once_equals_uninterrupted_to_the_last_bi
         assert process.returncode == 75, output
         stopped = json.loads((run / "run.json").read_text())
         assert stopped["status"] == "stopped"
-        tiny_run.train(config, ranks=2, launcher="deepspeed")
+        tiny_run.train(config, ranks=2)
 
     assert losses(run) == losses(whole)
     assert [step for step, _ in losses(run)] == list(range(1, STEPS + 1))
@@ -172,7 +176,7 @@ def test_a_rank_that_dies_ends_the_others_with_a_sentence(tiny_run):
 def test_a_run_whose_loss_is_broken_ends_with_exit_code_1_and_is_not_finished(tiny_run):
     """It once ended "finished" at exit code 0, with a model that predicted nothing."""
     config = tiny_run.write(settings(tiny_run, "broken", optimizer={"learning_rate": 1e30}, spikes={"rollback_after": None}))
-    output = tiny_run.train(config, ranks=2, launcher="deepspeed", code=1)
+    output = tiny_run.train(config, ranks=2, code=1)
     assert output.count("the loss was not finite in the last 10 of ") == 1
     assert "Traceback" not in output
     run = tiny_run.folder / "runs" / "broken"
@@ -231,7 +235,7 @@ def test_at_stage_0_the_number_of_ranks_may_change_on_the_way(tiny_run, whole):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 75, output
-    tiny_run.train(config, "--resume", ranks=2, launcher="deepspeed")
+    tiny_run.train(config, "--resume", ranks=2)
     for (step, ours), (_, theirs) in zip(losses(run), losses(whole), strict=True):
         assert float.fromhex(ours) == pytest.approx(float.fromhex(theirs), rel=1e-5), step
 
