@@ -140,6 +140,8 @@ def verdicts(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[
                     "chunk_bytes": row["chunk_bytes"],
                     "data": name,
                     "raw": ours,
+                    "num_chunks": row["cells"][name]["num_chunks"],
+                    "num_by_model": row["cells"][name]["num_by_model"],
                     "best": min(others, key=lambda other: others[other], default=None),
                     "best_raw": min(others.values(), default=None),
                     "beats": [other for other, rate in others.items() if ours < rate],

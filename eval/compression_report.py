@@ -44,29 +44,27 @@ def rate_cells(
 
 
 def coding_cells(result: dict[str, Any]) -> Cells:
-    """Of each model and data set: what its probabilities say, what the coder made of it, what was compared, how long it took."""
-    head = ["chunk", "model", "data", "chunks", "by the model", "information", "coded", "more, %", "decoded and equal", "encode kB/s"]
+    """Of each model and data set: chunks that it told itself, what the probabilities say, what the coder made of it, chunks that were
+    decoded and found equal, speed of encoding."""
+    head = ["chunk", "model", "data", "by model", "information", "coded", "more, %", "equal", "kB/s"]
     rows = []
-    for row in in_order(result["rows"]):
-        if row["group"] != "model" or row["accounting"] == "scaled":  # as many bytes as with lost bits appended
-            continue
-        for name, cell in row["cells"].items():
+    for row in in_order(result["rows"], ("model",)):
+        for name, cell in row["cells"].items() if row["accounting"] != "scaled" else ():  # as many bytes as with lost bits appended
             content = cell["information_bits"] / 8
             more = f"{100 * (cell['coded_bytes'] / content - 1):.3f}" if content else "-"
             speed = f"{cell['num_bytes'] / max(cell['encode_seconds'], 1e-9) / 1e3:.1f}"
-            verified = f"{cell['num_verified']:,} of {cell['num_chunks']:,}"
-            told = [chunk_of(row), f"{row['name']}{', 7 bit' if row['seven_bit'] else ''}", name, f"{cell['num_chunks']:,}"]
-            told.append(f"{cell['num_by_model']:,}")
-            rows.append([*told, f"{content:,.1f}", f"{cell['coded_bytes']:,}", more, verified, speed])
+            by_model, equal = (f"{cell[key]:,} of {cell['num_chunks']:,}" for key in ("num_by_model", "num_verified"))
+            told = [chunk_of(row), f"{row['name']}{', 7 bit' if row['seven_bit'] else ''}", name, by_model]
+            rows.append([*told, f"{content:,.1f}", f"{cell['coded_bytes']:,}", more, equal, speed])
     return Cells(head, rows, 3)
 
 
 def model_cells(result: dict[str, Any]) -> Cells:
     """The models: what an adjusted rate charges."""
-    head = ["model", "kind", "parameters", "bytes of weights", "same code everywhere", "weights (sha256)"]
+    head = ["model", "kind", "parameters", "weights, bytes", "decodes", "weights (sha256)"]
     rows = []
     for model in result["models"]:
-        same = "yes" if model["portable"] else "no: this machine"
+        same = "anywhere" if model["portable"] else "here"
         numbers = [f"{model['num_parameters']:,}", f"{model['num_parameter_bytes']:,}", same]
         rows.append([model["name"], kind_of(model["identity"]), *numbers, str(model["identity"]["fingerprint"])[:16]])
     return Cells(head, rows, 2)
@@ -102,6 +100,8 @@ def verdict_lines(result: dict[str, Any]) -> list[str]:
             said = f"less than {', '.join(found['beats'])}; not than {', '.join(found['does_not_beat'])}"
         best = "" if found["best"] is None else f" (the best: {found['best']}, {found['best_raw']:.1f} %)"
         who = label(found | {"name": found["row"]})
+        if found["num_by_model"] < found["num_chunks"]:
+            who += f" ({found['num_by_model']:,} of {found['num_chunks']:,} chunks told by the model itself)"
         lines.append(f"{found['data']}, chunks of {found['chunk_bytes']:,}: {who} {found['raw']:.1f} %, {said}{best}")
     return lines
 

@@ -143,6 +143,7 @@ def test_chunks_that_cost_less_without_the_model_are_told(saved_run, tmp_path):
     result = compression([row], [noise], [], CompressionSettings(chunk_bytes=(256,)), out=None)
     assert result["rows"][0]["cells"]["random"]["num_by_model"] == 0
     assert "m, chunks of 256: told by the model itself: random 0 of 1 chunks." in markdown(result)
+    assert "random, chunks of 256: m (0 of 1 chunks told by the model itself) 10" in markdown(result)
 
 
 def test_tables_are_no_wider_than_the_terminal(static):
@@ -242,7 +243,13 @@ def test_code_that_does_not_come_back_is_no_rate(static):
 
 def test_verdicts_compare_equal_chunks_by_raw_rate():
     def row(name: str, group: str, size: int | None, raw: float) -> dict:
-        return {"name": name, "group": group, "chunk_bytes": size, "accounting": None, "cells": {"code": {"raw": raw}}}
+        return {
+            "name": name,
+            "group": group,
+            "chunk_bytes": size,
+            "accounting": None,
+            "cells": {"code": {"raw": raw, "num_chunks": 2, "num_by_model": 1}},
+        }
 
     rows = [
         row("a", "classical", None, 1.0),
