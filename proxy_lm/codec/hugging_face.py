@@ -69,7 +69,9 @@ def hugging_face_predictor(folder: Path, *, device: str = "cpu") -> SymbolPredic
             model.set_experts_implementation("eager")
         model = model.double().eval().requires_grad_(False).to(where)
         config = model.config.get_text_config()
-        reading = reading_of(tokenizer, int(model.get_output_embeddings().weight.shape[0]), config.bos_token_id)
+        head = model.get_output_embeddings()
+        num_rows = config.vocab_size if head is None else head.weight.shape[0]
+        reading = reading_of(tokenizer, num_rows, config.bos_token_id)
         body = HuggingFaceBody(model, reading.ids, _row_length(config))
         body.check()
     told: dict[str, JSON] = {
