@@ -103,10 +103,10 @@ def vocabularies(results: Results, analysis: Analysis, shown: Sequence[Group]) -
     for k, group in enumerate(dict.fromkeys(point.group for point in found)):
         mine: dict[int, Rate] = {point.alphabet: point.raw for point in found if point.group == group}
         lines.append(Line(group or "rate", k, mine))
+    paid = ", so that a larger vocabulary pays for its output matrix with fewer steps" if results.match["kind"] == "flops" else ""
     text = [
         f"Raw rate in chunks of {max(found[0].lengths):,} bytes against the vocabulary: bytes, and byte pair encodings of SentencePiece. "
-        f"At equal {results.match['kind']}, so that a larger vocabulary pays for its output matrix with fewer steps. {_seeds(found)}"
-        "A chunk is encoded alone; no piece goes beyond it.",
+        f"At equal {results.match['kind']}{paid}. {_seeds(found)}A chunk is encoded alone; no piece goes beyond it.",
     ]
     table = vocabulary_table(found)
 
