@@ -100,9 +100,13 @@ def command_of(settings: RunSettings, launch: LaunchSettings, port: int) -> list
     if launch.arguments is not None:
         return [sys.executable, "-m", "deepspeed.launcher.runner", *port_words, *launch.arguments, *trainer]
     devices = [int(name) for name in _own_devices(launch)] or list(range(launch.num_ranks))
-    world = base64.urlsafe_b64encode(json.dumps({"localhost": devices}).encode()).decode()
-    here = [f"--world_info={world}", "--master_addr=127.0.0.1"]
-    return [sys.executable, "-m", "deepspeed.launcher.launch", *here, *port_words, *trainer]
+    return [*launcher_here(devices), *port_words, *trainer]
+
+
+def launcher_here(devices: Sequence[int]) -> list[str]:
+    """DeepSpeed's launcher of one node, for one rank a device: the words that its front end gives to it."""
+    world = base64.urlsafe_b64encode(json.dumps({"localhost": list(devices)}).encode()).decode()
+    return [sys.executable, "-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
 
 
 def environment_of(launch: LaunchSettings) -> dict[str, str]:
