@@ -29,6 +29,7 @@ from eval.imported_cells import Theirs, import_cells
 from eval.matching import describe_runs, solve_runs
 from eval.plan import ArmRun, ComparePlan, arm_runs, differences
 from eval.results import ArmResult, ChosenRate, Projects, Results
+from eval.teacher_scores import teacher_scores
 from eval.verdicts import with_verdicts
 from proxy_lm import plotting
 from proxy_lm.config import validate
@@ -333,6 +334,7 @@ def gathered(
         arms=[cells[run.cell_name] for run in runs],
         projects=Projects(num_bytes=num_bytes[0]) if num_bytes else None,
         once=ready.once,
+        teachers=teacher_scores(plan, ready.corpus, grid.out),
         searched=rate_search.searched(ready.tries, tried),
         chosen=list(chosen),
     )

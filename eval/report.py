@@ -24,6 +24,7 @@ from eval import (
     report_samples,
     report_search,
     report_verdicts,
+    teacher_scores,
     transfer_report,
 )
 from eval.grid_analysis import Analysis, analyse
@@ -49,6 +50,7 @@ def content(results: Results) -> Content:
     names = report_grid.drawn(analysis, shown)
     curves = [replace(group, arms={name: runs for name, runs in group.arms.items() if name in names}) for group in shown]
     table = report_grid.main_table(results, analysis, shown)
+    read_as = report_verdicts.read_as(results, analysis)
     return Content(
         f"Comparison: {results.name}",
         results.question,
@@ -56,7 +58,7 @@ def content(results: Results) -> Content:
             Section("What was compared", _in_short(results, shown), _scale_table(results, shown)),
             Section("Arms", _of_arms(results), arm_table(results)),
             *plot,
-            Section("Result", report_verdicts.read_as(results, analysis), table, points=_found(results, analysis, shown)),
+            Section("Result", [*read_as, *teacher_scores.said(results)], table, points=_found(results, analysis, shown)),
             *report_grid.margins(results, analysis, shown),
             *report_grid.ablations(results, analysis, shown),
             *report_grid.multipliers(results, analysis, shown),

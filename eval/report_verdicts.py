@@ -129,7 +129,7 @@ def read_as(results: Results, analysis: Analysis) -> list[str]:
     if len(results.plan["seeds"]) == 1:
         lines.append(
             f"One seed: the intervals do not cover the noise of another initialisation or data order. That is marked {NO_SEEDS}, and "
-            "nothing is judged by it: more seeds of one arm are enough."
+            "nothing is judged by it; give more seeds to have verdicts."
         )
         return lines
     done = [point for point in analysis.points if point.seeds]

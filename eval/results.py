@@ -173,6 +173,8 @@ class Results(Settings):
     projects: Projects | None = None
     once: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """What the plan's further evaluations measured once for all arms, by file name; see `eval.further.measure_once`."""
+    teachers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Bits per byte of the byte models that teach arms, on the bytes that arms are scored on, by view; see `eval.teacher_scores`."""
     searched: list[SearchedRate] = Field(default_factory=list)
     chosen: list[ChosenRate] = Field(default_factory=list)
 

@@ -27,7 +27,7 @@ from typing import Any, Final
 
 import yaml
 
-from eval import compression_tables, exchange, report_search
+from eval import compression_tables, exchange, report_search, teacher_scores
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
 from eval.margins import ByScale
@@ -172,7 +172,8 @@ def main(results: Results, analysis: Analysis, options: Options) -> Made:
                 si(p.flops_with_compressor),
             ]
         )
-    return " ".join([meaning(analysis) + waiting, *exchange.said(results)]), Table(columns, rows, frozenset(range(len(placed) + 1)))
+    text = " ".join([meaning(analysis) + waiting, *exchange.said(results), *teacher_scores.said(results)])
+    return text, Table(columns, rows, frozenset(range(len(placed) + 1)))
 
 
 def _begun(points: list[Point]) -> tuple[list[Point], str]:

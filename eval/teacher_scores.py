@@ -1,0 +1,98 @@
+"""How good the teachers of a comparison are themselves: bits per byte of their byte models on the bytes that every arm is scored on.
+
+    found = teacher_scores(plan, corpus, out)        by view; kept in OUT/once, so that the second time costs nothing
+
+The same documents, windows and denominator as for the arms (`windows.py`), the end of a document not charged. A model is reset where a
+window begins.
+
+Not promised: an interval; a teacher is one model, fitted once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from compressors.files import digest_of, read_json, write_json
+from compressors.neural.models import PRECISION_BITS, ByteModel, load_model, model_identity
+from eval.blocks import take_prefix
+from eval.plan import ComparePlan, arm_runs
+from eval.planned_teacher import teacher_view
+from eval.results import Results
+from eval.windows import NUM_OPENING_IDS, cut
+from proxy_lm.data.corpus import Corpus
+from proxy_lm.neural_training import MODEL_FOLDER
+
+SCHEMA: Final = "proxy-lm teacher 1"
+
+
+def teacher_scores(plan: ComparePlan, corpus: Corpus, out: Path) -> dict[str, dict[str, Any]]:
+    """The score of each view's byte model that teaches an arm, by the view's name; those whose model is not there yet are left out."""
+    views = dict.fromkeys(view for run in arm_runs(plan) if (view := teacher_view(run.values)) is not None)
+    folders = {view: out / "views" / view / MODEL_FOLDER for view in views}
+    kept = out / "once"
+    return {view: _score(plan, corpus, folder, kept / f"teacher-{view}.json") for view, folder in folders.items() if folder.is_dir()}
+
+
+def _score(plan: ComparePlan, corpus: Corpus, folder: Path, path: Path) -> dict[str, Any]:
+    asked = plan.evaluation
+    settings = {name: getattr(asked, name) for name in ("split", "context_bytes", "stride_bytes", "max_bytes")}
+    kind, fingerprint = model_identity(folder)
+    key = digest_of([SCHEMA, settings, fingerprint, corpus.digest])
+    if path.exists():
+        kept = read_json(path, "score of a teacher")
+        if kept.get("key") == key:
+            return {name: value for name, value in kept.items() if name != "key"}
+    model = load_model(folder)
+    documents = take_prefix(corpus.sizes, corpus.splits[asked.split], asked.max_bytes)
+    nats, num_bytes = 0.0, 0
+    for index in documents:
+        document = corpus.document(index)
+        nats += document_nats(model, document, asked.context_bytes, asked.stride_bytes)
+        num_bytes += len(document)
+    bits = nats / math.log(2) / num_bytes if num_bytes else None
+    found = {"kind": kind, "fingerprint": fingerprint, "bits_per_byte": bits, "num_bytes": num_bytes, "num_documents": len(documents)}
+    write_json(path, {**found, "key": key})
+    return found
+
+
+def document_nats(model: ByteModel, document: bytes, context_bytes: int, stride_bytes: int) -> float:
+    """Nats of all bytes of a document, each scored once, in the windows in which a byte model of the comparison is asked."""
+    nats = 0.0
+    borders = np.arange(len(document) + 1, dtype=np.int64)
+    for window in cut(borders, context_bytes=context_bytes, stride_bytes=stride_bytes):
+        first, end = (max(0, place - NUM_OPENING_IDS) for place in (window.read_from, window.score_to))
+        scored = max(0, window.score_from - NUM_OPENING_IDS)
+        if scored < end:
+            stretch = document[first:end]
+            rows = model.rows([stretch])[0]
+            chosen = rows[np.arange(scored - first, end - first), np.frombuffer(stretch, np.uint8)[scored - first :]]
+            nats += float(PRECISION_BITS * math.log(2) * len(chosen) - np.log(chosen.astype(np.float64)).sum())
+    return nats
+
+
+def said(results: Results) -> list[str]:
+    """A sentence for each teacher with a score."""
+    taught: dict[str, list[str]] = {}
+    for name, arm in results.plan.get("arms", {}).items():
+        view = teacher_view(_only(arm))
+        if view is not None:
+            taught.setdefault(view, []).append(name)
+    return [
+        f"The teacher itself, the byte model of view {view}{_whom(taught.get(view, []))}: {found['bits_per_byte']:.3f} bits per byte on "
+        "the same bytes."
+        for view, found in results.teachers.items()
+        if found.get("bits_per_byte") is not None
+    ]
+
+
+def _only(arm: Mapping[str, Any]) -> dict[str, Any]:
+    return {"teacher": arm["teacher"]} if arm.get("teacher") else {}
+
+
+def _whom(arms: list[str]) -> str:
+    return f" ({', '.join(arms)})" if arms else ""
