@@ -65,7 +65,9 @@ class DataSet:
         num_chunks = max(1, len(self.data) // chunk_bytes)
         chosen = evenly(num_chunks, max(1, num_bytes // chunk_bytes))
         part = b"".join(self.data[index * chunk_bytes : (index + 1) * chunk_bytes] for index in chosen)
-        where = f"{len(chosen)} chunks of {chunk_bytes} bytes of {self.name}, at equal distances"
+        where = f"{len(chosen)} chunks of {chunk_bytes:,} bytes of {self.name}, at equal distances"
+        if len(chosen) == 1:
+            where = f"the first {len(part):,} bytes of {self.name}"
         return DataSet(f"{self.name} ({len(part):,} bytes)", self.kind, where, part, self.split, self.corpus_digest, part=True)
 
 
