@@ -28,7 +28,7 @@ INTERRUPTED = "with --out, what is finished is kept and the same command continu
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Only what is given here overrides the defaults of `CompressionSettings`."""
     parser.add_argument(
-        "--model", action="append", default=[], metavar="[NAME=]PATH", help="a run, a byte model (VIEW/model) or a Hugging Face folder; any number"
+        "--model", action="append", default=[], metavar="[NAME=]PATH", help="a run, VIEW/model, or a Hugging Face folder; any number"
     )
     parser.add_argument(
         "--data",
@@ -95,7 +95,7 @@ def named_models(words: list[str]) -> dict[str, Path]:
         named = bool(equals) and not Path(word).exists()
         path = Path(rest if named else word)
         if not path.is_dir():
-            raise RequestError(f"--model {word}: {path} is not a folder; give a run, the folder of a byte model (VIEW/model) or a Hugging Face folder")
+            raise RequestError(f"--model {word}: {path} is not a folder; give a run, a byte model (VIEW/model) or a Hugging Face model")
         own = path.resolve()
         name = given if named else f"{own.parent.name}/{own.name}" if own.name == "model" else own.name
         if name in models:

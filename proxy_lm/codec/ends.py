@@ -77,4 +77,4 @@ def check_ends(name: str, out: str, *, force: bool, json: bool) -> Path | None:
 def check_model_folder(model: Path) -> None:
     """Raises `RequestError` where there is no folder, before torch is imported, which takes seconds."""
     if not model.is_dir():
-        raise RequestError(f"--model {model} is not a folder; give a run folder, the folder of a byte model (VIEW/model) or a Hugging Face folder")
+        raise RequestError(f"--model {model} is not a folder; give a run, a byte model (VIEW/model) or a Hugging Face model")
