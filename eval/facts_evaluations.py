@@ -55,7 +55,9 @@ def _keeps(loser: Mapping[int, float], base: Mapping[int, float], name: str, bas
     if not seeds:
         return f"; decides nothing: no `{name}` beside it"
     mean, bounds = seed_mean([(loser[seed] - base[seed]) * (1 if less_is_better else -1) for seed in seeds])
-    if bounds is not None and bounds[0] > 0:
+    if bounds is None:
+        return f"; decides nothing: one seed of `{name}`"
+    if bounds[0] > 0:
         return ""
     return f"; decides nothing: `{name}` loses no more than the noise of `{base_name}` ({mean:+.3f}{span(bounds, sign='+')})"
 

@@ -166,6 +166,8 @@ def test_where_tokens_lose_nothing_robustness_decides_nothing(comparison, tokens
     seen, found = rows_of(comparison("ladder", arms, views=PROXIES, alone=("tokens",), evaluations=asked))["robustness stays that of bytes"]
     assert found == "not decided"
     assert why in seen
+    alone = comparison("ladder", arms, seeds=(0,), views=PROXIES, alone=("tokens",), evaluations=asked)
+    assert tokens is None or "one seed of `tokens`" in rows_of(alone)["robustness stays that of bytes"][0]
 
 
 def test_one_run_in_two_comparisons_is_evidence_once(comparison):
