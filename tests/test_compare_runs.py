@@ -126,7 +126,7 @@ def test_killed_and_continued_it_ends_with_the_same_numbers(place, capsys):
     # The token arm has a number, over its own symbols and per byte.
     assert found["halves"]["view"] == "halves"
     assert found["halves"]["bits_per_byte"] > 0
-    assert found["halves"]["verdict"]["verdict"] in ("better", "worse", "tie")
+    assert found["halves"]["verdict"]["verdict"] == "not judged"  # one seed
     assert found["bytes"]["verdict"]["verdict"] == "baseline"
     # Every arm was asked what the plan asks after bits per byte, on the same places.
     lines = [found[name]["evaluations"]["lines-test"] for name in ("bytes", "halves")]

@@ -116,7 +116,7 @@ def test_killed_side_by_side_and_continued_it_ends_with_the_same_numbers(place, 
         assert found[name]["final"]["loss_hex"] == expected["final"]["loss_hex"]
         assert (found[name]["budget"], found[name]["status"], found[name]["learning_rate"]) == ("x1", "done", 0.003)
     assert found["bytes-x1"]["verdict"]["verdict"] == "baseline"
-    assert found["halves-x1"]["verdict"]["verdict"] in ("better", "worse", "tie")
+    assert found["halves-x1"]["verdict"]["verdict"] == "not judged"  # one seed
     results = json.loads((place / "killed" / "results.json").read_text())
     assert len(results["projects"]["num_bytes"]) == len(found["bytes-x1"]["nll_nats_by_project"])
     assert str(place) not in (place / "killed" / "results.json").read_text()
