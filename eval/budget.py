@@ -45,7 +45,8 @@ class MatchSettings(Settings):
     def _one(self) -> MatchSettings:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"{' and '.join(given) if given else 'nothing'} is given; give one of flops, symbols, source_bytes, seconds")
+            told = f"{' and '.join(given)} are given" if given else "nothing is given"
+            raise ValueError(f"{told}; give one of flops, symbols, source_bytes, seconds, and null for the others (match.flops=null)")
         return self
 
     @property

@@ -116,7 +116,7 @@ def test_refusals(words, model, tmp_path):
     refused("both be on standard output", "compress", "in", "-", "--json")
     refused("is no file of `proxy-lm compress`", "decompress", "in", "x")
     refused("is negative", "decompress", "coded", "x", "--cap", -1)
-    refused(f"holds {len(SOURCE)} bytes or more and 99 are allowed; give --cap", "decompress", "coded", "x", "--cap", 99)
+    refused(f"holds {len(SOURCE):,} bytes or more and 99 are allowed; give --cap", "decompress", "coded", "x", "--cap", 99)
     refused("coded with another model (fingerprint: the file's", "decompress", "coded", "x", with_model=other)
     refused("not a folder", "decompress", "coded", "x", with_model=tmp_path / "nowhere")
     refused("view", "compress", "in", "x", "--view", "gzip")

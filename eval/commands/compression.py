@@ -58,7 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="gzip, lzma, zstd or ppm as a model of the next byte; slow: 256 compressions a byte",
     )
     parser.add_argument(
-        "--next-byte-bytes", type=int, metavar="N", help="of each data set for --next-byte, in whole chunks; a column more (default: 2048)"
+        "--next-byte-bytes",
+        type=int,
+        metavar="N",
+        help="of each data set for --next-byte, in whole chunks, one at least; a column more (default: 2048)",
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where runs compute (default: cpu)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the result, a Markdown table, and each finished cell here")

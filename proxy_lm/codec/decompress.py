@@ -42,6 +42,8 @@ def check_model(header: Header, predictor: Predictor) -> None:
 
 def _text(values: dict[str, JSON], name: str) -> str:
     value = values.get(name)
+    if value is None:
+        return "none"
     text = value if isinstance(value, str) and value.isprintable() else canonical_json(value).decode()
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({digest_of(value)[:8]})"
 
@@ -49,7 +51,7 @@ def _text(values: dict[str, JSON], name: str) -> str:
 def check_cap(cap: int, raw_bytes: int) -> None:
     """Raises `DecodeError` for more bytes than are allowed."""
     if raw_bytes > cap:
-        raise DecodeError(f"the file holds {raw_bytes} bytes or more and {cap} are allowed; give --cap BYTES if you trust it")
+        raise DecodeError(f"the file holds {raw_bytes:,} bytes or more and {cap:,} are allowed; give --cap BYTES if you trust it")
 
 
 def quick_foot(source: IO[bytes], header: Header, cap: int) -> Foot:
