@@ -16,7 +16,7 @@ from typing import Self
 
 from rich.progress import MofNCompleteColumn
 
-from proxy_lm.progress import PLAIN_INTERVAL_SECONDS, live_bar, note
+from proxy_lm.progress import PLAIN_INTERVAL_SECONDS, live_bar, note, span
 
 
 class TableProgress:
@@ -40,7 +40,7 @@ class TableProgress:
             self._live.stop()
         if kind is None:
             kept = f", {self.num_kept:,} of them kept from before" if self.num_kept else ""
-            note(f"compression: {self.num_done:,} cells in {_span(time.monotonic() - self._started)}{kept}")
+            note(f"compression: {self.num_done:,} cells in {span(time.monotonic() - self._started)}{kept}")
 
     def begin(self, what: str, num_bytes: int) -> None:
         """The next cell: its name, and the bytes it has to do."""
@@ -67,10 +67,4 @@ class TableProgress:
         seconds = max(now - self._cell_started, 1e-9)
         left = seconds / max(1, self._done_bytes) * (self._num_bytes - self._done_bytes)
         told = f"{self._what}: {self._done_bytes:,} of {self._num_bytes:,} bytes"
-        return f"{told}, {_span(left)} left of it" if self._done_bytes < self._num_bytes else told
-
-
-def _span(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+        return f"{told}, {span(left)} left of it" if self._done_bytes < self._num_bytes else told

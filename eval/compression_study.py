@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from pydantic import Field, field_validator
 
-from compressors.files import digest_of, read_json, write_json
 from eval.compression_data import DataSet, open_data
 from eval.compression_rows import ClassicalRow, ModelRow, rates
 from eval.envelope import Dataset, envelope, write_result
+from eval.once import measured_once
 from eval.samples import Samples, work_folder
 from proxy_lm.codec import MAX_CHUNK_BYTES
 from proxy_lm.codec.classical import Classical, Unavailable, classical_compressors
@@ -172,20 +172,19 @@ def once(args: argparse.Namespace, corpus: Corpus, folder: Path) -> dict[str, di
     found, missing = classical_compressors()
     chosen = [one for one in found if one.name in CLASSICAL]
     data, stem = measured_bytes(corpus, settings), f"{COMMAND}-{settings.split}"
-    key = {
+    depends_on = {
         "schema": ONCE_SCHEMA,
         "data": data.digest,
         "corpus": corpus.digest,
         "settings": settings.model_dump(mode="json", exclude={"verify"}),
         "compressors": [[one.name, one.library, one.options] for one in chosen],
     }
-    path = folder / f"{stem}.json"
-    if path.exists() and (kept := read_json(path, "what is measured once")).get("key") == digest_of(key):
-        return {stem: kept["result"]}
-    result = _classical(chosen, [one for one in missing if one.name in CLASSICAL], data, _wholes(corpus, settings, data), settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"key": digest_of(key), "result": result})
-    return {stem: result}
+    unavailable = [one for one in missing if one.name in CLASSICAL]
+
+    def measure() -> dict[str, Any]:
+        return _classical(chosen, unavailable, data, _wholes(corpus, settings, data), settings)
+
+    return {stem: measured_once(folder / f"{stem}.json", depends_on, measure)}
 
 
 def _wholes(corpus: Corpus, settings: StudySettings, data: DataSet) -> list[DataSet]:

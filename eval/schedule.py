@@ -29,7 +29,7 @@ from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell
 from eval.plan import ArmRun, ComparePlan
 from eval.results import ArmResult
 from proxy_lm.errors import RequestError
-from proxy_lm.progress import note
+from proxy_lm.progress import note, span
 from proxy_lm.train.child import last_record, without_places
 
 TELL_SECONDS = 30.0
@@ -159,17 +159,6 @@ class Progress:
     def _spent(self, run: ArmRun) -> float:
         record = last_record(self.grid.out / run.folder)
         return 0.0 if record is None else min(float(record["total_training_flops"]), self.grid.flops[run.cell_name])
-
-
-def span(seconds: float) -> str:
-    """`45 s`, `12 min`, `2 h 10 min`, `3 d 4 h`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def run_cells(grid: Grid, runs: Sequence[ArmRun], jobs: int, found: Found, what: str = "grid", num_done: int = 0) -> None:

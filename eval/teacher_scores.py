@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from compressors.files import digest_of, read_json, write_json
 from compressors.neural.models import PRECISION_BITS, ByteModel, load_model, model_identity
 from eval.blocks import take_prefix
+from eval.once import measured_once
 from eval.plan import ComparePlan, arm_runs
 from eval.planned_teacher import teacher_view
 from eval.results import Results
@@ -42,22 +42,19 @@ def _score(plan: ComparePlan, corpus: Corpus, folder: Path, path: Path) -> dict[
     asked = plan.evaluation
     settings = {name: getattr(asked, name) for name in ("split", "context_bytes", "stride_bytes", "max_bytes")}
     kind, fingerprint = model_identity(folder)
-    key = digest_of([SCHEMA, settings, fingerprint, corpus.digest])
-    if path.exists():
-        kept = read_json(path, "score of a teacher")
-        if kept.get("key") == key:
-            return {name: value for name, value in kept.items() if name != "key"}
-    model = load_model(folder)
-    documents = take_prefix(corpus.sizes, corpus.splits[asked.split], asked.max_bytes)
-    nats, num_bytes = 0.0, 0
-    for index in documents:
-        document = corpus.document(index)
-        nats += document_nats(model, document, asked.context_bytes, asked.stride_bytes)
-        num_bytes += len(document)
-    bits = nats / math.log(2) / num_bytes if num_bytes else None
-    found = {"kind": kind, "fingerprint": fingerprint, "bits_per_byte": bits, "num_bytes": num_bytes, "num_documents": len(documents)}
-    write_json(path, {**found, "key": key})
-    return found
+
+    def measure() -> dict[str, Any]:
+        model = load_model(folder)
+        documents = take_prefix(corpus.sizes, corpus.splits[asked.split], asked.max_bytes)
+        nats, num_bytes = 0.0, 0
+        for index in documents:
+            document = corpus.document(index)
+            nats += document_nats(model, document, asked.context_bytes, asked.stride_bytes)
+            num_bytes += len(document)
+        bits = nats / math.log(2) / num_bytes if num_bytes else None
+        return {"kind": kind, "fingerprint": fingerprint, "bits_per_byte": bits, "num_bytes": num_bytes, "num_documents": len(documents)}
+
+    return measured_once(path, [SCHEMA, settings, fingerprint, corpus.digest], measure)
 
 
 def document_nats(model: ByteModel, document: bytes, context_bytes: int, stride_bytes: int) -> float:

@@ -18,6 +18,17 @@ def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def span(seconds: float) -> str:
+    """`45 s`, `12 min`, `2 h 10 min`, `3 d 4 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 def console_of(pipe_width: int, *, stderr: bool = False) -> Console:
     """Where a command prints its tables: as wide as the terminal, and in a pipe or a file wide enough that they are not squeezed."""
     console = Console(stderr=stderr)

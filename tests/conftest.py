@@ -40,13 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first. Benches run only when asked for by `-m bench`; GPU tests only where there is one."""
+    """Fast tests first. Benches and campaigns run only when asked for (`-m bench`); GPU tests only where there is one."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
     wanted = config.getoption("-m") or ""
-    if "bench" not in wanted:
-        benches = [item for item in items if item.get_closest_marker("bench")]
-        config.hook.pytest_deselected(items=benches)
-        items[:] = [item for item in items if not item.get_closest_marker("bench")]
+    for mark in ("bench", "campaign"):
+        if mark not in wanted:
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(mark)])
+            items[:] = [item for item in items if not item.get_closest_marker(mark)]
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 

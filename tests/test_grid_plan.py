@@ -15,7 +15,7 @@ from eval.budget import Rates
 from eval.matching import describe_runs, solve_runs
 from eval.plan import ComparePlan, arm_runs, check_arms, differences
 from eval.results import SearchedRate
-from eval.schedule import environment_of_job, in_order, num_jobs, shared_out, span
+from eval.schedule import environment_of_job, in_order, num_jobs, shared_out
 from proxy_lm.config import validate
 from proxy_lm.errors import RequestError
 from proxy_lm.train.child import last_record
@@ -240,7 +240,3 @@ def test_the_newest_record_of_a_run_is_read_past_a_torn_line(tmp_path):
     assert last_record(tmp_path) is None
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert last_record(tmp_path) == {"step": 2}
-
-
-def test_spans_of_time():
-    assert [span(seconds) for seconds in (4, 300, 7800, 4 * 86400)] == ["4 s", "5 min", "2 h 10 min", "4 d 0 h"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy_lm.progress import CountProgress, ProgressBar, StepProgress
+from proxy_lm.progress import CountProgress, ProgressBar, StepProgress, span
 
 
 @pytest.fixture
@@ -84,3 +84,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         bar.advance(4)
         assert bar._live is not None
         assert bar._live.tasks[0].completed == 4
+
+
+def test_spans_of_time():
+    assert [span(seconds) for seconds in (4, 300, 7800, 4 * 86400)] == ["4 s", "5 min", "2 h 10 min", "4 d 0 h"]

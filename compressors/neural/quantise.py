@@ -39,22 +39,23 @@ Logits = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 
-def _weight(step: int) -> int:
-    """round(2 ** (24 - step / 32)) in whole numbers: the floor of twice that number is a 32nd root, five square roots in a row."""
-    root = 1 << (STEPS_PER_BIT * (WEIGHT_BITS + 1) - step)
-    for _ in range(5):
-        root = isqrt(root)
-    return (root + 1) // 2
+def weights_table(steps_per_bit: int, weight_bits: int, largest_step: int, sha256: str) -> npt.NDArray[np.int64]:
+    """round(2 ** (weight_bits - step / steps_per_bit)) for steps 0 to largest_step, by square roots of whole numbers: int64
+    [largest_step + 1], not writable. `steps_per_bit` is a power of two. The table is part of a format: it must have this digest."""
 
+    def weight(step: int) -> int:
+        root = 1 << (steps_per_bit * (weight_bits + 1) - step)
+        for _ in range(steps_per_bit.bit_length() - 1):
+            root = isqrt(root)
+        return (root + 1) // 2
 
-def _weights() -> npt.NDArray[np.int64]:
-    weights = np.array([_weight(step) for step in range(LARGEST_STEP + 1)], dtype=np.int64)
-    assert sha256_bytes(weights.astype("<i8").tobytes()) == WEIGHTS_SHA256, "the weights are part of every artefact's definition"
+    weights = np.array([weight(step) for step in range(largest_step + 1)], dtype=np.int64)
+    assert sha256_bytes(weights.astype("<i8").tobytes()) == sha256, "the weights are part of the format"
     weights.setflags(write=False)
     return weights
 
 
-WEIGHTS: Final = _weights()
+WEIGHTS: Final = weights_table(STEPS_PER_BIT, WEIGHT_BITS, LARGEST_STEP, WEIGHTS_SHA256)
 """int64 [641]: weight of a byte by its distance from the most probable one, in steps of 1/32 bit."""
 
 

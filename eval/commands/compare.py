@@ -123,7 +123,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _print_cells(rows: list[dict[str, Any]]) -> None:
-    from eval.schedule import span
+    from proxy_lm.progress import span
 
     wide = max(len(row["cell"]) for row in rows)
     for row in rows:

@@ -60,7 +60,7 @@ class Reader:
 
     def among(self, sizes: I64) -> int:
         """The next symbol, distributed as `sizes`, int64 [A] with sum TOTAL."""
-        return int(_next(sizes, self.words, self.state)[0])
+        return int(next_of_sizes(sizes, self.words, self.state)[0])
 
 
 def uniform_interval(value: int, num: int) -> tuple[int, int]:
@@ -109,7 +109,7 @@ def _narrow(start: np.int64, size: np.int64, words: U32, state: U64) -> None:
 
 
 @compiled
-def _next(sizes: I64, words: U32, state: U64) -> tuple[np.int64, np.int64]:
+def next_of_sizes(sizes: I64, words: U32, state: U64) -> tuple[np.int64, np.int64]:
     """A symbol and where its interval starts; total for every code."""
     start = np.int64(0)
     symbol = np.int64(0)
@@ -141,7 +141,7 @@ def next_symbol(logits: F64, phase: int, weights: I64, scratch: I64, words: U32,
     """The next symbol of a row of logits [A]; its start and size in `interval` [2]. -1 where the row is not finite."""
     if not frequencies(logits, phase, weights, scratch):
         return np.int64(-1)
-    symbol, start = _next(scratch, words, state)
+    symbol, start = next_of_sizes(scratch, words, state)
     interval[0] = start
     interval[1] = scratch[symbol]
     return symbol

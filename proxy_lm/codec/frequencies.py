@@ -14,15 +14,13 @@ Rows that are not finite have no safe phase. A logit of minus infinity is one of
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from compressors.files import sha256_bytes
 from compressors.neural.jit import compiled
-from compressors.neural.quantise import STEPS_PER_BIT, STEPS_PER_NAT
+from compressors.neural.quantise import STEPS_PER_BIT, STEPS_PER_NAT, weights_table
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -41,26 +39,11 @@ WEIGHTS_SHA256: Final = "978601fc1c9650724431ff55d5fd7c82ab0d838bef7fa83e8255f37
 _WEIGHT_BITS: Final = 32
 # Weights times factor stay below 2^62, and the factor is at least 2^12 for the largest alphabet.
 _FACTOR_BITS: Final = 38
-_ALL_UNSAFE = np.uint64((1 << 64) - 1)
+ALL_UNSAFE: Final = np.uint64((1 << 64) - 1)
 _ONE = np.uint64(1)
 
 
-def _weight(step: int) -> int:
-    """round(2 ** (32 - step / 32)), the 32nd root as five square roots."""
-    root = 1 << (STEPS_PER_BIT * (_WEIGHT_BITS + 1) - step)
-    for _ in range(5):
-        root = isqrt(root)
-    return (root + 1) // 2
-
-
-def _weights() -> I64:
-    weights = np.array([_weight(step) for step in range(LARGEST_STEP + 1)], dtype=np.int64)
-    assert sha256_bytes(weights.astype("<i8").tobytes()) == WEIGHTS_SHA256, "the weights are part of the format"
-    weights.setflags(write=False)
-    return weights
-
-
-WEIGHTS: Final = _weights()
+WEIGHTS: Final = weights_table(STEPS_PER_BIT, _WEIGHT_BITS, LARGEST_STEP, WEIGHTS_SHA256)
 """int64 [833]: weight of a symbol by its distance from the most probable one, in steps of 1/32 bit."""
 
 
@@ -73,7 +56,7 @@ def gather(logits: F64, targets: I64, phase: int, weights: I64, starts: U32, siz
     for row in range(logits.shape[0]):
         found, best, factor, num_left = _scale(logits[row], phase, weights, scaled)
         unsafe |= found
-        if found == _ALL_UNSAFE:
+        if found == ALL_UNSAFE:
             return found
         target = targets[row]
         start = np.int64(0)
@@ -93,7 +76,7 @@ def gather(logits: F64, targets: I64, phase: int, weights: I64, starts: U32, siz
 def frequencies(logits: F64, phase: int, weights: I64, out: I64) -> bool:
     """All frequencies of one row [A]; False, and nothing of use in `out`, where it is not finite."""
     found, best, factor, num_left = _scale(logits, phase, weights, out)
-    if found == _ALL_UNSAFE:
+    if found == ALL_UNSAFE:
         return False
     for symbol in range(len(out)):
         out[symbol] = 1 + ((out[symbol] * factor) >> _FACTOR_BITS)
@@ -106,28 +89,17 @@ def _scale(logits: F64, phase: int, weights: I64, scaled: I64) -> tuple[np.uint6
     """Weights of a row; which phases are unsafe, the first symbol of the largest weight, the factor from weights to frequencies, and what
     rounding leaves over, which that symbol gets."""
     num = len(logits)
-    largest = logits[0]
-    for symbol in range(num):
-        if np.isnan(logits[symbol]):
-            return _ALL_UNSAFE, np.int64(0), np.int64(0), np.int64(0)
-        largest = max(largest, logits[symbol])
-    if np.isinf(largest):
-        return _ALL_UNSAFE, np.int64(0), np.int64(0), np.int64(0)
+    largest = most_probable(logits)
+    if not np.isfinite(largest):
+        return ALL_UNSAFE, np.int64(0), np.int64(0), np.int64(0)
     offset = 0.5 + phase * (1.0 / NUM_PHASES)
     unsafe = np.uint64(0)
     total = np.int64(0)
     best = np.int64(0)
     for symbol in range(num):
-        distance = (largest - logits[symbol]) * STEPS_PER_NAT
-        if distance < LARGEST_STEP + 1:
-            scaled[symbol] = weights[min(int(distance + offset), LARGEST_STEP)]
-            # In 64ths of a step from the border of phase 0; the phase for which that is a border is unsafe.
-            place = (distance + 0.5) * NUM_PHASES
-            nearest = int(place + 0.5)
-            if abs(place - nearest) < SAFE_STEPS * NUM_PHASES:
-                unsafe |= _ONE << np.uint64((NUM_PHASES - nearest % NUM_PHASES) % NUM_PHASES)
-        else:
-            scaled[symbol] = weights[LARGEST_STEP]
+        step, found = rounded((largest - logits[symbol]) * STEPS_PER_NAT, offset, LARGEST_STEP, SAFE_STEPS)
+        unsafe |= found
+        scaled[symbol] = weights[step]
         total += scaled[symbol]
         if scaled[symbol] > scaled[best]:
             best = np.int64(symbol)
@@ -136,6 +108,32 @@ def _scale(logits: F64, phase: int, weights: I64, scaled: I64) -> tuple[np.uint6
     for symbol in range(num):
         num_left -= (scaled[symbol] * factor) >> _FACTOR_BITS
     return unsafe, best, factor, num_left
+
+
+@compiled
+def most_probable(logits: F64) -> np.float64:
+    """The largest logit of a row; not a number, or infinite, where the row is not finite and has no frequencies."""
+    largest = logits[0]
+    for symbol in range(len(logits)):
+        if np.isnan(logits[symbol]):
+            return np.float64(np.nan)
+        largest = max(largest, logits[symbol])
+    return np.float64(largest)
+
+
+@compiled
+def rounded(distance: float, offset: float, largest_step: int, safe_steps: float) -> tuple[np.int64, np.uint64]:
+    """The step of a symbol so many steps below the most probable one, and the bit of the phase that has a border within `safe_steps` of
+    it. `offset`: a half, and what the phase moves borders by."""
+    if not distance < largest_step + 1:
+        return np.int64(largest_step), np.uint64(0)
+    # In 64ths of a step from the border of phase 0; the phase for which that is a border is unsafe.
+    place = (distance + 0.5) * NUM_PHASES
+    nearest = int(place + 0.5)
+    unsafe = np.uint64(0)
+    if abs(place - nearest) < safe_steps * NUM_PHASES:
+        unsafe = _ONE << np.uint64((NUM_PHASES - nearest % NUM_PHASES) % NUM_PHASES)
+    return np.int64(min(int(distance + offset), largest_step)), unsafe
 
 
 def order0(data: npt.NDArray[np.uint8]) -> tuple[U32, U32]:

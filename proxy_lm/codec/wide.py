@@ -13,17 +13,15 @@ quarter of a million symbols that all weigh 2^-26 is felt.
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from compressors.files import sha256_bytes
 from compressors.neural.jit import compiled
-from compressors.neural.quantise import STEPS_PER_NAT
-from proxy_lm.codec.coder import _next
-from proxy_lm.codec.frequencies import NUM_PHASES, PRECISION_BITS, SAFE_STEPS, TOTAL
+from compressors.neural.quantise import STEPS_PER_NAT, weights_table
+from proxy_lm.codec.coder import next_of_sizes
+from proxy_lm.codec.frequencies import ALL_UNSAFE, NUM_PHASES, PRECISION_BITS, SAFE_STEPS, TOTAL, most_probable, rounded
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -44,26 +42,9 @@ _WIDE_STEPS_PER_NAT: Final = STEPS_PER_NAT / 4
 # As far from a border in nats as for narrow alphabets.
 _WIDE_SAFE_STEPS: Final = SAFE_STEPS / 4
 _FACTOR_BITS: Final = 38
-_ALL_UNSAFE = np.uint64((1 << 64) - 1)
-_ONE = np.uint64(1)
 
 
-def _weight(step: int) -> int:
-    """round(2 ** (40 - step / 8)), the 8th root as three square roots."""
-    root = 1 << (WIDE_STEPS_PER_BIT * (_WEIGHT_BITS + 1) - step)
-    for _ in range(3):
-        root = isqrt(root)
-    return (root + 1) // 2
-
-
-def _weights() -> I64:
-    weights = np.array([_weight(step) for step in range(WIDE_LARGEST_STEP + 1)], dtype=np.int64)
-    assert sha256_bytes(weights.astype("<i8").tobytes()) == WIDE_WEIGHTS_SHA256, "the weights are part of the format"
-    weights.setflags(write=False)
-    return weights
-
-
-WIDE_WEIGHTS: Final = _weights()
+WIDE_WEIGHTS: Final = weights_table(WIDE_STEPS_PER_BIT, _WEIGHT_BITS, WIDE_LARGEST_STEP, WIDE_WEIGHTS_SHA256)
 """int64 [289]: weight of a symbol by its distance from the most probable one, in steps of 1/8 bit."""
 
 
@@ -78,7 +59,7 @@ def gather_wide(logits: F64, targets: I64, phase: int, weights: I64, starts: U32
     for row in range(logits.shape[0]):
         found = _weigh(logits[row], phase, weights, scaled, sums)
         unsafe |= found
-        if found == _ALL_UNSAFE:
+        if found == ALL_UNSAFE:
             return found
         group, place = targets[row] // GROUP_SIZE, targets[row] % GROUP_SIZE
         _share(sums, shares)
@@ -94,14 +75,14 @@ def next_wide(logits: F64, phase: int, weights: I64, scratch: I64, words: U32, s
     num = len(logits)
     sums = np.empty((num + GROUP_SIZE - 1) // GROUP_SIZE, np.int64)
     shares = np.empty(max(len(sums), GROUP_SIZE), np.int64)
-    if _weigh(logits, phase, weights, scratch, sums) == _ALL_UNSAFE:
+    if _weigh(logits, phase, weights, scratch, sums) == ALL_UNSAFE:
         return np.int64(-1)
     _share(sums, shares)
-    group, start = _next(shares[: len(sums)], words, state)
+    group, start = next_of_sizes(shares[: len(sums)], words, state)
     interval[0], interval[1] = start, shares[group]
     members = scratch[group * GROUP_SIZE : min((group + 1) * GROUP_SIZE, num)]
     _share(members, shares)
-    place, start = _next(shares[: len(members)], words, state)
+    place, start = next_of_sizes(shares[: len(members)], words, state)
     interval[2], interval[3] = start, shares[place]
     return group * GROUP_SIZE + place
 
@@ -109,25 +90,15 @@ def next_wide(logits: F64, phase: int, weights: I64, scratch: I64, words: U32, s
 @compiled
 def _weigh(logits: F64, phase: int, weights: I64, scaled: I64, sums: I64) -> np.uint64:
     """Weights of a row and of its groups; which phases are unsafe."""
-    largest = logits[0]
-    for symbol in range(len(logits)):
-        if np.isnan(logits[symbol]):
-            return _ALL_UNSAFE
-        largest = max(largest, logits[symbol])
-    if np.isinf(largest):
-        return _ALL_UNSAFE
+    largest = most_probable(logits)
+    if not np.isfinite(largest):
+        return ALL_UNSAFE
     offset = 0.5 + phase * (1.0 / NUM_PHASES)
     unsafe = np.uint64(0)
     sums[:] = 0
     for symbol in range(len(logits)):
-        distance = (largest - logits[symbol]) * _WIDE_STEPS_PER_NAT
-        step = WIDE_LARGEST_STEP
-        if distance < WIDE_LARGEST_STEP + 1:
-            step = min(int(distance + offset), WIDE_LARGEST_STEP)
-            place = (distance + 0.5) * NUM_PHASES
-            nearest = int(place + 0.5)
-            if abs(place - nearest) < _WIDE_SAFE_STEPS * NUM_PHASES:
-                unsafe |= _ONE << np.uint64((NUM_PHASES - nearest % NUM_PHASES) % NUM_PHASES)
+        step, found = rounded((largest - logits[symbol]) * _WIDE_STEPS_PER_NAT, offset, WIDE_LARGEST_STEP, _WIDE_SAFE_STEPS)
+        unsafe |= found
         scaled[symbol] = weights[step]
         sums[symbol // GROUP_SIZE] += weights[step]
     return unsafe
