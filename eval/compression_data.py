@@ -25,6 +25,7 @@ from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.demo import KINDS, demo_chunks, read_manifest
 from proxy_lm.data.demo_folders import AUDIO_ENDINGS, IMAGE_ENDINGS, audio_chunks, image_chunks
 from proxy_lm.errors import RequestError
+from proxy_lm.train.told_folders import ToldFolders
 
 MANIFEST: Final = "manifest.json"
 CONFIG: Final = "config.yaml"
@@ -137,9 +138,10 @@ def _corpus(name: str, folder: Path, split: str, limit: int | None) -> DataSet:
         told = read_yaml(folder / CONFIG).get("corpus")
         if not isinstance(told, str):
             raise RequestError(f"--data {name}: {folder} is a run that names no corpus; give the folder of the corpus")
-        if not Path(told).is_dir():
-            raise RequestError(f"--data {name}: the corpus of {folder} is no longer in {told}; give the folder of the corpus")
-        folder, whose = Path(told), "the run's corpus"
+        run = ToldFolders.of_run(folder)
+        if not run.corpus().is_dir():
+            raise RequestError(f"--data {name}: {run.missing('corpus', told)}; give the folder of the corpus")
+        folder, whose = run.corpus(), "the run's corpus"
     corpus = Corpus.open(folder, verify=False)
     if split not in corpus.splits:
         raise RequestError(f"--split {split}: the corpus has {', '.join(corpus.splits)}")

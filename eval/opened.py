@@ -21,7 +21,7 @@ import compressors.registry as registry
 from eval.scorer import Reading, Scorer, reading_of
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
-from proxy_lm.reading import compressor_of, device_named, reading_view
+from proxy_lm.reading import compressor_of, device_named, open_corpus, reading_view
 from proxy_lm.train.restore import LoadedModel, load_model
 from proxy_lm.train.weights import WEIGHTS_NAME
 
@@ -105,13 +105,7 @@ class Opened:
 
     def corpus(self, path: Path | None = None, *, verify: bool = True) -> Corpus:
         """The corpus of the run, from `path` where it has moved. Raises `RequestError` for another corpus than the run was trained on."""
-        opened = Corpus.open(path or Path(self.loaded.settings.corpus), verify=verify)
-        expected = self.identity["corpus_digest"]
-        if opened.digest != expected:
-            raise RequestError(
-                f"{opened.path} has digest {opened.digest} and the run was trained on {expected}; give that corpus with --corpus"
-            )
-        return opened
+        return open_corpus(self.loaded, path, verify=verify)
 
 
 def open_run(

@@ -25,7 +25,7 @@ from eval.scorer import Scorer, reading_of
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import ProxyError, RequestError, WorkError
 from proxy_lm.progress import ProgressBar, note
-from proxy_lm.reading import compressor_of, device_named, reading_view
+from proxy_lm.reading import compressor_of, device_named, open_corpus, reading_view
 from proxy_lm.train.launch import detect
 from proxy_lm.train.restore import LoadedModel, load_model
 from proxy_lm.train.weights import WEIGHTS_NAME
@@ -77,12 +77,7 @@ def _ranks() -> tuple[int, int]:
 def open_job(run: Path, settings: EvaluationSettings, corpus: Path | None, *, verify: bool) -> tuple[Job, Corpus, LoadedModel]:
     """Load the newest valid checkpoint of the run, and the corpus it was trained on; `verify` compares the digest of every byte of it."""
     loaded = load_model(run, device=device_named(settings.device))
-    opened = Corpus.open(corpus or Path(loaded.settings.corpus), verify=verify)
-    expected = loaded.manifest["state"]["identity"]["corpus"]
-    if opened.digest != expected:
-        raise RequestError(
-            f"{opened.path} has digest {opened.digest} and the run was trained on {expected}; give that corpus with --corpus"
-        )
+    opened = open_corpus(loaded, corpus, verify=verify)
     view = settings.view or reading_view(loaded.settings)
     weights = next(entry["sha256"] for entry in loaded.manifest["files"] if entry["name"] == WEIGHTS_NAME)
     job = Job(run, opened.path, settings, view, loaded.step, weights, opened.digest)

@@ -1,4 +1,4 @@
-"""In which view a trained run is asked, through which compressor, and on which device. No DeepSpeed.
+"""In which view a trained run is asked, through which compressor, on which corpus and device. No DeepSpeed.
 
     view = reading_view(loaded.settings)               # 'raw', or the run's only view
     compressor = compressor_of(loaded, view)           # None for raw bytes
@@ -15,6 +15,7 @@ import torch
 
 import compressors.registry as registry
 from compressors.base import Compressor
+from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
 from proxy_lm.train.restore import LoadedModel
 from proxy_lm.train.settings import RunSettings
@@ -42,6 +43,20 @@ def reading_view(settings: RunSettings) -> str:
     return told[0]
 
 
+def open_corpus(loaded: LoadedModel, given: Path | None = None, *, verify: bool = True) -> Corpus:
+    """The corpus of the run, from `given` where it has moved. Raises `RequestError` for another corpus than the run was trained on."""
+    folder = loaded.told.corpus() if given is None else given
+    if given is None and not folder.is_dir():
+        raise RequestError(f"{loaded.told.missing('corpus', loaded.settings.corpus)}; give its folder with --corpus")
+    corpus = Corpus.open(folder, verify=verify)
+    expected = loaded.manifest["state"]["identity"]["corpus"]
+    if corpus.digest != expected:
+        raise RequestError(
+            f"{corpus.path} has digest {corpus.digest} and the run was trained on {expected}; give that corpus with --corpus"
+        )
+    return corpus
+
+
 def compressor_of(loaded: LoadedModel, view: str) -> Compressor | None:
     """The compressor of a view of the run, None for 'raw'. Raises `RequestError` for a view the run does not have, and where its folder
     now holds another compressor than the run was trained with."""
@@ -51,10 +66,8 @@ def compressor_of(loaded: LoadedModel, view: str) -> Compressor | None:
         raise RequestError(f"the run has no view '{view}'; it can be read as: raw{''.join(', ' + name for name in loaded.views)}")
     folder = loaded.views[view]
     if not folder.is_dir():
-        raise RequestError(
-            f"the run names its view '{view}' by the folder {folder}, which is not there seen from {Path.cwd()}; "
-            "put it back, or run the command in the folder where the run was trained"
-        )
+        missing = loaded.told.missing(f"view '{view}'", loaded.settings.views[view])
+        raise RequestError(f"{missing}; put it at one of these places, or run the command in the folder where the run was trained")
     compressor = registry.load(folder)
     trained_with = loaded.manifest["state"].get("fingerprints", {}).get(view)
     if registry.fingerprint(compressor) != trained_with:

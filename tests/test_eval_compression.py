@@ -265,7 +265,7 @@ def test_verdicts_compare_equal_chunks_by_raw_rate():
 def test_a_run_alone_is_measured_on_its_own_held_out_bytes(saved_run, tmp_path, capsys):
     corpus = build_small(tmp_path / "corpus", {"train": [b"x" * 100], "valid": [b"y" * 100], "test": [TEXT[:150], TEXT[150:300]]})
     run = saved_run(tmp_path / "run", corpus=corpus)
-    (run / "config.yaml").write_text(f"corpus: {corpus.path}\n")
+    (run / "config.yaml").write_text(f"name: run\ncorpus: {corpus.path}\nnum_steps: 1\n")
     result = told_by(["--model", run, "--chunk-bytes", 128, "--verify", "1"], capsys)
     (data,) = result["data"]
     assert (data["name"], data["num_bytes"], data["corpus_digest"]) == ("test", 256, corpus.digest)

@@ -55,7 +55,13 @@ def opens(pytestconfig: pytest.Config) -> Opens:
                 parameter.mul_(3)
         manifest = {"state": {"fingerprints": prints}, "files": [{"name": WEIGHTS_NAME, "sha256": "0" * 64}]}
         loaded = LoadedModel(
-            model=model, vocabulary=vocabulary, settings=run, views={name: folder} if views else {}, step=7, manifest=manifest
+            model=model,
+            vocabulary=vocabulary,
+            settings=run,
+            views={name: folder} if views else {},
+            run=run.folder,
+            step=7,
+            manifest=manifest,
         )
         return Generator(loaded, **options)  # type: ignore[arg-type]
 

@@ -222,6 +222,8 @@ def test_other_inputs_are_damage_and_absent_ones_a_warning(run, tmp_path):
     assert gone["damage"] == []
     assert gone["inputs"] == {"checked": False, "missing": [f"corpus ({tmp_path / 'gone'})"]}
     assert "not reached from here" in gone["warnings"][0]
+    shutil.copytree(record["settings"]["corpus"], tmp_path / "beside")  # `run` was copied here, away from the folder that it names
+    assert moved(Path(record["settings"]["out"]).parent / "beside")["inputs"]["checked"]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from proxy_lm.train.checkpoint import Checkpoint, CheckpointManager
 from proxy_lm.train.checkpoint_files import MANIFEST_NAME, check_structure, parse_step
 from proxy_lm.train.run_files import CHECKPOINTS_NAME, check_run
 from proxy_lm.train.settings import RunSettings
+from proxy_lm.train.told_folders import ToldFolders
 from proxy_lm.train.weights import WEIGHTS_NAME
 from proxy_lm.vocabulary import Vocabulary
 
@@ -35,9 +36,16 @@ class LoadedModel:
     vocabulary: Vocabulary
     settings: RunSettings
     views: dict[str, Path]
-    """Folder of each view by its name in the run, as the run's configuration says it."""
+    """Folder of each view by its name in the run, where it is now; as the run's configuration says it where it is nowhere."""
+    run: Path
+    """The folder that was given."""
     step: int
     manifest: dict[str, Any]
+
+    @property
+    def told(self) -> ToldFolders:
+        """The folders that the run's configuration names."""
+        return ToldFolders(self.settings, self.run, self.manifest["state"])
 
 
 def load_model(path: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -57,11 +65,13 @@ def load_model(path: Path, *, device: str | torch.device = "cpu") -> LoadedModel
         raise RequestError(
             f"{weights} is not the weights of a run of this version ({error}); train again or use the version that made it"
         ) from error
+    told = ToldFolders(settings, Path(path), checkpoint.state)
     return LoadedModel(
         model=model.to(device).eval(),
         vocabulary=vocabulary,
         settings=settings,
-        views={name: Path(folder) for name, folder in settings.views.items()},
+        views={name: told.view(name) for name in settings.views},
+        run=Path(path),
         step=checkpoint.step,
         manifest=checkpoint.manifest,
     )

@@ -29,6 +29,7 @@ from proxy_lm.train.provenance import KIND, completed
 from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, DEEPSPEED_NAME, FAULTS_NAME, METRICS_NAME, RUN_NAME, UNIVERSAL_NAME
 from proxy_lm.train.run_lock import owner_of
 from proxy_lm.train.settings import RunSettings, changed_settings
+from proxy_lm.train.told_folders import ToldFolders
 
 # Sentences about one kind of damage; the rest is counted.
 MAX_SENTENCES: Final = 5
@@ -77,7 +78,7 @@ def verify_run(folder: Path, *, with_inputs: bool = True, steps_compared: int = 
                     found.damage.append(f"checkpoint step-{entry['step']} was trained with another {what} than {RUN_NAME} says")
     if record.get("status") == "running":
         found.warnings.append(f"{RUN_NAME} says running and nobody holds the run's lock: it was killed, or its machine went down")
-    inputs = _inputs(record, lines, steps_compared, found) if with_inputs and record else {"checked": False}
+    inputs = _inputs(folder, record, lines, steps_compared, found) if with_inputs and record else {"checked": False}
     return {
         "run": str(folder),
         "status": record.get("status", "unknown") if record else "unknown",
@@ -199,13 +200,16 @@ def _faults(path: Path, lines: list[Line], found: _Findings) -> None:
     )
 
 
-def _inputs(record: dict[str, Any], lines: list[Line], steps_compared: int, found: _Findings) -> dict[str, Any]:
+def _inputs(folder: Path, record: dict[str, Any], lines: list[Line], steps_compared: int, found: _Findings) -> dict[str, Any]:
     """Corpus, views and plan against the record, where they can be reached from here."""
     try:
-        settings = validate(RunSettings, record["settings"], RUN_NAME)
+        told = ToldFolders(validate(RunSettings, record["settings"], RUN_NAME), folder, record)
     except RequestError:
         return {"checked": False}  # said before, with the settings
+    settings = told.here()
     paths = {"corpus": Path(settings.corpus), **{f"view {name}": Path(path) for name, path in settings.views.items()}}
+    if settings.teacher is not None:
+        paths["teacher"] = Path(settings.teacher.model)
     missing = [f"{what} ({path})" for what, path in paths.items() if not path.is_dir()]
     if missing:
         found.warnings.append(
