@@ -62,13 +62,14 @@ class DataSet:
         return {**said, "split": self.split, "corpus_digest": self.corpus_digest, "part": self.part}
 
     def spread(self, num_bytes: int, chunk_bytes: int) -> DataSet:
-        """A part of it: as many chunks as `num_bytes` has room for, one at least, at equal distances."""
-        num_chunks = max(1, len(self.data) // chunk_bytes)
-        chosen = evenly(num_chunks, max(1, num_bytes // chunk_bytes))
-        part = b"".join(self.data[index * chunk_bytes : (index + 1) * chunk_bytes] for index in chosen)
+        """A part of it, exactly `num_bytes` (all where it has fewer): chunks at equal distances, the last one cut."""
+        chosen = evenly(max(1, len(self.data) // chunk_bytes), -(-num_bytes // chunk_bytes))
+        part = b"".join(self.data[index * chunk_bytes : (index + 1) * chunk_bytes] for index in chosen)[:num_bytes]
         where = f"{len(chosen)} chunks of {chunk_bytes:,} bytes of {self.name}, at equal distances"
         if len(chosen) == 1:
             where = f"the first {len(part):,} bytes of {self.name}"
+        elif short := len(part) % chunk_bytes:
+            where += f", the last cut to {short:,}"
         return DataSet(f"{self.name} ({len(part):,} bytes)", self.kind, where, part, self.split, self.corpus_digest, part=True)
 
 

@@ -5,7 +5,8 @@
 
 A command module has `HELP` (one line), `EXAMPLE`, `add_arguments(parser)`, `run(args) -> result` and `show(result)`. `run` reports progress
 on standard error and returns plain JSON; with `--json` that object is all there is on standard output, else `show` prints it for people.
-`INTERRUPTED`, where a module has it, says what a Ctrl-C leaves; without it, finished work is kept.
+`INTERRUPTED`, where a module has it, says what a Ctrl-C leaves, or is a function that looks and says it (args -> text); without it,
+finished work is kept.
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted, 143 ended by SIGTERM.
 
 Only the standard library is imported before `main`: what takes its time is imported where an interrupt ends with a line.
@@ -65,6 +66,7 @@ def run_program(program: str, commands: Mapping[str, str], argv: Sequence[str] |
     except KeyboardInterrupt as stop:
         how, number = ("ended by SIGTERM", signal.SIGTERM) if isinstance(stop, _Terminated) else ("interrupted", signal.SIGINT)
         left = "nothing was begun" if module is None else getattr(module, "INTERRUPTED", KEPT)
+        left = left(args) if callable(left) else left
         print(f"{program}: {how}; {left}", file=sys.stderr)
         return 128 + number
     finally:

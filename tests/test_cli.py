@@ -102,6 +102,9 @@ def test_a_command_may_say_that_an_interrupt_leaves_nothing(program, capsys, mon
     monkeypatch.setattr(sys.modules["fake_command"], "INTERRUPTED", "nothing was written", raising=False)
     assert call("do") == 130
     assert capsys.readouterr().err == "prog: interrupted; nothing was written\n"
+    monkeypatch.setattr(sys.modules["fake_command"], "INTERRUPTED", lambda args: f"{args.name} was written", raising=False)
+    assert call("do", "--name", "half") == 130
+    assert capsys.readouterr().err == "prog: interrupted; half was written\n"
 
 
 def test_an_interrupt_while_a_command_is_imported_is_one_line(tmp_path):

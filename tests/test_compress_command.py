@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from compressors.neural.counts import CountModel
 from compressors.neural.models import save_model
 from proxy_lm.cli import main
 from proxy_lm.codec import open_predictor
+from proxy_lm.codec.byte_model import ByteModelPredictor
 from proxy_lm.codec.compress import compress
 from proxy_lm.codec.container import read_head
 from proxy_lm.codec.decompress import check_model, decompress
@@ -73,12 +75,14 @@ def test_there_and_back_and_the_numbers(words, model):
     assert left(words) == ["back", "coded", "in"]
 
 
-def test_a_table_for_people(words):
+def test_a_table_for_people(words, monkeypatch):
+    monkeypatch.setattr("proxy_lm.progress.PLAIN_INTERVAL_SECONDS", 0)
     code, out, err = words("compress", "in", "coded", "--chunk-bytes", 700)
     assert code == 0
     assert all(heading in out for heading in ("bytes", "coded", "rate %", "bits a byte", "with the model", "stored", "seconds"))
     assert f"{len(SOURCE):,}" in out
     assert err.startswith("compress: ")
+    assert re.search(r" \(coded to [0-9.]+ % of their size so far\)$", err, re.MULTILINE)
     code, out, _ = words("decompress", "coded", "back")
     assert f"{len(SOURCE):,} bytes of {-(-len(SOURCE) // 700)} chunks" in out
 
@@ -145,14 +149,17 @@ def test_salvage_writes_what_is_whole_and_says_what_is_not(words):
     (lost,) = json.loads(out)["lost"]
     start, end = lost[:2]
     assert (code, end - start, start % 512) == (1, 512, 0)
-    assert f"lost bytes {start} to {end - 1}" in err
+    assert "lost: 512 bytes; what is whole is in" in err
     assert (words.folder / "x").read_bytes() == SOURCE[:start] + bytes(512) + SOURCE[end:]
     (words.folder / "cut").write_bytes(good[: len(good) // 2])
-    code, out, _ = words("decompress", "cut", "y", "--salvage")
+    code, out, err = words("decompress", "cut", "y", "--salvage")
     most = (words.folder / "y").read_bytes()
     assert (code, most) == (1, SOURCE[: len(most)])
     assert len(most) > len(SOURCE) // 3
     assert f"lost: bytes {len(most)} to the end" in out
+    assert f"lost: what there was from byte {len(most):,} on, if anything; what is whole is in" in err
+    code, out, err = words("decompress", "bad", "z", "--salvage")
+    assert (out + err).count(f"{start} to {end - 1}") == 1
 
 
 def test_pipes(words, model):
@@ -189,13 +196,25 @@ def test_killed_in_the_middle_the_same_command_goes_on(words, model, number):
     _, err = child.communicate(timeout=60)
     assert not (words.folder / "coded").exists()
     assert child.returncode == (-9 if number == signal.SIGKILL else 143)
-    assert number == signal.SIGKILL or "the same command continues" in err
+    assert number == signal.SIGKILL or f"what is finished is kept in {words.folder / 'coded'}.partial and the same command continues" in err
     code, out, _ = words("compress", "in", "coded", "--chunk-bytes", 256, "--json")
     assert (code, json.loads(out)["resumed_bytes"] > 0) == (0, True)
     whole = io.BytesIO()
     compress(io.BytesIO(data), whole, open_predictor(model), chunk_bytes=256)
     assert (words.folder / "coded").read_bytes() == whole.getvalue()
     assert left(words) == ["coded", "in"]
+
+
+def test_an_interrupt_before_anything_is_finished_says_so_and_leaves_nothing(words, monkeypatch):
+    """The first group of chunks ends with what a Ctrl-C raises."""
+
+    def interrupted(self, chunks):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ByteModelPredictor, "encode", interrupted)
+    said = "proxy-lm: interrupted; nothing was finished yet, so nothing is kept; the same command begins anew\n"
+    assert words("compress", "in", "coded") == (130, "", said)
+    assert left(words) == ["in"]
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_wrong(words, model):

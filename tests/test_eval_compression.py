@@ -74,7 +74,12 @@ def test_chunks_that_are_compared_stand_at_equal_distances():
     assert evenly(5, 1) == [0]
     spread = a_set(b"aabbccddee").spread(6, 2)
     assert (spread.data, spread.name) == (b"aaccee", "code (6 bytes)")
-    assert a_set(b"aabb").spread(1, 2).data == b"aa"
+    assert a_set(b"aabb").spread(9, 2).data == b"aabb"
+    cut = a_set(b"aabbccddee").spread(5, 2)
+    assert (cut.data, cut.name) == (b"aacce", "code (5 bytes)")
+    assert cut.source == "3 chunks of 2 bytes of code, at equal distances, the last cut to 1"
+    first = a_set(b"aabb").spread(1, 2)
+    assert (first.data, first.source) == (b"a", "the first 1 bytes of code")
 
 
 def test_the_table_of_a_command(static, tmp_path, capsys):
@@ -104,6 +109,30 @@ def test_the_table_of_a_command(static, tmp_path, capsys):
         assert f"Not measured: {one['name']}: {one['reason']}" in page
     assert main(["compression", *map(str, words)]) == 0
     assert "counted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("num_finished", "with_out", "said"),
+    [
+        (1, False, "nothing is kept without --out; the same command begins anew"),
+        (0, True, "nothing was finished yet, so nothing is kept; the same command begins anew"),
+        (1, True, "the cells that are finished are kept in OUT/cells and the same command continues with the others"),
+    ],
+)
+def test_an_interrupt_says_what_is_kept(num_finished, with_out, said, tmp_path, capsys, monkeypatch):
+    (tmp_path / "text").write_bytes(TEXT)
+    measure, finished = ClassicalRow.measure, []
+
+    def interrupted(self, data, advance):
+        if len(finished) == num_finished:
+            raise KeyboardInterrupt
+        finished.append(self.name)
+        return measure(self, data, advance)
+
+    monkeypatch.setattr(ClassicalRow, "measure", interrupted)
+    words = ["compression", "--data", f"text={tmp_path / 'text'}", "--chunk-bytes", "512"]
+    assert main([*words, *(["--out", str(tmp_path / "out")] if with_out else [])]) == 130
+    assert capsys.readouterr().err == f"proxy-lm-eval: interrupted; {said.replace('OUT', str(tmp_path / 'out'))}\n"
 
 
 def test_seven_bit_rows_stand_beside_whole_bytes(static):

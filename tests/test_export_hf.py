@@ -102,6 +102,13 @@ def test_ids_are_bytes_in_tokenizers_alone_and_after_saving_again(exported, tmp_
         assert transformers.AutoTokenizer.from_pretrained(again)(text).input_ids == [257, 259, *text.encode()]
 
 
+def test_help_says_what_the_folder_is_good_for(capsys):
+    assert cli.main(["export", "hf", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "The folder is for transformers" in said
+    assert "proxy-lm compress notes.txt --model exported/nano" in said
+
+
 def test_byte_characters_are_those_of_gpt2():
     characters = byte_characters()
     assert [characters[value] for value in b"A! ~\n\x00"] == ["A", "!", "Ġ", "~", "Ċ", "Ā"]

@@ -22,7 +22,18 @@ EXAMPLE = """  proxy-lm-eval compression --model runs/nano --limit-bytes 200000
 
 data: a corpus or a run (held-out documents), a folder of proxy-lm data demo, a folder of images, audio or other files, a file;
 NAME=KIND:PATH says the kind (text, code, images, audio, random) where --seven-bit or a mixed folder needs it"""
-INTERRUPTED = "with --out, what is finished is kept and the same command continues"
+
+
+def _left(args: argparse.Namespace) -> str:
+    """What an interrupt leaves."""
+    if args.out is None:
+        return "nothing is kept without --out; the same command begins anew"
+    if not any((args.out / "cells").glob("*.json")):
+        return "nothing was finished yet, so nothing is kept; the same command begins anew"
+    return f"the cells that are finished are kept in {args.out / 'cells'} and the same command continues with the others"
+
+
+INTERRUPTED = _left
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--next-byte-bytes",
         type=int,
         metavar="N",
-        help="of each data set for --next-byte, in whole chunks, one at least; a column more (default: 2048)",
+        help="of each data set for --next-byte: chunks at equal distances, the last cut to make exactly N; a column more (default: 2048)",
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where runs compute (default: cpu)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep the result, a Markdown table, and each finished cell here")

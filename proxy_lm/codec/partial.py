@@ -2,8 +2,9 @@
 
 Killed and run again, the same command goes on behind the last commit and makes the bytes that it would have made undisturbed. What was
 committed is read again and compared by digest, the file and the input up to there. A partial file of another model, view or chunk length,
-or of an input that has other bytes, is refused unless forced, and then begun anew; a damaged one is begun anew. Two writers of one OUT:
-the second is refused (not promised on network file systems that do not carry `flock`).
+or of an input that has other bytes, is refused unless forced, and then begun anew; a damaged one is begun anew. An interrupt or an error
+before the first commit leaves nothing. Two writers of one OUT: the second is refused (not promised on network file systems that do not
+carry `flock`).
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Partial:
         self.out = out
         self.path = out.with_name(f"{out.name}.partial")
         self.journal = out.with_name(f"{out.name}.partial.json")
+        self._nothing_yet = False
 
     def refuse_input(self, source: IO[bytes]) -> None:
         """Raises `RequestError` where the input is one of the two files that are written beside OUT: it would be emptied or removed."""
@@ -83,6 +85,8 @@ class Partial:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None and self._nothing_yet:
+            self.path.unlink(missing_ok=True)
         self.file.close()
 
     def begin(self, header: Header, index: IO[bytes], source: IO[bytes], *, force: bool) -> tuple[Writer, Any, Totals]:
@@ -103,6 +107,7 @@ class Partial:
                 if not source.seekable():
                     raise RequestError(f"{self.path} is of other input, and this one cannot be read again; remove it and try again")
                 source.seek(0)
+        self._nothing_yet = True
         self.file.seek(0)
         self.file.truncate()
         index.seek(0)
@@ -125,12 +130,14 @@ class Partial:
             **asdict(totals),
         )
         write_json(self.journal, asdict(done))
+        self._nothing_yet = False
 
     def finish(self) -> None:
         """The whole file under its name."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.path.replace(self.out)
+        self._nothing_yet = False
         sync_folder(self.out.parent)
         self.journal.unlink(missing_ok=True)
 

@@ -35,6 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace OUT, and begin anew what was begun with another model or input")
 
 
+def _left(args: argparse.Namespace) -> str:
+    """What an interrupt leaves."""
+    if args.out == "-":
+        return "what standard output has is no whole file; the same command begins anew"
+    if Path(f"{args.out}.partial.json").is_file():
+        return f"what is finished is kept in {args.out}.partial and the same command continues"
+    return "nothing was finished yet, so nothing is kept; the same command begins anew"
+
+
+INTERRUPTED = _left
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Compress, and return the counts and rates."""
     from proxy_lm.codec.ends import check_ends, check_model_folder, open_input, open_standard_output, size_of
@@ -65,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 view=args.view,
                 force=args.force,
                 check=args.check,
-                report=lambda raw, coded: bar.advance(raw, f"to {100 * coded / max(1, bar.done_bytes + raw):.1f} %"),
+                report=lambda raw, coded: bar.advance(raw, _so_far(bar.done_bytes + raw, coded)),
             )
     seconds = time.monotonic() - started
     return {
@@ -79,6 +91,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "seconds": seconds,
         "bytes_per_second": (made["bytes"] - made["resumed_bytes"]) / max(seconds, 1e-9),
     }
+
+
+def _so_far(num_bytes: int, coded_bytes: int) -> str:
+    return f"(coded to {100 * coded_bytes / max(1, num_bytes):.1f} % of their size so far)"
 
 
 def rates(num_bytes: int, coded_bytes: int, num_parameter_bytes: int) -> dict[str, Any]:

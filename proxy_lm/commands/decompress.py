@@ -11,7 +11,6 @@ from typing import IO, Any
 
 from proxy_lm.errors import RequestError, WorkError
 
-INTERRUPTED = "nothing is left of the output; the same command begins anew"
 HELP = "decompress what `proxy-lm compress` wrote, with the same model"
 EXAMPLE = """  proxy-lm decompress notes.plmc --model views/neural/model --out notes.txt
   proxy-lm decompress notes.plmc --model runs/nano --out - | less
@@ -32,6 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--salvage", action="store_true", help="write the chunks that are whole and name the ranges that are not")
     parser.add_argument("--device", default="cpu", metavar="NAME", help="where a run computes; that of the coding (default: cpu)")
     parser.add_argument("--force", action="store_true", help="replace OUT")
+
+
+def _left(args: argparse.Namespace) -> str:
+    """What an interrupt leaves."""
+    kept = "standard output has a right begin of it" if args.out == "-" else "nothing is left of the output"
+    return f"{kept}; the same command begins anew"
+
+
+INTERRUPTED = _left
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -65,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         else:
             show(result)
         where = "standard output" if out is None else str(out)
-        raise WorkError(f"{args.file}: {_lost(made)}; the rest is in {where}, each byte at its place")
+        raise WorkError(f"{args.file}: {_lost(made)}; what is whole is in {where}, each byte at its place")
     return result
 
 
@@ -92,9 +100,11 @@ def _write(out: Path | None, total: int | None, work: Callable[[Any, Any], dict[
 
 
 def _lost(made: dict[str, Any]) -> str:
-    told = [f"{start} to {'the end' if end is None else end - 1}" for start, end, _ in made["lost"][:_SHOWN_RANGES]]
-    more = len(made["lost"]) - len(told)
-    return f"lost bytes {', '.join(told)}{f' and {more} ranges more' if more else ''} ({made['lost'][0][2]})"
+    """How much; which ranges, the result says."""
+    told = [f"{made['lost_bytes']:,} bytes"] if made["lost_bytes"] else []
+    start, end, _ = made["lost"][-1]
+    told += [] if end is not None else [f"what there was from byte {start:,} on, if anything"]
+    return f"lost: {' and '.join(told)}"
 
 
 def show(result: dict[str, Any]) -> None:
@@ -105,3 +115,5 @@ def show(result: dict[str, Any]) -> None:
     tell(f"{result['out']}: {result['bytes']:,} bytes of {result['num_chunks']:,} chunks in {result['seconds']:.1f} s")
     for start, end, why in result.get("lost", [])[:_SHOWN_RANGES]:
         tell(f"  lost: bytes {start} to {'the end' if end is None else end - 1}: {why}")
+    if (more := len(result.get("lost", [])) - _SHOWN_RANGES) > 0:
+        tell(f"  and {more} ranges more; --json names up to a thousand")

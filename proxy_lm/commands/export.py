@@ -14,6 +14,13 @@ EXAMPLE = """  proxy-lm export hf runs/nano exported/nano
   proxy-lm export hf runs/nano exported/nano-bf16 --dtype bf16
   proxy-lm export gguf runs/nano exported/nano.gguf"""
 
+HF_USE = """The folder is for transformers and what reads its files (the card in it shows how), and for our own commands that take a
+Hugging Face model: proxy-lm compress, decompress, proxy-lm-eval compression, each with --model FOLDER (extra export).
+
+example:
+  proxy-lm export hf runs/nano exported/nano
+  proxy-lm compress notes.txt --model exported/nano --out notes.plmc"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommands."""
@@ -23,12 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "hf",
         help="LlamaForCausalLM, a byte tokenizer and a card, for transformers and what reads its files",
         formatter_class=raw,
-        epilog="example:\n  proxy-lm export hf runs/nano exported/nano",
+        description="Write a run as a Hugging Face folder: a LlamaForCausalLM in safetensors, a byte tokenizer and a card.",
+        epilog=HF_USE,
     )
     gguf = actions.add_parser(
         "gguf",
         help="one GGUF file, for llama.cpp and what is built on it",
         formatter_class=raw,
+        description="Write a run as one GGUF file, for llama.cpp and what is built on it.",
         epilog="example:\n  proxy-lm export gguf runs/nano exported/nano.gguf",
     )
     for action, what, dtypes in (
