@@ -86,6 +86,7 @@ class Partial:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and self._nothing_yet:
+            self.journal.unlink(missing_ok=True)  # of what was there before and is begun anew
             self.path.unlink(missing_ok=True)
         self.file.close()
 
@@ -129,8 +130,8 @@ class Partial:
             raw_sha256=raw_sha256,
             **asdict(totals),
         )
+        self._nothing_yet = False  # before the journal is there: an interrupt may come right behind it
         write_json(self.journal, asdict(done))
-        self._nothing_yet = False
 
     def finish(self) -> None:
         """The whole file under its name."""
