@@ -25,12 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from proxy_lm.errors import ProxyError, WorkError
-from proxy_lm.train.campaign_manager import (  # the test reads `payload` here too
+from proxy_lm.train.campaign_manager import (
     ManagerKills,
     committed_steps,
     forked,
     holds_payload,
-    payload,  # noqa: F401
     valid_steps,
     writer,
 )
