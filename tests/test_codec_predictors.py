@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -166,6 +168,12 @@ def test_what_is_no_model_is_refused(tmp_path, predictors):
     save_model(CountModel.train([TEXT], max_nodes=600), tmp_path / "m")
     with pytest.raises(RequestError, match="has no view 'spm'"):
         open_predictor(tmp_path / "m", view="spm")
+    registry.save(registry.train("nibble", []), tmp_path / "view")
+    with pytest.raises(RequestError, match="is a view, no model; give a run, a byte model"):
+        open_predictor(tmp_path / "view")
+    shutil.copytree(tmp_path / "m", tmp_path / "view" / "model")
+    with pytest.raises(RequestError, match=r"is a view, no model; its byte model is in .*view/model"):
+        open_predictor(tmp_path / "view")
 
 
 # The coder and the frequencies alone

@@ -86,6 +86,18 @@ def open_predictor(model: Path, *, view: str | None = None, device: str = "cpu")
         if view not in (None, "raw"):
             raise RequestError(f"the model in {model} is read through its own tokenizer and has no view '{view}'; leave the view out")
         return hugging_face_predictor(model, device=device)
+    _refuse_view(model)
     from proxy_lm.codec.run_model import run_predictor  # torch
 
     return run_predictor(model, view=view, device=device)
+
+
+def _refuse_view(folder: Path) -> None:
+    """A view is no model; the byte model that some were made with is one."""
+    from compressors.neural.models import MODEL_NAME
+    from compressors.registry import ARTIFACT_NAME
+
+    if (folder / ARTIFACT_NAME).is_file():
+        model = folder / "model"
+        remedy = f"its byte model is in {model}" if (model / MODEL_NAME).is_file() else "give a run, a byte model or a Hugging Face model"
+        raise RequestError(f"{folder} is a view, no model; {remedy}")

@@ -103,7 +103,7 @@ def _lost(made: dict[str, Any]) -> str:
     """How much; which ranges, the result says."""
     told = [f"{made['lost_bytes']:,} bytes"] if made["lost_bytes"] else []
     start, end, _ = made["lost"][-1]
-    told += [] if end is not None else [f"what there was from byte {start:,} on, if anything"]
+    told += [] if end is not None else [f"what there was from byte {start:,} on"]
     return f"lost: {' and '.join(told)}"
 
 
