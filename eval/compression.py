@@ -77,7 +77,7 @@ class CompressionSettings(Settings):
         for name in names:
             if name not in COMPRESSORS:
                 raise ValueError(f"'{name}' cannot be asked for the next byte; known: {', '.join(COMPRESSORS)}")
-        return names
+        return tuple(dict.fromkeys(names))
 
 
 def compression(

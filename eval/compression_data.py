@@ -91,6 +91,10 @@ def open_data(word: str, *, split: str, limit_bytes: int | None, multiple: int) 
         raise RequestError(f"--data {word}: there is no path after the colon; give NAME={kind}:PATH")
     if not path.exists():
         raise RequestError(f"--data {name}: {path} is not there; kinds before a path are {', '.join(KINDS)}")
+    if limit_bytes is not None and limit_bytes < multiple:
+        raise RequestError(
+            f"--limit-bytes {limit_bytes} is less than a chunk of {multiple}; give {multiple} or more, or a smaller --chunk-bytes"
+        )
     limit = limit_bytes if limit_bytes is None else limit_bytes // multiple * multiple
     if path.is_dir() and _is_demo(path):
         kinds = KINDS if asked is None else (asked,)

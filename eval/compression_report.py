@@ -128,7 +128,8 @@ def notes(result: dict[str, Any]) -> list[str]:
     if settings["next_byte"]:
         lines.append(
             "next byte: a compressor as a model of one byte more; its information content, nothing is coded. Matches of many bytes "
-            "hardly show in it, so it is far above what the compressor needs itself."
+            "hardly show in it, so it can be far above what the compressor needs itself; on short data it can be below, where the format's "
+            "own bytes count."
         )
     return lines
 

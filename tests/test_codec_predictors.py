@@ -168,6 +168,8 @@ def test_what_is_no_model_is_refused(tmp_path, predictors):
     save_model(CountModel.train([TEXT], max_nodes=600), tmp_path / "m")
     with pytest.raises(RequestError, match="has no view 'spm'"):
         open_predictor(tmp_path / "m", view="spm")
+    with pytest.raises(RequestError, match="device 'tpu' is unknown"):
+        open_predictor(tmp_path / "m", device="tpu")
     registry.save(registry.train("nibble", []), tmp_path / "view")
     with pytest.raises(RequestError, match="is a view, no model; give a run, a byte model"):
         open_predictor(tmp_path / "view")

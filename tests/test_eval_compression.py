@@ -165,6 +165,10 @@ def test_a_compressor_asked_for_the_next_byte(static):
     assert "| 32 | gzip, next byte | - |" in markdown(result)
 
 
+def test_a_compressor_named_twice_is_one_row() -> None:
+    assert CompressionSettings(next_byte=("zstd", "gzip", "zstd")).next_byte == ("zstd", "gzip")
+
+
 def test_chunks_that_cost_less_without_the_model_are_told(saved_run, tmp_path):
     corpus = build_small(tmp_path / "corpus", {"train": [b"x" * 100], "valid": [b"y" * 100], "test": [TEXT[:150]]})
     run, noise = saved_run(tmp_path / "run", corpus=corpus), a_set(np.random.default_rng(2).bytes(256), "random")
@@ -318,6 +322,7 @@ def test_a_run_alone_is_measured_on_its_own_held_out_bytes(saved_run, tmp_path, 
         (["--data", "code=FILE", "--chunk-bytes", "0"], "1 to 65536"),
         (["--data", "code=FILE", "--chunk-bytes", "65536"], "no whole chunk"),
         (["--data", "code=FILE", "--limit-bytes", "0"], "limit-bytes 0"),
+        (["--data", "code=FILE", "--limit-bytes", "5"], "--limit-bytes 5 is less than a chunk of 2048"),
         (["--data", "code=FILE", "--next-byte", "brotli"], "next byte"),
         (["--data", "code=FILE", "--out", "FILE"], "is a file"),
         (["--data", "code=FILE", "--model", "STATIC", "--model", "STATIC"], "stands twice"),

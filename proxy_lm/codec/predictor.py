@@ -11,6 +11,7 @@ Not promised: checks of any kind. A damaged payload may decode to other bytes; w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,8 @@ def open_predictor(model: Path, *, view: str | None = None, device: str = "cpu")
 
         if view not in (None, "raw"):
             raise RequestError(f"the byte model in {model} reads raw bytes and has no view '{view}'; leave the view out")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise RequestError(f"device '{device}' is unknown; give cpu: a byte model computes there whatever device is named")
         return ByteModelPredictor(load_model(model))
     if is_hugging_face(model):
         from proxy_lm.codec.hugging_face import hugging_face_predictor  # torch
