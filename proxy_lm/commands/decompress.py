@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _left(args: argparse.Namespace) -> str:
     """What an interrupt leaves."""
-    kept = "standard output has a right begin of it" if args.out == "-" else "nothing is left of the output"
+    kept = "standard output has at most a right begin of it" if args.out == "-" else "nothing is left of the output"
     return f"{kept}; the same command begins anew"
 
 
