@@ -27,7 +27,7 @@ MANY_ARMS: Final = 6
 
 def drawn(analysis: Analysis, shown: Sequence[Group]) -> list[str]:
     """Arms that have lines in plots, in the order of the plan: all, or where that is more than there are colours the baseline and those
-    with the fewest bits per byte in the last group."""
+    with the fewest bits per byte in the last group that most arms have run."""
     names = list(dict.fromkeys(point.arm for point in analysis.points))
     if len(names) <= NUM_COLOURS:
         return names
@@ -38,9 +38,13 @@ def drawn(analysis: Analysis, shown: Sequence[Group]) -> list[str]:
 
 
 def _last_run(analysis: Analysis, shown: Sequence[Group]) -> Group:
-    """The last scale and budget of which there is a score."""
+    """The last scale and budget at which more than half of the arms have a score; the first where there is none."""
     names = {point.arm for point in analysis.points}
-    return next((group for group in reversed(shown) if any(_bits(analysis, name, group) < math.inf for name in names)), shown[-1])
+
+    def most_ran(group: Group) -> bool:
+        return sum(_bits(analysis, name, group) < math.inf for name in names) > len(names) / 2
+
+    return next((group for group in reversed(shown) if most_ran(group)), shown[0])
 
 
 def _bits(analysis: Analysis, arm: str, group: Group) -> float:

@@ -18,7 +18,7 @@ from html import escape
 from importlib import resources
 from typing import Final
 
-NUM_COLOURS: Final = 8
+NUM_COLOURS: Final = 9
 """Colours of names that the page's style sheet has; further names begin again."""
 LONG: Final = 34
 """A cell of a table with more characters may break into lines, so that the table stays narrow."""

@@ -80,16 +80,24 @@ def test_many_arms_stand_in_order_one_below_the_other():
 
 
 def test_more_arms_than_colours_are_not_drawn_in_one_colour(tmp_path):
-    arms = {f"recipe_{k}": (0.45, 0.3 - 0.02 * k, 0.0) for k in range(9)} | {"bytes": ARMS["bytes"]}
-    made = found(arms=arms, scales=("s0", "s1"), budgets=("x1",), seeds=(0,), failed=("recipe_8", "s1", "x1", 0))
+    arms = {f"recipe_{k}": (0.45, 0.3 - 0.02 * k, 0.0) for k in range(10)} | {"bytes": ARMS["bytes"]}
+    made = found(arms=arms, scales=("s0", "s1"), budgets=("x1",), seeds=(0,), failed=("recipe_9", "s1", "x1", 0))
     report.write(made, tmp_path)
     page = (tmp_path / "report.html").read_text()
     legend = re.search(r'<ul class="legend">(.*?)</ul>', page).group(1)
-    assert re.findall(r"</i>([^<]+)</li>", legend) == [*(f"recipe_{k}" for k in range(1, 8)), "bytes"]  # recipe_8 has no number at s1
-    assert len(set(re.findall(r"--arm-\d", legend))) == 8
-    assert "Of 10 arms, plots with lines have bytes and the 7 with the fewest bits per byte at s1, x1." in page
+    assert re.findall(r"</i>([^<]+)</li>", legend) == [*(f"recipe_{k}" for k in range(1, 9)), "bytes"]  # recipe_9 has no number at s1
+    assert len(set(re.findall(r"--arm-\d", legend))) == 9
+    assert "Of 11 arms, plots with lines have bytes and the 8 with the fewest bits per byte at s1, x1." in page
     assert "recipe_0" not in svgs(page)[0]
     assert page.count(">recipe_0</td>") > 3  # it stands in every table, without a colour
+
+
+def test_arms_are_not_chosen_by_a_budget_that_few_of_them_have(tmp_path):
+    arms = {f"recipe_{k}": (0.45, 0.3 - 0.02 * k, 0.0) for k in range(10)} | {"bytes": ARMS["bytes"]}
+    made = found(arms=arms, scales=("s0",), budgets=("x1", "x4"), seeds=(0,), failed=None)
+    made = made.model_copy(update={"arms": [run for run in made.arms if run.budget == "x1" or run.name in ("bytes", "recipe_0")]})
+    report.write(made, tmp_path)
+    assert "the 8 with the fewest bits per byte at s0, x1." in (tmp_path / "report.html").read_text()
 
 
 def test_samples_stand_side_by_side():
