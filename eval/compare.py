@@ -28,6 +28,7 @@ from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell, st
 from eval.imported_cells import Theirs, import_cells
 from eval.matching import describe_runs, solve_runs
 from eval.plan import ArmRun, ComparePlan, arm_runs, differences
+from eval.planned_windows import check_documents_fit
 from eval.results import ArmResult, ChosenRate, Projects, Results
 from eval.teacher_scores import teacher_scores
 from eval.verdicts import with_verdicts
@@ -178,6 +179,7 @@ def prepared(plan: ComparePlan, out: Path, *, jobs: int | None = None) -> Prepar
         views = {name: make_view(plan, name, corpus, out) for name in plan.views}
         place = ledger.Place(out, corpus.path, plan.launch.num_ranks)
         runs, tries = list(arm_runs(plan)), rate_search.tries(plan)
+        check_documents_fit(plan, runs, corpus, views)
         costs = {run.cell_name: ledger.rates(run, place, _pace(plan, run, place)) for run in (*runs, *tries)}
     steps = solve_runs(plan, runs, costs) | solve_runs(plan, tries, costs, tolerance=rate_search.TOLERANCE)
     grid = Grid(
