@@ -11,7 +11,6 @@ Agrees: every verdict is what the paper says. Differs: none is, and some are the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +19,7 @@ from eval.fact_evidence import Analyses, Says, Seen, Shelf, outcome_of, place
 from eval.facts_evaluations import asked, perturbed, translated
 from eval.grid_analysis import PairVerdict
 from eval.kept import effective_views
+from eval.learnt import run_of, uniform_bits
 from eval.results import ArmResult, Results
 from eval.seed_noise import mark
 from eval.table_kinds import gap, span
@@ -161,9 +161,9 @@ def learnable(shelf: Shelf) -> Seen:
     alone = False
     for name, results in shelf.kept.items():
         for point in shelf.analysis(name).points:
-            run = next((r for r in results.finished if (r.name, r.scale, r.budget) == (point.arm, point.scale, point.budget)), None)
+            run = run_of(results, point)
             coded = None if run is None else _is_one_code(results, run)
-            uniform = None if run is None else _uniform_bits(results, run)
+            uniform = None if run is None else uniform_bits(results, run)
             if coded is None or uniform is None or point.mean is None:
                 continue
             alone |= point.seed_noise == "none"
@@ -193,14 +193,6 @@ def _is_one_code(results: Results, run: ArmResult) -> bool | None:
     if view["kind"] in ("stream", "stream-inexact"):
         return bool(view.get("options", {}).get("coder", "windows") == "arithmetic")
     return False if view["kind"] in ("table", "table-paper", "segments", "cached", "phrases") else None
-
-
-def _uniform_bits(results: Results, run: ArmResult) -> float | None:
-    """Bits per byte of the uniform model over the view's symbols, on the very documents that were scored."""
-    scored = run.evaluation or {}
-    if run.view not in results.views or not scored.get("num_bytes") or scored.get("num_documents_read_raw", 0):
-        return None
-    return math.log2(results.views[run.view]["alphabet_size"]) * float(scored["num_symbols"]) / float(scored["num_bytes"])
 
 
 FACTS: Final = (

@@ -63,6 +63,7 @@ def content(results: Results) -> Content:
             *report_grid.ablations(results, analysis, shown),
             *report_grid.multipliers(results, analysis, shown),
             *report_grid.beyond_raw(results, analysis),
+            *report_grid.compressed(results, analysis),
             *report_grid.fits(results, analysis),
             *transfer_report.sections(results, analysis),
             *report_compression.sections(results, analysis, shown),

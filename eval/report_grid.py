@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from eval import exchange, plots_grid, table_kinds
+from eval import exchange, learnt, plots_grid, table_kinds
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.multipliers import Multiplier
 from eval.plots_grid import Look, Mark
@@ -278,6 +278,14 @@ def beyond_raw(results: Results, analysis: Analysis) -> list[Section]:
         return []
     text, table = table_kinds.told(results, analysis, {})
     return [Section("Beyond the raw bytes told", [text.replace("`", ""), *table_kinds.below(table)], _plain(table))]
+
+
+def compressed(results: Results, analysis: Analysis) -> list[Section]:
+    """How much arms that are asked in symbols have learnt of them; nothing where all are asked in bytes."""
+    if all(run.view == "raw" for run in results.finished):
+        return []
+    text, table = learnt.learnt(results, analysis, {})
+    return [Section("Learnt of compressed text", [text, *table_kinds.below(table)], _plain(table))]
 
 
 def _plain(table: Table) -> Table:

@@ -10,6 +10,7 @@
 | multipliers | an arm at a scale and budget: how much of the baseline's compute it is worth | scale, budget, arms |
 | growth | an arm at a budget: whether its margin grows with scale | budget, arms |
 | told | an arm asked in raw bytes: its loss against what the baseline has of as many raw bytes | scale, budget, arms |
+| learnt | an arm at a scale and budget: its bits per byte beside the uniform model's over the same symbols | |
 | fits | an arm: what was fitted to its runs | arms |
 | rates | an arm at a scale: bits per byte of each learning rate that was tried, and the one taken | scale, arms |
 | chunks | an arm at a scale, then classical compressors: compression rate by length of chunks | |
@@ -27,7 +28,7 @@ from typing import Any, Final
 
 import yaml
 
-from eval import compression_tables, exchange, report_search, teacher_scores
+from eval import compression_tables, exchange, learnt, report_search, teacher_scores
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
 from eval.margins import ByScale
@@ -388,6 +389,7 @@ KINDS: Final[Mapping[str, Callable[[Results, Analysis, Options], Made]]] = {
     "told": told,
     "fits": fits,
     "rates": rates,
+    "learnt": learnt.learnt,
     **compression_tables.KINDS,
 }
 WHOLE: Final = frozenset({"multipliers", "growth", "told", "fits"})
