@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 from eval.grid_analysis import Analysis, Point
 from eval.results import ArmResult, Results
-from eval.seed_noise import mark
 from proxy_lm.report import Table
 from proxy_lm.vocabulary import NUM_BYTES
 
@@ -31,7 +30,7 @@ def uniform_bits(results: Results, run: ArmResult) -> float | None:
 
 
 def run_of(results: Results, point: Point) -> ArmResult | None:
-    """One finished run of a point; the documents are the same for all its seeds."""
+    """One finished run of a point; the scored documents are the same for all its seeds."""
     at = (point.arm, point.scale, point.budget)
     return next((run for run in results.finished if (run.name, run.scale, run.budget) == at), None)
 
@@ -41,23 +40,21 @@ def learnt(results: Results, analysis: Analysis, options: Mapping[str, str]) -> 
     rows = []
     for point in analysis.points:
         run = run_of(results, point)
-        uniform = None if run is None else uniform_bits(results, run)
         if run is None or point.mean is None:
             continue
-        seen = f"{point.mean:.3f}"
-        share = "-"
+        uniform = uniform_bits(results, run)
+        seen, share = f"{point.mean:.3f}", "-"
         if uniform is not None:
-            low, high = point.interval or (point.mean, point.mean)
-            share = f"{_percent(point.mean, uniform)} ({_percent(high, uniform)} to {_percent(low, uniform)})"
-            share += mark(point.seed_noise, point.interval)
+            low, high = _percent(max(point.values), uniform), _percent(min(point.values), uniform)
+            share = _percent(point.mean, uniform) + (f" ({low} to {high})" if len(point.values) > 1 else ", one seed")
         where = ", ".join(part for part in (point.scale, point.budget) if part) or "-"
         rows.append([where, f"`{point.arm}`", str(run.view), "-" if uniform is None else f"{uniform:.3f}", seen, share])
     text = (
         "What is learnt of each arm's own text: percent of the bits per byte of the uniform model over the same symbols that the trained "
-        "one saves (95 % over seeds and projects). Bits per byte alone would praise the compressor: dense symbols cost few bits a byte "
-        "before anything is learnt."
+        "one saves (worst to best seed; the documents are the same for both). Bits per byte alone would praise the compressor: dense "
+        "symbols cost few bits a byte before anything is learnt."
     )
-    columns = ["at", "arm", "asked in", "uniform model, bits per byte", "trained", "learnt, % (95 %)"]
+    columns = ["at", "arm", "asked in", "uniform model, bits per byte", "trained", "learnt, % (seeds)"]
     if all(row[0] == "-" for row in rows):
         columns, rows = columns[1:], [row[1:] for row in rows]
     return text, Table(columns, rows, frozenset(range(len(columns) - 3)))
