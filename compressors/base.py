@@ -53,6 +53,13 @@ class Compressor(ABC):
     def alphabet_size(self) -> int:
         """Number of distinct symbols; every emitted symbol is below it."""
 
+    @classmethod
+    def planned_alphabet_size(cls, options: Mapping[str, Any]) -> int | None:
+        """The alphabet that training with these options will give; None where only training tells."""
+        known = cls.options.get("alphabet_size")
+        wanted = options.get("alphabet_size", known.default if known is not None else None)
+        return wanted if isinstance(wanted, int) else None
+
     @abstractmethod
     def encode(self, data: bytes) -> Symbols:
         """Symbols of one document. Raises `NotRepresentableError` where the view cannot be exact."""

@@ -108,9 +108,7 @@ def _alphabet(name: str, view: ViewPlan, out: Path) -> int | None:
         return _alphabet(name, ViewPlan(kind=view.options.get("view", "table"), options=view.options.get("options", {})), out)
     if not registry.get(view.kind).needs_training:
         return registry.train(view.kind, (), **view.options).alphabet_size
-    option = getattr(registry.get(view.kind), "options", {}).get("alphabet_size")
-    wanted = view.options.get("alphabet_size", option.default if option is not None else None)
-    return wanted if isinstance(wanted, int) else None
+    return registry.get(view.kind).planned_alphabet_size(view.options)
 
 
 def _cost(run: ArmRun, alphabets: dict[str, int], literals: dict[str, Literals]) -> tuple[Rates, int]:

@@ -89,6 +89,10 @@ class Stream(Compressor):
     def alphabet_size(self) -> int:
         return 1 << self.symbol_bits
 
+    @classmethod
+    def planned_alphabet_size(cls, options: Mapping[str, Any]) -> int | None:
+        return 1 << int(options.get("symbol_bits", cls.options["symbol_bits"].default))
+
     def encode(self, data: bytes) -> Symbols:
         check_size(self.name, self.model, data)
         symbols = self.encode_batch([data])[0]
