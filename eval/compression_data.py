@@ -144,9 +144,10 @@ def _corpus(name: str, folder: Path, split: str, limit: int | None) -> DataSet:
         if not isinstance(told, str):
             raise RequestError(f"--data {name}: {folder} is a run that names no corpus; give the folder of the corpus")
         run = ToldFolders.of_run(folder)
-        if not run.corpus().is_dir():
+        where = run.corpus()
+        if not where.is_dir():
             raise RequestError(f"--data {name}: {run.missing('corpus', told)}; give the folder of the corpus")
-        folder, whose = run.corpus(), "the run's corpus"
+        folder, whose = where, "the run's corpus"
     corpus = Corpus.open(folder, verify=False)
     if split not in corpus.splits:
         raise RequestError(f"--split {split}: the corpus has {', '.join(corpus.splits)}")

@@ -12,9 +12,14 @@ from proxy_lm.errors import RequestError
 from proxy_lm.report import Table, si
 
 
-def _asked(options: Mapping[str, str], found: Sequence[Point]) -> None:
+def refuse_options(options: Mapping[str, str]) -> None:
+    """Raise `RequestError` for any option, in a table that has none."""
     if options:
         raise RequestError(f"option '{next(iter(options))}' is none of this table; it has none")
+
+
+def _asked(options: Mapping[str, str], found: Sequence[Point]) -> None:
+    refuse_options(options)
     if not found:
         raise RequestError("this comparison was not asked for 'compression', or has no models for this table")
 

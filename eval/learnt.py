@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from eval.compression_tables import refuse_options
 from eval.grid_analysis import Analysis, Point
 from eval.results import ArmResult, Results
 from proxy_lm.report import Table
@@ -36,7 +37,8 @@ def run_of(results: Results, point: Point) -> ArmResult | None:
 
 
 def learnt(results: Results, analysis: Analysis, options: Mapping[str, str]) -> tuple[str, Table]:
-    """A row for each arm, scale and budget with a score; without options."""
+    """A row for each arm, scale and budget with a score; without options. Raises `RequestError` for any."""
+    refuse_options(options)
     rows = []
     for point in analysis.points:
         run = run_of(results, point)

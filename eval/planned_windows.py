@@ -13,23 +13,26 @@ from pathlib import Path
 import compressors.registry as registry
 from eval.blocks import take_prefix
 from eval.plan import ArmRun, ComparePlan
-from eval.windows import whole
+from eval.windows import NUM_CLOSING_IDS, whole
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.data.views import View
 from proxy_lm.errors import RequestError
 
 
 def check_documents_fit(plan: ComparePlan, runs: Sequence[ArmRun], corpus: Corpus, views: Mapping[str, View]) -> None:
-    """Raise `RequestError` for an arm that is asked in symbols and could not read its longest document to be scored."""
+    """Raise `RequestError` for an arm that is asked in symbols and could not read its longest document to be scored, and for one
+    whose reading is open."""
+    from proxy_lm.reading import reading_view  # torch
+
     documents = take_prefix(corpus.sizes, corpus.splits[plan.evaluation.split], plan.evaluation.max_bytes)
     for run in {(run.arm, run.scale): run for run in runs}.values():
         settings = run.settings(Path("runs"), corpus.path, num_steps=1)
-        told = [name for name in settings.views if settings.mix.can_be_drawn(name)]
-        if settings.mix.tells_raw or len(told) != 1 or not len(documents):
+        name = plan.evaluation.view or reading_view(settings)
+        if name not in settings.views or not len(documents):
             continue
-        view = views[told[0]]
+        view = views[name]
         index = max(documents, key=lambda document: int(view.lengths[document]))
-        num_ids = whole(int(view.lengths[index]), 0).num_ids
+        num_ids = whole(int(view.lengths[index]), NUM_CLOSING_IDS if plan.evaluation.score_end else 0).num_ids
         if num_ids > settings.row_length and registry.load(view.path).spans(corpus.document(index)) is None:
             raise RequestError(
                 f"arm {run.arm} could not be scored: a document of {corpus.sizes[index]:,} bytes of the {plan.evaluation.split} split is "

@@ -276,21 +276,20 @@ def beyond_raw(results: Results, analysis: Analysis) -> list[Section]:
     """Arms asked in raw bytes against the baseline of as many; nothing where no line can be made."""
     if all(line.expected is None for line in analysis.told):
         return []
-    text, table = table_kinds.told(results, analysis, {})
-    return [Section("Beyond the raw bytes told", [text.replace("`", ""), *table_kinds.below(table)], _plain(table))]
+    return [_section("Beyond the raw bytes told", *table_kinds.told(results, analysis, {}))]
 
 
 def compressed(results: Results, analysis: Analysis) -> list[Section]:
     """How much arms that are asked in symbols have learnt of them; nothing where all are asked in bytes."""
     if all(run.view == "raw" for run in results.finished):
         return []
-    text, table = learnt.learnt(results, analysis, {})
-    return [Section("Learnt of compressed text", [text, *table_kinds.below(table)], _plain(table))]
+    return [_section("Learnt of compressed text", *learnt.learnt(results, analysis, {}))]
 
 
-def _plain(table: Table) -> Table:
-    """Without the marks that Markdown has for names."""
-    return replace(table, rows=[[cell.replace("`", "") for cell in row] for row in table.rows])
+def _section(title: str, text: str, table: Table) -> Section:
+    """A table of the READMEs, without the marks that Markdown has for names."""
+    plain = replace(table, rows=[[cell.replace("`", "") for cell in row] for row in table.rows])
+    return Section(title, [text.replace("`", ""), *table_kinds.below(table)], plain)
 
 
 def fits(results: Results, analysis: Analysis) -> list[Section]:

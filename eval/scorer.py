@@ -25,12 +25,10 @@ import torch
 
 from compressors.base import Compressor
 from compressors.errors import NotRepresentableError
-from eval.windows import NUM_OPENING_IDS, Window, check, cut, whole
+from eval.windows import NUM_CLOSING_IDS, NUM_OPENING_IDS, Window, check, cut, whole
 from proxy_lm.data.parts import comes_back
 from proxy_lm.errors import RequestError, WorkError
 from proxy_lm.vocabulary import BOS, EOS, PAD, RAW_END, RAW_START, ViewRange, Vocabulary
-
-NUM_CLOSING_IDS = 2  # the end sentinel and EOS
 
 
 class Model(Protocol):

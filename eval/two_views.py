@@ -108,7 +108,7 @@ def open_two_views(
 
 def chosen_view(run: Path, settings: RunSettings, view: str | None) -> str:
     """The view to set beside raw bytes. Raises `RequestError` where the run was not told both."""
-    told = [name for name in settings.views if settings.mix.can_be_drawn(name)]
+    told = settings.told_views
     if not told:
         raise RequestError(
             f"{run} was told raw bytes only, so it has no second view to translate to or to align with; give a run whose mix tells both"

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from compressors.errors import RequestError
 
 NUM_OPENING_IDS = 2  # BOS and the start sentinel
+NUM_CLOSING_IDS = 2  # the end sentinel and EOS
 
 
 @dataclass(frozen=True)

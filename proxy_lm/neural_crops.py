@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressors.files import disk_error, read_json, sha256_bytes, sync_folder
-from proxy_lm.data.corpus import Corpus, CorpusWriter, Document
+from proxy_lm.data.corpus import MANIFEST, Corpus, CorpusWriter, Document
 from proxy_lm.data.permutation import key_of, uniforms
 from proxy_lm.errors import RequestError
 from proxy_lm.progress import ProgressBar, note
@@ -45,7 +45,7 @@ def crop_corpus(
         "splits": {"train": [train, num_bytes], "valid": [held_out, held_out_bytes]},
         "seed": seed,
     }
-    if (out / "manifest.json").exists() and read_json(out / "manifest.json", "corpus manifest").get("settings") == settings:
+    if (out / MANIFEST).exists() and read_json(out / MANIFEST, "corpus manifest").get("settings") == settings:
         return Corpus.open(out, verify=False)  # the trainer verifies what it trains on
     for place in (out, *out.parent.glob(f"{out.name}.tmp-*")):
         shutil.rmtree(place, ignore_errors=True)

@@ -34,10 +34,9 @@ def device_named(name: str) -> torch.device:
 
 def reading_view(settings: RunSettings) -> str:
     """Raw if the run was told any raw bytes by its mix, else its only view. Raises `RequestError` where there are several."""
-    mix = settings.mix
-    if mix.tells_raw:
+    if settings.mix.tells_raw:
         return "raw"
-    told = [name for name in settings.views if mix.can_be_drawn(name)]
+    told = settings.told_views
     if len(told) != 1:
         raise RequestError(f"the run was told by {len(told)} views and never raw; choose the reading with --view: {', '.join(told)}")
     return told[0]

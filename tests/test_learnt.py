@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from eval import report
 from eval.grid_analysis import analyse
 from eval.learnt import learnt
+from proxy_lm.errors import RequestError
 from proxy_lm.report import html
 
 # 256 symbols and 500 of them for 1,000 bytes: the uniform model has 8 * 500 / 1000 = 4 bits per byte.
@@ -47,3 +50,9 @@ def test_the_report_has_it_where_an_arm_is_asked_in_symbols_and_only_there(compa
 
     assert "Learnt of compressed text" in page(views=VIEWS, alone=("code",))
     assert "Learnt of compressed text" not in page(views=VIEWS)
+
+
+def test_an_option_is_refused(comparison):
+    results = comparison("learnable", ARMS, views=VIEWS, alone=("code",))
+    with pytest.raises(RequestError, match="option 'arms' is none of this table"):
+        learnt(results, analyse(results), {"arms": "bytes"})

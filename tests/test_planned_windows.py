@@ -60,3 +60,18 @@ def test_one_document_too_long_is_named_with_its_arm_and_what_to_do(tmp_path):
 def test_a_row_that_holds_it_or_a_share_without_it_is_enough(tmp_path):
     check(tmp_path / "row", 400, ["gzip"])
     check(tmp_path / "share", 64, ["gzip"], max_bytes=400)  # the first document alone, in 13 symbols
+
+
+def test_the_reading_that_the_plan_names_is_the_one_that_is_asked(tmp_path):
+    check(tmp_path / "raw", 64, ["gzip"], view="raw")
+    with pytest.raises(RequestError, match=r"arm proxy .* row holds 64"):
+        check(tmp_path / "view", 64, ["proxy"], view="gzip")
+
+
+def test_the_ids_that_end_a_document_need_room_where_they_are_charged(tmp_path):
+    with pytest.raises(RequestError) as found:
+        check(tmp_path / "short", 64, ["gzip"])
+    row_length = int(str(found.value).split(" is ")[1].split(" ids ")[0])
+    check(tmp_path / "fits", row_length, ["gzip"])
+    with pytest.raises(RequestError, match=f"is {row_length + 2} ids"):
+        check(tmp_path / "ends", row_length, ["gzip"], score_end=True)

@@ -99,8 +99,9 @@ def _refuse_view(folder: Path) -> None:
     """A view is no model; the byte model that some were made with is one."""
     from compressors.neural.models import MODEL_NAME
     from compressors.registry import ARTIFACT_NAME
+    from proxy_lm.neural_training import MODEL_FOLDER
 
     if (folder / ARTIFACT_NAME).is_file():
-        model = folder / "model"
+        model = folder / MODEL_FOLDER
         remedy = f"its byte model is in {model}" if (model / MODEL_NAME).is_file() else "give a run, a byte model or a Hugging Face model"
         raise RequestError(f"{folder} is a view, no model; {remedy}")

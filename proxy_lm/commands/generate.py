@@ -155,10 +155,9 @@ def _warn(generator: Generator) -> None:
 
     settings = generator.loaded.settings
     if generator.view == "raw" and not settings.mix.tells_raw:
-        told = [name for name in settings.views if settings.mix.can_be_drawn(name)]
         note(
             "generate: warning: training told this run no document in raw bytes, so what it writes in them means nothing; "
-            f"ask with --view {' or '.join(told)}"
+            f"ask with --view {' or '.join(settings.told_views)}"
         )
 
 

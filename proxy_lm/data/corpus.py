@@ -28,6 +28,7 @@ from proxy_lm.errors import RequestError
 SCHEMA = "proxy-lm corpus 1"
 SPLITS = ("train", "valid", "test")
 COLUMNS = ("id", "source", "project", "path", "language", "split", "size_bytes")
+MANIFEST = "manifest.json"
 FILES = ("raw.bin", "raw.idx", "documents.parquet")
 
 _ROWS_PER_GROUP = 65_536  # of documents.parquet; so many wait in memory while a corpus is written, packed, the last few as Python's objects
@@ -80,7 +81,7 @@ class Corpus:
         path = Path(path)
         if not path.is_dir():
             raise RequestError(f"{path} is not a folder; a corpus is made with `proxy-lm prepare SRC... --out {path}`")
-        manifest = read_json(path / "manifest.json", "corpus manifest")
+        manifest = read_json(path / MANIFEST, "corpus manifest")
         _check_manifest(path, manifest)
         for name in FILES:
             _check_file(path / name, manifest["files"][name], verify)
@@ -222,7 +223,7 @@ class CorpusWriter:
         }
         manifest["digest"] = _corpus_digest(manifest)
         manifest.update({name: value for name, value in (facts or {}).items() if name not in manifest})
-        write_json(self.path / "manifest.json", manifest)
+        write_json(self.path / MANIFEST, manifest)
         return manifest
 
     def _write_offset(self) -> None:
@@ -280,7 +281,7 @@ def _corpus_digest(manifest: Mapping[str, Any]) -> str:
 
 
 def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    file = path / "manifest.json"
+    file = path / MANIFEST
     schema = manifest.get("schema")
     if schema != SCHEMA:
         raise RequestError(f"{file} has the schema {schema!r} where this program reads '{SCHEMA}': make the corpus anew with this version")

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from compressors.files import digest_of, disk_error, read_json, sync_folder, write_json
 from proxy_lm.config import Settings
-from proxy_lm.data.corpus import SPLITS, Corpus, CorpusWriter, Document
+from proxy_lm.data.corpus import MANIFEST, SPLITS, Corpus, CorpusWriter, Document
 from proxy_lm.data.decontaminate import MIN_RUNS, MIN_SHARE, RUN_WORDS
 from proxy_lm.data.dedup import NUM_VALUES, SHINGLE_WORDS, bands, check_library
 from proxy_lm.data.engines import Engine, LocalEngine, busy_file, idle
@@ -172,7 +172,7 @@ def prepare(
 
 def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of `out` if it was made by this very request; None if there is no `out`."""
-    if not (out / "manifest.json").exists():
+    if not (out / MANIFEST).exists():
         return None
     manifest = Corpus.open(out, verify=False).manifest
     made_by = manifest.get("request", {})
@@ -186,7 +186,7 @@ def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _check_replaceable(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").exists())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).exists())):
         raise RequestError(f"{out} exists and is no corpus; name another --out, or move it away")
 
 

@@ -193,6 +193,11 @@ class RunSettings(Settings):
                 raise ValueError(f"sequence_parallel={ways} does not divide {what}={number}; use a common divisor of both")
 
     @property
+    def told_views(self) -> list[str]:
+        """Names of the views by which a document can be told."""
+        return [name for name in self.views if self.mix.can_be_drawn(name)]
+
+    @property
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.out) if self.out else Path("runs") / self.name

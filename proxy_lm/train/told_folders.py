@@ -22,11 +22,10 @@ from compressors.files import read_json
 from compressors.neural.models import MODEL_NAME
 from compressors.registry import ARTIFACT_NAME
 from proxy_lm.config import read_yaml, validate
+from proxy_lm.data.corpus import MANIFEST
 from proxy_lm.errors import RequestError
 from proxy_lm.train.run_files import CHECKPOINTS_NAME, CONFIG_NAME, RUN_NAME
 from proxy_lm.train.settings import RunSettings
-
-_CORPUS_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ToldFolders:
 
     def corpus(self) -> Path:
         """The folder of the corpus; as the configuration says it where none is there."""
-        return self._found(self.settings.corpus, _CORPUS_MANIFEST, "digest", self.state.get("identity", {}).get("corpus"))
+        return self._found(self.settings.corpus, MANIFEST, "digest", self.state.get("identity", {}).get("corpus"))
 
     def view(self, name: str) -> Path:
         """The folder of a view of the run; as the configuration says it where none is there."""
