@@ -25,7 +25,7 @@ from compressors.files import read_json, write_json
 from eval import dry_run, further, ledger, rate_search, report, results, schedule
 from eval.budget import Rates
 from eval.compare_cells import Grid, blank, finished, keep_failure, run_cell, state_of, without_folders
-from eval.imported_cells import Theirs, import_cells
+from eval.imported_cells import Theirs, tell_import
 from eval.matching import describe_runs, solve_runs
 from eval.plan import ArmRun, ComparePlan, arm_runs, differences
 from eval.planned_windows import check_documents_fit
@@ -225,15 +225,6 @@ def _kept_result(grid: Grid, run: ArmRun) -> ArmResult | None:
 def _is_done(grid: Grid, run: ArmRun) -> bool:
     kept = finished(grid, run)
     return kept is not None and kept.result.status == "done"
-
-
-def tell_import(theirs: Theirs, grid: Grid, runs: Sequence[ArmRun]) -> None:
-    """Import what fits, and say on standard error what came and what did not."""
-    taken, reasons = import_cells(theirs, grid, runs)
-    if taken or (runs and not reasons):
-        note(f"imported from {theirs.name}: {', '.join(taken) or 'nothing; it has no finished cell that is missing here'}")
-    for name, reason in reasons.items():
-        note(f"not imported: {name}: {reason}")
 
 
 def check_same_plan(out: Path, resolved: dict[str, Any]) -> None:

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressors.files import read_json
 from eval import rate_search
 from eval.compare_cells import Grid, blank, cell_key, finished, keep, key_of, only_one
 from eval.grid_cells import cells_of
 from eval.plan import ArmRun, ComparePlan, arm_runs, changed
 from eval.results import ArmResult, Results, read
 from proxy_lm.config import validate
+from proxy_lm.data.corpus import MANIFEST
 from proxy_lm.errors import RequestError
+from proxy_lm.progress import note
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,31 @@ def import_cells(theirs: Theirs, grid: Grid, runs: Sequence[ArmRun]) -> tuple[li
                 keep(grid, run, found[0], projects, machine)
                 taken.append(run.cell_name)
     return taken, reasons
+
+
+def tell_import(theirs: Theirs, grid: Grid, runs: Sequence[ArmRun]) -> None:
+    """Import what fits, and say on standard error what came and what did not; where the corpora differ, by which installed packages."""
+    taken, reasons = import_cells(theirs, grid, runs)
+    if taken or (runs and not reasons):
+        note(f"imported from {theirs.name}: {', '.join(taken) or 'nothing; it has no finished cell that is missing here'}")
+    cells: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        cells.setdefault(reason, []).append(name)
+    for reason, names in cells.items():
+        note(f"not imported: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}")
+    if reasons and theirs.results.corpus["digest"] != grid.corpus_digest:
+        _tell_packages(theirs.results.corpus.get("installed"), grid.out / "corpus")
+
+
+def _tell_packages(theirs: Mapping[str, str] | None, corpus: Path) -> None:
+    """A corpus of `python:` is another with every package that is."""
+    ours = read_json(corpus / MANIFEST, "manifest of the corpus").get("installed") if (corpus / MANIFEST).is_file() else None
+    if ours is None:
+        return
+    if theirs is None:
+        note("the corpora differ, and theirs does not tell which packages were installed; python: reads all of them")
+    elif differing := changed("", theirs, ours):
+        note(f"the corpora differ: python: reads what is installed, and that is not the same: {', '.join(differing)}")
 
 
 def _place(run: ArmRun) -> tuple[str, str | None, str | None, int]:

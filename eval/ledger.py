@@ -147,7 +147,8 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
             "num_bytes": int(corpus.sizes[documents.start : documents.stop].sum()),
             "num_projects": len(set(projects[documents.start : documents.stop])),
         }
-    return {"digest": corpus.digest, "splits": splits, "drops": corpus.manifest.get("drops", {})}
+    facts = {"digest": corpus.digest, "splits": splits, "drops": corpus.manifest.get("drops", {})}
+    return facts | {name: corpus.manifest[name] for name in ("installed",) if name in corpus.manifest}
 
 
 def spent(settings: RunSettings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -252,10 +253,28 @@ def test_the_installed_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert installed.installed_project("stdlib", standard["os.py"]) == "stdlib/os"
     packages = {file.path: file for file in roots["site-packages"].listing.files}
     assert installed.installed_project("site-packages", packages["pytest/__init__.py"]) == "pytest"
+    # Neither the digest nor the list of packages may depend on where a package installed for editing lies.
+    assert not any(path.startswith("__editable__") for path in packages)
+    named = installed.installed_packages()
+    assert named["pytest"] == pytest.__version__
+    assert named["python"] == sys.version.split()[0]
     # A prefix that is no Python at all has nothing to read, and says so.
     monkeypatch.setattr(installed.sysconfig, "get_path", lambda *args, **kwargs: str(tmp_path / "nothing"))
     with pytest.raises(RequestError, match=r"no \.py sources"):
         installed.installed_roots()
+
+
+def test_a_package_installed_for_editing_is_no_part_of_the_installed_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from proxy_lm.data import installed
+
+    write_tree(tmp_path, {"sound.py": b"a = 1", "__editable___mine_1_0_finder.py": b"MAPPING = {}", "_editable_impl_other.py": b"b = 2"})
+    write_tree(tmp_path, {"sound-2.1.dist-info/METADATA": b"Name: sound\nVersion: 2.1\n", "sound-2.1.dist-info/RECORD": b"sound.py,,\n"})
+    write_tree(tmp_path, {"mine-1.0.dist-info/METADATA": b"Name: mine\nVersion: 1.0\n"})
+    write_tree(tmp_path, {"mine-1.0.dist-info/RECORD": b"__editable___mine_1_0_finder.py,,\n__editable__.mine-1.0.pth,,\n"})
+    monkeypatch.setattr(installed.sysconfig, "get_path", lambda *args, **kwargs: str(tmp_path))
+    (root,) = installed.installed_roots()
+    assert [file.path for file in root.listing.files] == ["sound.py"]
+    assert installed.installed_packages() == {"python": sys.version.split()[0], "sound": "2.1"}
 
 
 def test_sources_with_one_name_keep_apart_and_digests_ignore_where_they_lie(tmp_path: Path) -> None:

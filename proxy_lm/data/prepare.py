@@ -28,6 +28,7 @@ from proxy_lm.data.decontaminate import MIN_RUNS, MIN_SHARE, RUN_WORDS
 from proxy_lm.data.dedup import NUM_VALUES, SHINGLE_WORDS, bands, check_library
 from proxy_lm.data.engines import Engine, LocalEngine, busy_file, idle
 from proxy_lm.data.folders import read_patterns
+from proxy_lm.data.installed import INSTALLED, installed_packages
 from proxy_lm.data.languages import check_languages
 from proxy_lm.data.memory import Memory
 from proxy_lm.data.records import Fields
@@ -285,6 +286,7 @@ def _write(
                 "damaged_examples": examples,
                 "matched_problems": chosen.matched,
                 "request": dict(request),
+                **({"installed": installed_packages()} if any(source.spec == INSTALLED for source in sources) else {}),
             },
         )
 

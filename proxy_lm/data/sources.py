@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from proxy_lm.data.folders import FileEntry, Listing, list_files
-from proxy_lm.data.installed import installed_project, installed_roots
+from proxy_lm.data.installed import INSTALLED, installed_project, installed_roots
 from proxy_lm.data.streams import open_parquet
 from proxy_lm.errors import RequestError
 
@@ -93,7 +93,7 @@ def open_sources(specs: Sequence[str], *, hub_split: str) -> list[Source]:
 
 def source_origin(spec: str) -> str:
     """Where a SRC is on this machine: enough to tell whether a finished corpus was made from the same places."""
-    if spec == "python:":
+    if spec == INSTALLED:
         return f"{sys.base_prefix} {sys.prefix}"
     if spec.startswith("hf:"):
         folder = Path(spec.removeprefix("hf:"))
@@ -112,7 +112,7 @@ def container_kind(name: str) -> str | None:
 
 
 def _open_source(spec: str, hub_split: str) -> Source:
-    if spec == "python:":
+    if spec == INSTALLED:
         return _open_installed(spec)
     if spec.startswith("hf:"):
         return _open_hub(spec, hub_split)
