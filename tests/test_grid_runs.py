@@ -135,7 +135,7 @@ def test_cells_come_from_elsewhere_one_by_one_or_not_at_all(place, whole, monkey
     # Scored otherwise, they do not fit, and each says why; to collect runs nothing.
     words = ["compare", "plan.yaml", "evaluation.stride_bytes=32", "--out", "strange"]
     assert cli.main([*words, "--import", kept, "--collect"]) == 0
-    assert "not imported: bytes-x1: evaluation.stride_bytes: 64 -> 32" in capsys.readouterr().err
+    assert "not imported: bytes-x1 and 1 more: evaluation.stride_bytes: 64 -> 32" in capsys.readouterr().err
     assert {cell["status"] for cell in cells_of(place, "strange").values()} == {"not run"}
 
     # What does not fit together is refused before anything is taken.
