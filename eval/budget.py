@@ -95,22 +95,22 @@ def solve(arms: Mapping[str, Rates], match: MatchSettings, *, setting: str | Non
     apart; `setting` is the one to change in the plan, when that is not `match`."""
     setting = setting or f"match.{match.kind}"
     steps = {name: _nearest(rates, match.kind, match.target) for name, rates in arms.items()}
+    longest = max(rates.spent(match.kind, steps[name]) / steps[name] for name, rates in arms.items())
+    enough = f"{1.05 * longest / tolerance:.2g}"  # half a step off on either side; rounded, not below what fits
     for name, rates in arms.items():
         spent = rates.spent(match.kind, steps[name])
         if abs(spent - match.target) > tolerance * match.target:
-            per_step = spent / steps[name]
             raise RequestError(
                 f"arm '{name}' comes to {spent:.4g} {match.kind} with {steps[name]} steps, more than {100 * tolerance:g} % from the target "
-                f"{match.target:.4g}, since one step is {per_step:.4g}; set {setting} to {per_step / (2 * tolerance):.2g} or more, "
+                f"{match.target:.4g}, since one step is {spent / steps[name]:.4g}; with {setting} of {enough} or more all arms fit, "
                 "or use fewer rows_per_step"
             )
     costs = {name: rates.spent(match.kind, steps[name]) for name, rates in arms.items()}
     least, most = (choose(costs, key=costs.__getitem__) for choose in (min, max))
     if costs[most] - costs[least] > tolerance * costs[least]:
-        enough = f"{max(costs[name] / steps[name] for name in arms) / tolerance:.2g}"
         raise RequestError(
             f"arms '{least}' and '{most}' come to {costs[least]:.4g} and {costs[most]:.4g} {match.kind}, more than {100 * tolerance:g} % "
-            f"apart, since steps are whole; set {setting} to {enough} or more, or use fewer rows_per_step"
+            f"apart, since steps are whole; with {setting} of {enough} or more all arms fit, or use fewer rows_per_step"
         )
     return steps
 

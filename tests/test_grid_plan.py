@@ -103,7 +103,7 @@ def test_arms_are_matched_within_each_scale_and_budget():
         "halves-s1-x1": 2000,
     }
     assert [row["off_target"] for row in describe_runs(made, runs, costs, steps)] == [0.0] * 6
-    with pytest.raises(RequestError, match=r"'halves-s0-x1' comes to .* set budgets\.x1\.s0 to 3.5e\+10 or more"):
+    with pytest.raises(RequestError, match=r"'halves-s0-x1' comes to .* with budgets\.x1\.s0 of 7.4e\+10 or more"):
         solve_runs(made, runs, rates_of(runs, {"bytes": 1_000_000, "halves": 700_000_000}))
 
 
