@@ -81,10 +81,23 @@ def said(results: Results) -> list[str]:
             taught.setdefault(view, []).append(name)
     return [
         f"The teacher itself, the byte model of view {view}{_whom(taught.get(view, []))}: {found['bits_per_byte']:.3f} bits per byte on "
-        "the same bytes."
+        f"the same bytes.{_outgrown(results, found['bits_per_byte'])}"
         for view, found in results.teachers.items()
         if found.get("bits_per_byte") is not None
     ]
+
+
+def _outgrown(results: Results, of_teacher: float) -> str:
+    """Where the baseline, taught by nobody, has come further than this teacher, whose pupils it then holds back."""
+    found: dict[str, list[float]] = {}
+    for arm in results.finished:
+        if arm.name == results.baseline and arm.bits_per_byte is not None:
+            found.setdefault(" ".join(filter(None, (arm.scale, arm.budget))), []).append(arm.bits_per_byte)
+    ahead = {place: mean for place, bits in found.items() if (mean := sum(bits) / len(bits)) < of_teacher}
+    if not ahead:
+        return ""
+    places = ",".join(f" at {place} ({mean:.3f})" if place else f" ({mean:.3f})" for place, mean in ahead.items())
+    return f" Without it {results.baseline} has fewer{places}: there this teacher can hold a student back."
 
 
 def _only(arm: Mapping[str, Any]) -> dict[str, Any]:

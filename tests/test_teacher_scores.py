@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -87,3 +88,9 @@ def test_it_is_told_beside_the_table_and_in_the_report(comparison):
     sentence = "The teacher itself, the byte model of view taught (pupil): 1.654 bits per byte on the same bytes."
     assert sentence in table_kinds.main(told, analyse(told), {})[0]
     assert sentence in markdown(report.content(told))
+    assert "hold a student back" not in table_kinds.main(told, analyse(told), {})[0]  # bytes has 2.5
+    poor = plain.model_copy(update={"teachers": {"taught": {"bits_per_byte": 2.6, "num_bytes": 500}}})
+    assert re.search(
+        r"Without it bytes has fewer \(2\.5\d\d\): there this teacher can hold a student back\.",
+        table_kinds.main(poor, analyse(poor), {})[0],
+    )

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--import", type=Path, dest="imported", metavar="RESULTS.json", help="take finished cells over from another session's results"
     )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--cell", metavar="NAME", help="run one cell only, for array jobs; several processes may share one --out")
+    several = "several processes may share one --out, and on one machine launch.threads_per_rank=N shares out its cores"
+    what.add_argument("--cell", metavar="NAME", help=f"run one cell only, for array jobs; {several}")
     what.add_argument("--cells", action="store_true", help="list the cells with their state and a forecast of their seconds; makes nothing")
     what.add_argument("--slurm", action="store_true", help="print a job file for Slurm, one array element a cell")
     what.add_argument("--prepare", action="store_true", help="make corpus, views and budget only")
