@@ -113,12 +113,12 @@ def tell_import(theirs: Theirs, grid: Grid, runs: Sequence[ArmRun]) -> None:
     for reason, names in cells.items():
         note(f"not imported: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}")
     if reasons and theirs.results.corpus["digest"] != grid.corpus_digest:
-        _tell_packages(theirs.results.corpus.get("installed"), grid.out / "corpus")
+        _tell_packages(theirs.results.corpus.get("installed"), grid.place.corpus)
 
 
 def _tell_packages(theirs: Mapping[str, str] | None, corpus: Path) -> None:
     """A corpus of `python:` is another with every package that is."""
-    ours = read_json(corpus / MANIFEST, "manifest of the corpus").get("installed") if (corpus / MANIFEST).is_file() else None
+    ours = read_json(corpus / MANIFEST, "corpus manifest").get("installed")
     if ours is None:
         return
     if theirs is None:

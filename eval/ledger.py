@@ -148,7 +148,9 @@ def corpus_facts(corpus: Corpus) -> dict[str, Any]:
             "num_projects": len(set(projects[documents.start : documents.stop])),
         }
     facts = {"digest": corpus.digest, "splits": splits, "drops": corpus.manifest.get("drops", {})}
-    return facts | {name: corpus.manifest[name] for name in ("installed",) if name in corpus.manifest}
+    if "installed" in corpus.manifest:
+        facts["installed"] = corpus.manifest["installed"]
+    return facts
 
 
 def spent(settings: RunSettings) -> dict[str, Any]:
