@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from proxy_lm.config import Settings, validate
 from proxy_lm.data.curves import Curve
 from proxy_lm.neural_training import MODEL_FOLDER
@@ -28,6 +30,9 @@ class PlannedTeacher(Settings):
     weight: Curve
     """See `proxy_lm.data.soft_targets.TeacherSettings`."""
 
+    lead: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """See there."""
+
 
 def teacher_view(values: Mapping[str, Any], where: str = "an arm") -> str | None:
     """The view whose byte model teaches a run of these settings; None for a run without a teacher. Raises `RequestError`."""
@@ -40,7 +45,8 @@ def located_teacher(values: Mapping[str, Any], out: Path) -> dict[str, Any]:
     view = teacher_view(values)
     if view is None:
         return dict(values)
-    return {**values, "teacher": {"model": str(out / "views" / view / MODEL_FOLDER), "weight": values["teacher"]["weight"]}}
+    kept = {name: value for name, value in values["teacher"].items() if name != "view"}
+    return {**values, "teacher": {"model": str(out / "views" / view / MODEL_FOLDER), **kept}}
 
 
 def check_teacher_view(where: str, values: Mapping[str, Any], views: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:

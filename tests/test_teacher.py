@@ -28,9 +28,12 @@ from proxy_lm.model.loss import OutputHead
 from proxy_lm.model.settings import ModelSettings
 from proxy_lm.neural_training import network_of
 from proxy_lm.train.__main__ import main
+from proxy_lm.train.engine import Ranks
 from proxy_lm.train.inputs import open_inputs
+from proxy_lm.train.launch import detect
 from proxy_lm.train.preflight import _shared_settings
 from proxy_lm.train.settings import RunSettings
+from proxy_lm.train.validate import Validation
 from proxy_lm.vocabulary import RAW_CODE, RAW_VOCABULARY_SIZE
 
 WIDTH, IDS = 16, 384
@@ -234,6 +237,88 @@ def test_a_weight_of_zero_is_no_teacher_and_a_teacher_teaches(tiny_run, taught):
     assert taught_valid < without - 0.02
 
 
+LEAD = {**RAW_ONLY, "validation": {"every_steps": 2, "max_bytes": 2000}}
+
+
+@pytest.fixture(scope="module")
+def led(tiny_run, settings_of, model_folder):
+    """Runs with a lead: of more than there is at any time, and of a teacher of another text, which is behind from the start."""
+    other = tiny_run.folder / "teacher" / "behind"
+    save_model(CountModel.train([b"\x00\x01\x02" * 99], num_starts=1000), other)
+    train_several(
+        tiny_run,
+        settings_of("lead", [[0, 1.0], [1, 0.5]], **LEAD) | {"teacher": {"model": str(model_folder), "weight": CURVE, "lead": 20.0}},
+        settings_of("behind", **LEAD) | {"teacher": {"model": str(other), "weight": 0.01, "lead": 0.1}},
+    )
+    return tiny_run.folder / "teacher-lead.yaml"
+
+
+@pytest.mark.slow
+def test_the_weight_is_what_the_lead_on_the_valid_rows_leaves(tiny_run, settings_of, taught, led, model_folder):
+    record = json.loads((tiny_run.folder / "runs" / "teacher-lead" / "run.json").read_text())
+    watched = record["validation"]
+    inputs = open_inputs(validate(RunSettings, settings_of("lead", 1.0, **LEAD), "test"), 1, verify=False)
+    assert watched[0]["teacher_bits_per_byte"] == pytest.approx(own_bits(inputs, load_model(model_folder)), rel=1e-9)
+    share, expected = 1.0, []
+    for step in range(10):
+        expected.append(share * (1 - 0.7 * step / 10))
+        if step % 2:
+            now = watched[step // 2]
+            assert now["step"] == step + 1
+            share = min(share, (now["bits_per_byte"]["raw"] - now["teacher_bits_per_byte"]) / 20)
+            assert now["teacher_share"] == share
+    assert [line["teacher_weight"] for line in lines(tiny_run, "lead")] == pytest.approx(expected, rel=1e-12)
+    assert 0 < share < 0.4
+    assert record["teacher_share"] == share
+    # Beside the run without a lead: equal until the first validation, other targets in the step after it, other weights from there on.
+    without, ours = lines(tiny_run, "taught"), lines(tiny_run, "lead")
+    assert [a["objective"] == b["objective"] for a, b in zip(without, ours, strict=True)] == [True] * 2 + [False] * 8
+    assert [a["loss_hex"] == b["loss_hex"] for a, b in zip(without, ours, strict=True)] == [True] * 3 + [False] * 7
+
+
+def own_bits(inputs, model):
+    """What the model has of the raw rows that a validation reads, asked byte by byte."""
+    found = []
+    validation = Validation(inputs, Ranks(detect({}), timeout_seconds=1.0))
+    for row in validation.rows["raw"]:
+        batch = validation.readers["raw"].read([row])
+        said = b""
+        for t in range(inputs.settings.row_length + 1):
+            if t and batch.segments[0, t] != batch.segments[0, t - 1]:
+                said = b""
+            if batch.views[0, t] == RAW_CODE:
+                byte = batch.ids[0, t]
+                if t:
+                    found.append(-np.log2(model.after(np.frombuffer(said, np.uint8)[None])[0][byte] / TOTAL))
+                said += bytes([byte])
+    return np.mean(found)
+
+
+@pytest.mark.slow
+def test_a_teacher_without_a_lead_is_not_asked_again(tiny_run, led):
+    record = json.loads((tiny_run.folder / "runs" / "teacher-behind" / "run.json").read_text())
+    assert [now["teacher_share"] for now in record["validation"]] == [0.0] * 5
+    seconds = [line["teacher_seconds"] for line in lines(tiny_run, "behind")]
+    assert all(seconds[:2])
+    assert not any(seconds[6:])  # four steps may have been read ahead
+    weights = [line["teacher_weight"] for line in lines(tiny_run, "behind")]
+    assert weights == [0.01] * 2 + [0.0] * 8
+
+
+@pytest.mark.slow
+def test_a_run_with_a_lead_continues_to_the_last_bit_under_the_same_validation_alone(tiny_run, led):
+    run = tiny_run.folder / "runs" / "teacher-lead"
+    whole = lines(tiny_run, "lead"), digest_of_weights(tiny_run, "lead", 10)
+    shutil.rmtree(run / "checkpoints" / "step-10")
+    (run / "run.json").unlink()
+    assert "validation.every_steps: 2 -> 3" in tiny_run.train(led, "validation.every_steps=3", code=2)
+    assert "continues at step 5" in tiny_run.train(led)
+    assert digest_of_weights(tiny_run, "lead", 10) == whole[1]
+    again = lines(tiny_run, "lead")
+    assert [line["objective"] for line in again] == [line["objective"] for line in whole[0]]
+    assert [line["teacher_weight"] for line in again] == [line["teacher_weight"] for line in whole[0]]
+
+
 def test_ranks_whose_folders_differ_agree_where_the_model_is_the_same(settings_of, model_folder, tmp_path):
     """What the preflight compares."""
 
@@ -258,6 +343,8 @@ def test_what_cannot_teach_is_refused_before_anything_is_read(tiny_run, settings
     assert "there is no byte model in" in told({}, f"teacher.model={tmp_path}")
     assert "a share is a number from 0 to 1" in told({}, "teacher.weight=true")
     assert "share 1.5 is outside 0..1" in told({}, "teacher.weight=1.5")
+    assert "greater than 0" in told({}, "teacher.lead=0")
+    assert "this run has no such rows or no validation before its end (validation.every_steps=None" in told({}, "teacher.lead=1")
     assert "use sequence_parallel=1, or take the teacher out" in told({"sequence_parallel": 2})
     damaged = shutil.copytree(model_folder, tmp_path / "damaged")
     data = bytearray((damaged / "counts.bin").read_bytes())

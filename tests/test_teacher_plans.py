@@ -43,6 +43,13 @@ def test_the_teacher_is_the_model_beside_the_view_and_the_key_has_its_digest():
     assert keys["taught"]["settings"]["teacher"]["view"] == "stream"  # no folder of this machine
 
 
+def test_a_lead_reaches_the_run_which_is_validated_along_the_way():
+    plan = plan_of(led={"teacher": {"view": "stream", "weight": 1.0, "lead": 0.8}})
+    settings = {run.arm: run.settings(Path("out"), Path("corpus"), 3) for run in arm_runs(plan)}["led"]
+    assert settings.teacher.lead == 0.8
+    assert settings.validation.every_steps == 1
+
+
 @pytest.mark.parametrize(
     ("teacher", "told"),
     [
@@ -51,6 +58,7 @@ def test_the_teacher_is_the_model_beside_the_view_and_the_key_has_its_digest():
         ({"view": "network", "weight": 1}, "view 'network', which has no count model beside it"),
         ({"model": "views/stream/model", "weight": 1}, "teacher of arm 'taught'"),
         ({"view": "stream", "weight": 1.5}, "share 1.5 is outside 0..1"),
+        ({"view": "stream", "weight": 1, "lead": -1}, "lead.*greater than 0"),
     ],
 )
 def test_refused(teacher, told):

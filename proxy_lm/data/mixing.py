@@ -7,6 +7,7 @@
       splice: [[0.2, 0.0], [0.3, 0.2, cosine]]   # told once, raw and by a view in turn
       max_cuts: 3
       raw_first: 0.5
+      repeat: [[0.3, 0.5], [0.3001, 0.0]]  # half of the rows of the first 30 % repeat their first half
       weights: {spm: 2, gzip: [[0, 1], [0.5, 0]]}
       loss_weights: {raw: 1.0, spm: 0.75}
       anneal: 0.05                       # the last twentieth of the run is raw only
@@ -90,8 +91,12 @@ class MixSettings(Settings):
     fim: FimSettings = FimSettings()
     """Fill-in-the-middle, of the documents told raw."""
 
+    repeat: Curve = _ZERO
+    """Share of the rows, not documents, that say their first half twice, however it is told (`repeat.py`): something to copy from, for a
+    model that has yet to learn to look back. With packing=cut only."""
+
     anneal: float = Field(default=0.0, ge=0.0, le=1.0)
-    """The last share of the run that is raw only, whatever the curves say."""
+    """The last share of the run that is raw only, whatever the curves say, and says nothing twice."""
 
     @model_validator(mode="before")
     @classmethod
@@ -149,6 +154,11 @@ class MixSettings(Settings):
             return found
         before = at + ahead < 1.0 - self.anneal
         return Shares(*(np.where(before, share, 0.0) for share in found))
+
+    def share_of_rows_that_repeat(self, progress: npt.ArrayLike) -> F64:
+        """The share of rows that say their first half twice at this progress, the shape of it."""
+        at = np.asarray(progress, dtype=np.float64)
+        return np.where(at < 1.0 - self.anneal, self.repeat(at), 0.0)
 
     def share_is_zero(self, name: _Part) -> bool:
         """True when no document is told in this layout, at any progress."""

@@ -25,8 +25,9 @@ import numpy.typing as npt
 
 from compressors.files import digest_of
 from proxy_lm.data.mixing import MixSettings
-from proxy_lm.data.permutation import PERMUTATION_VERSION
-from proxy_lm.data.pieces import OVERHEAD, Layout, Pieces
+from proxy_lm.data.permutation import PERMUTATION_VERSION, key_of, uniforms
+from proxy_lm.data.pieces import OVERHEAD, Bools, Layout, Pieces
+from proxy_lm.data.repeat import repeat_half
 from proxy_lm.data.row_order import default_window, stream_rows
 from proxy_lm.data.slices import Slices, cut
 from proxy_lm.data.telling import Draws, KnownLengths, Teller, ViewLengths
@@ -91,6 +92,10 @@ class Plan:
         _check_request(sizes, documents, views, vocabulary, row_length, lookahead, num_rows)
         if packing not in get_args(Packing):
             raise RequestError(f"packing is {packing!r}; known: {', '.join(get_args(Packing))}")
+        if packing == "fit" and not mix.repeat.is_zero:
+            raise RequestError(
+                "mix.repeat with packing=fit is not offered: a packed row may end before its half; use packing=cut or mix.repeat=0"
+            )
         self.parents = tuple(parents)
         self.documents = documents
         self.vocabulary = vocabulary
@@ -111,6 +116,7 @@ class Plan:
         # Blocks are small with "cut". With "fit" the raw-only end may be shorter than one, so the block that reaches into it is raw.
         ahead = min(self.block_positions * mean_length / self.num_symbols, 1 / _MIN_PACKED_BLOCKS) if packing == "fit" else 0.0
         self._teller = Teller(sizes=sizes, documents=documents, views=views, mix=mix, seed=seed, cuts=cuts or {}, lines=lines, ahead=ahead)
+        self._repeat_key = key_of(seed, "rows that repeat")
         self._spans: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.Lock()
         self.digest = self._digest()
@@ -190,7 +196,15 @@ class Plan:
             begin, end = int(places[mine].min()) * self.row_length, int(places[mine].max() + 1) * self.row_length + self.lookahead
             pieces = Pieces.join([self._kept(number, self._decide_span).between(begin, end) for number in range(first, last + 1)])
             parts.append(cut(pieces, rows[mine], places[mine], self.row_length, self.lookahead))
-        return parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
+        found = parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
+        return found if self.mix.repeat.is_zero else self._with_repeats(found)
+
+    def is_repeating(self, rows: I64) -> Bools:
+        """Which of these rows of the run say their first half twice (`repeat.py`), bool of their shape."""
+        return uniforms(self._repeat_key, rows) < self.mix.share_of_rows_that_repeat(rows / self.num_rows)
+
+    def _with_repeats(self, slices: Slices) -> Slices:
+        return repeat_half(slices, self.is_repeating(slices.row), self.row_length, self.lookahead)
 
     def step_digest(self, step: int, rows_per_step: int) -> str:
         """Digest of all rows of one global step; the same for every world size."""
@@ -297,7 +311,8 @@ class Plan:
             "lengths": lengths.hexdigest(),
             "documents": [self.documents.start, self.documents.stop],
             "views": [[view.name, view.alphabet_size] for view in self.vocabulary.views],
-            "mix": self.mix.model_dump(mode="json"),
+            # Plans from before rows could repeat keep their digests.
+            "mix": self.mix.model_dump(mode="json", exclude={"repeat"} if self.mix.repeat.is_zero else None),
             "cuts": self.cut_digests,
             "seed": self.seed,
             "row_length": self.row_length,

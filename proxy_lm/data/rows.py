@@ -75,7 +75,7 @@ class RowReader:
             )
         self.plan = plan
         self.vocabulary = vocabulary
-        self.teacher = teacher
+        self.teacher = teacher  # may be taken away while threads read
         self._sources: list[Payloads] = [corpus, *views]
         self._opening_ids = _special_ids(OPENINGS, vocabulary)
         self._closing_ids = _special_ids(CLOSINGS, vocabulary)
@@ -86,11 +86,12 @@ class RowReader:
         runs = [self.plan.row_slices(first, count) for first, count in _runs(rows)]
         slices = runs[0] if len(runs) == 1 else Slices.join(runs)
         batch = self.fill(slices, len(rows))
-        weight = self.teacher.weight_at(rows[0]) if self.teacher else 0.0
-        if self.teacher is None or weight == 0.0:
+        teacher = self.teacher
+        weight = teacher.weight_at(rows[0]) if teacher else 0.0
+        if teacher is None or weight == 0.0:
             return batch
         began = time.thread_time()
-        soft = self.teacher.soft_targets(slices, batch.ids, self.plan.row_length)
+        soft = teacher.soft_targets(slices, batch.ids, self.plan.row_length)
         return replace(batch, soft=soft, soft_weight=weight, teacher_seconds=time.thread_time() - began)
 
     def fill(self, slices: Slices, num_rows: int) -> Batch:

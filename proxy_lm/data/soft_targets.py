@@ -1,6 +1,7 @@
 """Soft targets: what a byte model expects where raw text stands, for a run that learns from the whole distribution beside the one byte.
 
     teacher: {model: views/stream/model, weight: [[0, 1.0], [1, 0.5]]}          # in a run's YAML
+    teacher: {model: views/stream/model, weight: 1.0, lead: 1.0}                # less and less as the student comes near
     teacher = open_teacher(settings.teacher, rows_per_step=64, num_steps=1000, verify=True)
     soft = teacher.soft_targets(slices, ids, row_length)                        # uint16 [B, L + H, 256]
 
@@ -21,8 +22,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from compressors.neural.models import ByteModel, load_model, model_class, model_identity
+from compressors.neural.models import PRECISION_BITS, ByteModel, load_model, model_class, model_identity
 from proxy_lm.config import Settings
 from proxy_lm.data.curves import Curve
 from proxy_lm.data.pieces import OPENING_LENGTHS
@@ -44,6 +46,11 @@ class TeacherSettings(Settings):
     """Weight w of the model's distribution over progress, 0 to 1: the target of a taught byte is 1 - w of the byte that stands there and w
     of what the model expects. A number, or a curve like those of the mix. While it is 0 the model is not asked."""
 
+    lead: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Bits per byte by which the model has to be ahead of the student for its whole weight; with less of a lead it has that much less, and
+    with none it is done. Both are measured at each validation, on its raw rows, and what is lost does not come back. None: the curve alone.
+    Needs validation.every_steps and a valid split."""
+
 
 @dataclass(frozen=True)
 class Teacher:
@@ -54,6 +61,7 @@ class Teacher:
     weight: Curve
     rows_per_step: int
     num_steps: int
+    lead: float | None = None
 
     @functools.cached_property
     def model(self) -> ByteModel:
@@ -63,8 +71,20 @@ class Teacher:
         return load_model(self.folder)
 
     def weight_at(self, row: int) -> float:
-        """The weight in the step of this global row."""
+        """The weight in the step of this global row, by the curve alone."""
         return float(self.weight(row // self.rows_per_step / self.num_steps))
+
+    def share_left(self, student_bits: float, own_bits: float) -> float:
+        """What a lead of so many bits per byte leaves of the weight, 0 to 1; 1 where no lead is asked for."""
+        return 1.0 if self.lead is None else min(max((student_bits - own_bits) / self.lead, 0.0), 1.0)
+
+    def bits(self, slices: Slices, ids: npt.NDArray[np.int64], row_length: int) -> tuple[float, int]:
+        """Bits of the model for the bytes that it would teach in these rows, and how many bytes they are. Arguments as `soft_targets`."""
+        targets = slice(1, row_length + 1)
+        soft, bytes_there = self.soft_targets(slices, ids, row_length)[:, targets], ids[:, targets]
+        taught = soft.any(axis=2)
+        chosen = soft[taught, bytes_there[taught]].astype(np.float64)
+        return float(PRECISION_BITS * len(chosen) - np.log2(chosen).sum()), len(chosen)
 
     def soft_targets(self, slices: Slices, ids: npt.NDArray[np.int64], row_length: int) -> U16:
         """Frequencies of the byte in each column, of 65,536; all 0 where nothing is taught. `ids` [B, L + H] as the slices fill them, raw
@@ -100,4 +120,4 @@ def open_teacher(settings: TeacherSettings, rows_per_step: int, num_steps: int, 
     fingerprint = check_teacher(settings)
     if verify:
         load_model(Path(settings.model))
-    return Teacher(Path(settings.model), fingerprint, settings.weight, rows_per_step, num_steps)
+    return Teacher(Path(settings.model), fingerprint, settings.weight, rows_per_step, num_steps, settings.lead)

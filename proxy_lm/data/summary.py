@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from proxy_lm.data.pieces import I64, UNCUT, Bools, Layout, Pieces, inside
+from proxy_lm.vocabulary import RAW_CODE
 
 if TYPE_CHECKING:
     from proxy_lm.data.plan import Plan
 
+_ROWS_AT_ONCE: Final = 4096
 _LAYOUT_MEASURES: Final = ("num_documents", "num_ids", "source_bytes")
 LAYOUT_SHARES: Final = ("document_share", "symbol_share", "source_share")
 # What `summarise` says of how rows are filled.
@@ -61,6 +63,9 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
         num_begun += int(first.sum())
         num_split += num_split_here
         num_ids += int(ids.sum())
+    if not plan.mix.repeat.is_zero:
+        told = _count_repeating(plan, codes, layouts, specials)
+        seen = told > 0
     codes[3, :, 0] = 0  # code 0 of `missing` means that nothing is missing
     names = ["raw", *plan.view_names]
     return {
@@ -85,6 +90,32 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
             for k in range(num_phases)
         ],
     }
+
+
+def _count_repeating(plan: Plan, codes: I64, layouts: I64, specials: I64) -> I64:
+    """Where rows repeat: count anew, row by row, what is told; what is repeated counts twice. Returns the bytes of each document told at
+    least once. Documents by layout, and those that a view cannot express, stay those of the stream."""
+    codes[:3], layouts[1:], specials[:] = 0, 0, 0
+    reached = np.zeros((plan.num_positions, 2), dtype=np.int64)  # bytes of each telling, raw and by a view
+    twice, document = np.zeros(plan.num_positions, np.bool_), np.zeros(plan.num_positions, np.int64)
+    for first in range(0, plan.num_rows, _ROWS_AT_ONCE):
+        slices = plan.row_slices(first, min(_ROWS_AT_ONCE, plan.num_rows - first))
+        begins, symbols, bytes_told = slices.counted(plan.row_length)
+        ids = np.clip(plan.row_length - slices.column, 0, slices.length)
+        phase = slices.row * codes.shape[1] // plan.num_rows
+        for measure, values in enumerate((begins, symbols, bytes_told)):
+            np.add.at(codes[measure], (phase, slices.code), values)
+        np.add.at(specials, phase, ids - symbols)
+        for measure, values in ((1, ids), (2, bytes_told)):
+            np.add.at(layouts[measure], (phase, slices.layout), values)
+        half = plan.row_length // 2
+        is_new = ~plan.is_repeating(slices.row) | (slices.column < half) | (slices.column >= 2 * half)
+        np.add.at(reached, (slices.order[is_new], (slices.code[is_new] != RAW_CODE).astype(np.int64)), bytes_told[is_new])
+        twice[slices.order] = (slices.layout == Layout.PAIR) | (slices.layout == Layout.PARALLEL)
+        document[slices.order] = slices.document - plan.documents.start
+    told = np.zeros(plan.num_documents, dtype=np.int64)
+    np.maximum.at(told, document, np.where(twice, reached.max(axis=1), reached.sum(axis=1)))
+    return told
 
 
 def _counted(plan: Plan) -> Iterator[tuple[Pieces, I64, tuple[I64, I64, I64, Bools], int]]:

@@ -60,8 +60,11 @@ def run_steps(job: Job, counters: Counters) -> bool:
     began = time.monotonic() - counters.seconds
     last_save = step_began = time.monotonic()
     saved_step = counters.step
+    reader = inputs.reader
+    if counters.teacher_share == 0.0:
+        reader.teacher = None
     loader = Loader(
-        inputs.reader,
+        reader,
         first_step=counters.step,
         num_steps=inputs.num_steps - counters.step,
         rows_per_device=inputs.shape.rows_per_device,
@@ -101,6 +104,8 @@ def run_steps(job: Job, counters: Counters) -> bool:
             save_now = (save_now or _is_multiple(counters.step, settings.checkpoint.every_steps)) and not counters.spikes.in_row
             if finished or _is_multiple(counters.step, settings.validation.every_steps):
                 _validate(job, counters)
+                if counters.teacher_share == 0.0:
+                    reader.teacher = None  # what was read ahead is not used
                 step_began = time.monotonic()
             if finished or stop_now or save_now:
                 counters.seconds = time.monotonic() - began
@@ -121,7 +126,7 @@ def make_step(
     weights = loss_weights(job, counters.step)
     for number, batch in enumerate(batches, 1):
         device = job.engine.device
-        soft, soft_weight = soft_tensors(batch, device)
+        soft, soft_weight = soft_tensors(batch, device, counters.teacher_share)
         losses = job.engine.forward(*to_tensors(batch, device), weights, soft=soft, soft_weight=soft_weight)
         losses = job.planted.plant(counters.step + 1, losses)
         job.engine.backward(losses.loss)
@@ -209,12 +214,24 @@ def _validate(job: Job, counters: Counters) -> None:
     found = job.validation.run(job.engine)
     if not found:
         return
-    counters.validation.append({"step": counters.step, "bits_per_byte": found})
+    counters.validation.append({"step": counters.step, "bits_per_byte": found, **_weigh_teacher(job, counters, found.get("raw"))})
     if job.board:
         job.board.write({"validation_bits_per_byte": found}, counters.step)
     if job.ranks.rank == 0:
         parts = ", ".join(f"{name} {value:.4f}" if value is not None else f"{name} none" for name, value in found.items())
         note(f"step {counters.step}: validation bits per byte {parts}")
+
+
+def _weigh_teacher(job: Job, counters: Counters, student_bits: float | None) -> dict[str, float]:
+    """Take from the teacher what its lead no longer covers, the same on every rank."""
+    teacher, own_bits, before = job.inputs.teacher, job.validation.teacher_bits, counters.teacher_share
+    if teacher is None or own_bits is None or student_bits is None:
+        return {}
+    counters.teacher_share = min(before, teacher.share_left(student_bits, own_bits))
+    if job.ranks.rank == 0 and counters.teacher_share < before:
+        left = f"{counters.teacher_share:.0%} of its weight is left" if counters.teacher_share else "it is done"
+        note(f"step {counters.step}: the teacher has {own_bits:.4f} bits per byte where the student has {student_bits:.4f}; {left}")
+    return {"teacher_bits_per_byte": own_bits, "teacher_share": counters.teacher_share}
 
 
 def _save(job: Job, counters: Counters) -> None:
@@ -235,6 +252,8 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
     inputs = job.inputs
     symbols = inputs.shape.symbols_per_step
     flops_per_second = symbols * inputs.flops_per_symbol / step_seconds
+    first_row = (counters.step - 1) * inputs.settings.rows_per_step
+    teacher_weight = inputs.teacher.weight_at(first_row) * counters.teacher_share if inputs.teacher else 0.0
     record: dict[str, Any] = {
         "step": counters.step,
         **step_record(totals, inputs.view_names, symbols, inputs.inexact_names, head_names=inputs.settings.model.resolved().head_names),
@@ -253,7 +272,7 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
         "total_source_bytes": counters.source_bytes,
         "total_training_flops": counters.training_flops,
         "total_seconds": counters.seconds,
-        **({"teacher_seconds": totals.teacher_seconds} if inputs.teacher else {}),
+        **({"teacher_seconds": totals.teacher_seconds, "teacher_weight": teacher_weight} if inputs.teacher else {}),
         "batch_digest": inputs.plan.step_digest(counters.step - 1, inputs.settings.rows_per_step),
     }
     job.metrics.write(record)

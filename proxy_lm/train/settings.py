@@ -159,6 +159,7 @@ class RunSettings(Settings):
             )
         if self.optimizer.kind == "muon":
             self._check_muon()
+        self._check_teacher()
         if self.sequence_parallel > 1:
             self._check_sequence_parallel()
         return self
@@ -180,6 +181,17 @@ class RunSettings(Settings):
             )
         if self.zero.offload_parameters == "nvme":
             raise ValueError("optimizer.kind=muon with offload to nvme is not offered; use cpu, or optimizer.kind=adamw")
+
+    def _check_teacher(self) -> None:
+        if self.teacher is None or self.teacher.lead is None:
+            return
+        every, size = self.validation.every_steps, self.validation.max_bytes
+        if every is None or size == 0 or not self.mix.tells_raw:
+            raise ValueError(
+                f"teacher.lead={self.teacher.lead:g} is measured on raw rows at each validation, and this run has no such rows or no "
+                f"validation before its end (validation.every_steps={every}, validation.max_bytes={size}); give validation.every_steps, a "
+                "twentieth of the run, say, or take teacher.lead out"
+            )
 
     def _check_sequence_parallel(self) -> None:
         if self.teacher is not None:
@@ -286,6 +298,8 @@ def changed_settings(old: dict[str, Any], new: dict[str, Any], safe: tuple[str, 
     Paths of corpus, views and a teacher may change, since their digests are compared instead.
     """
     before, after = _flatten(old), _flatten(new)
+    if after.get("teacher.lead") is not None:  # then what is watched decides what is taught
+        safe = tuple(key for key in safe if key != "validation.")
     lines = []
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key) and not key.startswith(safe):

@@ -15,6 +15,8 @@ import torch
 from proxy_lm.data.mixing import Curve, MixSettings, WeightCurve
 from proxy_lm.data.plan import Plan
 from proxy_lm.data.rows import Batch, RowReader
+from proxy_lm.data.soft_targets import Teacher
+from proxy_lm.errors import RequestError
 from proxy_lm.train.engine import Engine, Ranks
 from proxy_lm.train.inputs import VALIDATION_SEED, Inputs
 from proxy_lm.train.metrics import Tally
@@ -29,8 +31,15 @@ class Validation:
         self.ranks = ranks
         self.readers: dict[str, RowReader] = {}
         self.rows: dict[str, list[int]] = {}
+        self.teacher_bits: float | None = None
+        """Bits per byte of a teacher with a lead, on the bytes of the raw rows that it would teach."""
         most_rows = -(-settings.validation.max_bytes // settings.row_length)
         if most_rows == 0 or len(inputs.corpus.splits["valid"]) == 0:
+            if inputs.teacher and inputs.teacher.lead is not None:
+                raise RequestError(
+                    f"teacher.lead={inputs.teacher.lead:g} is measured on the valid split, and that of {settings.corpus} is empty; "
+                    "prepare a corpus with a valid_share, or take teacher.lead out"
+                )
             return
         for name in self._told():
             mix = MixSettings() if name == "raw" else MixSettings(rate=Curve.constant(1.0), weights={name: WeightCurve.constant(1.0)})
@@ -50,6 +59,8 @@ class Validation:
             )
             self.rows[name] = [number * rows_there // num_rows for number in range(num_rows)]
             self.readers[name] = RowReader(inputs.corpus, inputs.views, inputs.vocabulary, plan)
+        if inputs.teacher and inputs.teacher.lead is not None:
+            self.teacher_bits = self._measure_teacher(inputs.teacher)
 
     def run(self, engine: Engine) -> dict[str, float | None]:
         """Bits per source byte by view. Every rank calls it and gets the same numbers."""
@@ -64,6 +75,16 @@ class Validation:
                 found[name] = tally.reduce().bits_per_byte(names, self.inputs.inexact_names)[name]
         engine.train()
         return found
+
+    def _measure_teacher(self, teacher: Teacher) -> float:
+        """Every rank reads all rows, and has the same number. Raises `RequestError` where there is no byte to teach."""
+        reader, bits, num_bytes = self.readers["raw"], 0.0, 0
+        for row in self.rows["raw"]:
+            found = teacher.bits(reader.plan.row_slices(row, 1), reader.read([row]).ids, self.inputs.settings.row_length)
+            bits, num_bytes = bits + found[0], num_bytes + found[1]
+        if num_bytes == 0:
+            raise RequestError("teacher.lead cannot be measured: no raw row of the valid split has a byte to teach; take teacher.lead out")
+        return bits / num_bytes
 
     def _told(self) -> list[str]:
         """Raw and the views that this run trains on. A run that never sees raw bytes is not asked to predict them."""
@@ -99,12 +120,12 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.
     return ids, segments, positions, views
 
 
-def soft_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor | None, float]:
-    """What a teacher expects of the batch, on the device, and its weight; (None, 0) where none was asked."""
-    if batch.soft is None:
+def soft_tensors(batch: Batch, device: torch.device, share: float = 1.0) -> tuple[torch.Tensor | None, float]:
+    """What a teacher expects of the batch, on the device, and `share` of its weight; (None, 0) where none was asked or none is left."""
+    if batch.soft is None or share == 0.0:
         return None, 0.0
     soft = torch.from_numpy(batch.soft)
-    return (soft.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else soft), batch.soft_weight
+    return (soft.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else soft), share * batch.soft_weight
 
 
 def _padded(batch: Batch, reader: RowReader, real: list[int]) -> Batch:
