@@ -242,38 +242,33 @@ LEAD = {**RAW_ONLY, "validation": {"every_steps": 2, "max_bytes": 2000}}
 
 @pytest.fixture(scope="module")
 def led(tiny_run, settings_of, model_folder):
-    """Runs with a lead: of more than there is at any time, and of a teacher of another text, which is behind from the start."""
+    """A run whose teacher's lead is lost on the way, and one whose teacher, of another text, has none from the start."""
     other = tiny_run.folder / "teacher" / "behind"
     save_model(CountModel.train([b"\x00\x01\x02" * 99], num_starts=1000), other)
     train_several(
         tiny_run,
-        settings_of("lead", [[0, 1.0], [1, 0.5]], **LEAD) | {"teacher": {"model": str(model_folder), "weight": CURVE, "lead": 20.0}},
+        settings_of("lead", **LEAD) | {"teacher": {"model": str(model_folder), "weight": CURVE, "lead": 4.4}},
         settings_of("behind", **LEAD) | {"teacher": {"model": str(other), "weight": 0.01, "lead": 0.1}},
     )
     return tiny_run.folder / "teacher-lead.yaml"
 
 
 @pytest.mark.slow
-def test_the_weight_is_what_the_lead_on_the_valid_rows_leaves(tiny_run, settings_of, taught, led, model_folder):
+def test_the_teacher_is_heard_as_long_as_it_leads_on_the_valid_rows(tiny_run, settings_of, taught, led, model_folder):
     record = json.loads((tiny_run.folder / "runs" / "teacher-lead" / "run.json").read_text())
     watched = record["validation"]
     inputs = open_inputs(validate(RunSettings, settings_of("lead", 1.0, **LEAD), "test"), 1, verify=False)
     assert watched[0]["teacher_bits_per_byte"] == pytest.approx(own_bits(inputs, load_model(model_folder)), rel=1e-9)
-    share, expected = 1.0, []
-    for step in range(10):
-        expected.append(share * (1 - 0.7 * step / 10))
-        if step % 2:
-            now = watched[step // 2]
-            assert now["step"] == step + 1
-            share = min(share, (now["bits_per_byte"]["raw"] - now["teacher_bits_per_byte"]) / 20)
-            assert now["teacher_share"] == share
+    leads = [now["bits_per_byte"]["raw"] - now["teacher_bits_per_byte"] for now in watched]
+    assert [now["teacher_done"] for now in watched] == [min(leads[: k + 1]) < 4.4 for k in range(5)]
+    taught_steps = 2 * next(k + 1 for k, lead in enumerate(leads) if lead < 4.4)
+    assert 2 <= taught_steps < 10
+    expected = [1 - 0.7 * step / 10 if step < taught_steps else 0.0 for step in range(10)]
     assert [line["teacher_weight"] for line in lines(tiny_run, "lead")] == pytest.approx(expected, rel=1e-12)
-    assert 0 < share < 0.4
-    assert record["teacher_share"] == share
-    # Beside the run without a lead: equal until the first validation, other targets in the step after it, other weights from there on.
+    # Beside the run without a lead: other targets in the step after the lead was lost, other weights from there on.
     without, ours = lines(tiny_run, "taught"), lines(tiny_run, "lead")
-    assert [a["objective"] == b["objective"] for a, b in zip(without, ours, strict=True)] == [True] * 2 + [False] * 8
-    assert [a["loss_hex"] == b["loss_hex"] for a, b in zip(without, ours, strict=True)] == [True] * 3 + [False] * 7
+    assert [a["objective"] == b["objective"] for a, b in zip(without, ours, strict=True)] == [step < taught_steps for step in range(10)]
+    assert [a["loss_hex"] == b["loss_hex"] for a, b in zip(without, ours, strict=True)] == [step <= taught_steps for step in range(10)]
 
 
 def own_bits(inputs, model):
@@ -297,7 +292,7 @@ def own_bits(inputs, model):
 @pytest.mark.slow
 def test_a_teacher_without_a_lead_is_not_asked_again(tiny_run, led):
     record = json.loads((tiny_run.folder / "runs" / "teacher-behind" / "run.json").read_text())
-    assert [now["teacher_share"] for now in record["validation"]] == [0.0] * 5
+    assert all(now["teacher_done"] for now in record["validation"])
     seconds = [line["teacher_seconds"] for line in lines(tiny_run, "behind")]
     assert all(seconds[:2])
     assert not any(seconds[6:])  # four steps may have been read ahead

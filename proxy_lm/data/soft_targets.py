@@ -1,7 +1,7 @@
 """Soft targets: what a byte model expects where raw text stands, for a run that learns from the whole distribution beside the one byte.
 
     teacher: {model: views/stream/model, weight: [[0, 1.0], [1, 0.5]]}          # in a run's YAML
-    teacher: {model: views/stream/model, weight: 1.0, lead: 1.0}                # less and less as the student comes near
+    teacher: {model: views/stream/model, weight: 1.0, lead: 1.0}                # until the student comes that near
     teacher = open_teacher(settings.teacher, rows_per_step=64, num_steps=1000, verify=True)
     soft = teacher.soft_targets(slices, ids, row_length)                        # uint16 [B, L + H, 256]
 
@@ -47,9 +47,8 @@ class TeacherSettings(Settings):
     of what the model expects. A number, or a curve like those of the mix. While it is 0 the model is not asked."""
 
     lead: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Bits per byte by which the model has to be ahead of the student for its whole weight; with less of a lead it has that much less, and
-    with none it is done. Both are measured at each validation, on its raw rows, and what is lost does not come back. None: the curve alone.
-    Needs validation.every_steps and a valid split."""
+    """Bits per byte by which the model has to be ahead of the student. Both are measured at each validation, on its raw rows, and the first
+    that finds less of a lead ends the teaching for good. None: the curve alone. Needs validation.every_steps and a valid split."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ class Teacher:
         """The weight in the step of this global row, by the curve alone."""
         return float(self.weight(row // self.rows_per_step / self.num_steps))
 
-    def share_left(self, student_bits: float, own_bits: float) -> float:
-        """What a lead of so many bits per byte leaves of the weight, 0 to 1; 1 where no lead is asked for."""
-        return 1.0 if self.lead is None else min(max((student_bits - own_bits) / self.lead, 0.0), 1.0)
+    def is_ahead(self, student_bits: float, own_bits: float) -> bool:
+        """Whether the lead that is asked for is there, both in bits per byte."""
+        return self.lead is None or student_bits - own_bits >= self.lead
 
     def bits(self, slices: Slices, ids: npt.NDArray[np.int64], row_length: int) -> tuple[float, int]:
         """Bits of the model for the bytes that it would teach in these rows, and how many bytes they are. Arguments as `soft_targets`."""

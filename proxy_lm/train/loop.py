@@ -61,7 +61,7 @@ def run_steps(job: Job, counters: Counters) -> bool:
     last_save = step_began = time.monotonic()
     saved_step = counters.step
     reader = inputs.reader
-    if counters.teacher_share == 0.0:
+    if counters.teacher_done:
         reader.teacher = None
     loader = Loader(
         reader,
@@ -104,7 +104,7 @@ def run_steps(job: Job, counters: Counters) -> bool:
             save_now = (save_now or _is_multiple(counters.step, settings.checkpoint.every_steps)) and not counters.spikes.in_row
             if finished or _is_multiple(counters.step, settings.validation.every_steps):
                 _validate(job, counters)
-                if counters.teacher_share == 0.0:
+                if counters.teacher_done:
                     reader.teacher = None  # what was read ahead is not used
                 step_began = time.monotonic()
             if finished or stop_now or save_now:
@@ -126,7 +126,7 @@ def make_step(
     weights = loss_weights(job, counters.step)
     for number, batch in enumerate(batches, 1):
         device = job.engine.device
-        soft, soft_weight = soft_tensors(batch, device, counters.teacher_share)
+        soft, soft_weight = soft_tensors(batch, device, counters.teacher_done)
         losses = job.engine.forward(*to_tensors(batch, device), weights, soft=soft, soft_weight=soft_weight)
         losses = job.planted.plant(counters.step + 1, losses)
         job.engine.backward(losses.loss)
@@ -214,7 +214,7 @@ def _validate(job: Job, counters: Counters) -> None:
     found = job.validation.run(job.engine)
     if not found:
         return
-    counters.validation.append({"step": counters.step, "bits_per_byte": found, **_weigh_teacher(job, counters, found.get("raw"))})
+    counters.validation.append({"step": counters.step, "bits_per_byte": found, **_heed_teacher(job, counters, found.get("raw"))})
     if job.board:
         job.board.write({"validation_bits_per_byte": found}, counters.step)
     if job.ranks.rank == 0:
@@ -222,16 +222,18 @@ def _validate(job: Job, counters: Counters) -> None:
         note(f"step {counters.step}: validation bits per byte {parts}")
 
 
-def _weigh_teacher(job: Job, counters: Counters, student_bits: float | None) -> dict[str, float]:
-    """Take from the teacher what its lead no longer covers, the same on every rank."""
-    teacher, own_bits, before = job.inputs.teacher, job.validation.teacher_bits, counters.teacher_share
+def _heed_teacher(job: Job, counters: Counters, student_bits: float | None) -> dict[str, Any]:
+    """End the teaching where the teacher has lost its lead, the same on every rank."""
+    teacher, own_bits, was_done = job.inputs.teacher, job.validation.teacher_bits, counters.teacher_done
     if teacher is None or own_bits is None or student_bits is None:
         return {}
-    counters.teacher_share = min(before, teacher.share_left(student_bits, own_bits))
-    if job.ranks.rank == 0 and counters.teacher_share < before:
-        left = f"{counters.teacher_share:.0%} of its weight is left" if counters.teacher_share else "it is done"
-        note(f"step {counters.step}: the teacher has {own_bits:.4f} bits per byte where the student has {student_bits:.4f}; {left}")
-    return {"teacher_bits_per_byte": own_bits, "teacher_share": counters.teacher_share}
+    counters.teacher_done = was_done or not teacher.is_ahead(student_bits, own_bits)
+    if job.ranks.rank == 0 and counters.teacher_done and not was_done:
+        note(
+            f"step {counters.step}: the teacher's {own_bits:.4f} bits per byte are less than {teacher.lead:g} ahead of the student's "
+            f"{student_bits:.4f}; from here on the student learns from the text alone"
+        )
+    return {"teacher_bits_per_byte": own_bits, "teacher_done": counters.teacher_done}
 
 
 def _save(job: Job, counters: Counters) -> None:
@@ -253,7 +255,7 @@ def log_step(job: Job, counters: Counters, totals: StepTotals, rate: float, step
     symbols = inputs.shape.symbols_per_step
     flops_per_second = symbols * inputs.flops_per_symbol / step_seconds
     first_row = (counters.step - 1) * inputs.settings.rows_per_step
-    teacher_weight = inputs.teacher.weight_at(first_row) * counters.teacher_share if inputs.teacher else 0.0
+    teacher_weight = inputs.teacher.weight_at(first_row) if inputs.teacher and not counters.teacher_done else 0.0
     record: dict[str, Any] = {
         "step": counters.step,
         **step_record(totals, inputs.view_names, symbols, inputs.inexact_names, head_names=inputs.settings.model.resolved().head_names),

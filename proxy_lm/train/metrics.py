@@ -132,8 +132,8 @@ class Counters:
     """The same times the number of ranks that each start had."""
     teacher_seconds: float = 0.0
     """Of processors, spent on soft targets by all ranks."""
-    teacher_share: float = 1.0
-    """What its lead over the student leaves of the teacher's weight."""
+    teacher_done: bool = False
+    """Whether the teacher's lead over the student was found too small."""
     source_bytes_by_view: dict[str, int] = field(default_factory=dict)
     documents_by_view: dict[str, int] = field(default_factory=dict)
     symbols_by_view: dict[str, int] = field(default_factory=dict)

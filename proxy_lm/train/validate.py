@@ -120,12 +120,12 @@ def to_tensors(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.
     return ids, segments, positions, views
 
 
-def soft_tensors(batch: Batch, device: torch.device, share: float = 1.0) -> tuple[torch.Tensor | None, float]:
-    """What a teacher expects of the batch, on the device, and `share` of its weight; (None, 0) where none was asked or none is left."""
-    if batch.soft is None or share == 0.0:
+def soft_tensors(batch: Batch, device: torch.device, is_done: bool = False) -> tuple[torch.Tensor | None, float]:
+    """What a teacher expects of the batch, on the device, and its weight; (None, 0) where none was asked, or it is done by now."""
+    if batch.soft is None or is_done:
         return None, 0.0
     soft = torch.from_numpy(batch.soft)
-    return (soft.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else soft), share * batch.soft_weight
+    return (soft.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else soft), batch.soft_weight
 
 
 def _padded(batch: Batch, reader: RowReader, real: list[int]) -> Batch:
