@@ -179,6 +179,13 @@ class Plan:
 
     def row_slices(self, first_row: int, num_rows: int) -> Slices:
         """What fills rows first_row .. first_row + num_rows - 1. Raises `RequestError` for rows that are not planned."""
+        slices = self.slices_before_repeats(first_row, num_rows)
+        if self.mix.repeat.is_zero:
+            return slices
+        return repeat_half(slices, self.is_repeating(slices.row), self.row_length, self.lookahead)
+
+    def slices_before_repeats(self, first_row: int, num_rows: int) -> Slices:
+        """As `row_slices`, without `mix.repeat`: the stretches of the stream that the rows are made of."""
         if num_rows < 1 or first_row < 0 or first_row + num_rows > self.num_rows:
             raise RequestError(
                 f"rows {first_row}..{first_row + num_rows - 1} are not in this plan of {self.num_rows} rows; plan a longer run (num_steps)"
@@ -196,15 +203,11 @@ class Plan:
             begin, end = int(places[mine].min()) * self.row_length, int(places[mine].max() + 1) * self.row_length + self.lookahead
             pieces = Pieces.join([self._kept(number, self._decide_span).between(begin, end) for number in range(first, last + 1)])
             parts.append(cut(pieces, rows[mine], places[mine], self.row_length, self.lookahead))
-        found = parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
-        return found if self.mix.repeat.is_zero else self._with_repeats(found)
+        return parts[0] if len(parts) == 1 else Slices.join(parts).by_row()
 
     def is_repeating(self, rows: I64) -> Bools:
         """Which of these rows of the run say their first half twice (`repeat.py`), bool of their shape."""
         return uniforms(self._repeat_key, rows) < self.mix.share_of_rows_that_repeat(rows / self.num_rows)
-
-    def _with_repeats(self, slices: Slices) -> Slices:
-        return repeat_half(slices, self.is_repeating(slices.row), self.row_length, self.lookahead)
 
     def step_digest(self, step: int, rows_per_step: int) -> str:
         """Digest of all rows of one global step; the same for every world size."""

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from proxy_lm.data.pieces import I64, UNCUT, Bools, Layout, Pieces, inside
+from proxy_lm.data.pieces import I64, UNCUT, Bools, Layout, Opening, Pieces, inside
 from proxy_lm.vocabulary import RAW_CODE
 
 if TYPE_CHECKING:
     from proxy_lm.data.plan import Plan
 
 _ROWS_AT_ONCE: Final = 4096
+_MOST_SPANS: Final = 32  # of so many rows, evenly spread, when pairs are looked at
 _LAYOUT_MEASURES: Final = ("num_documents", "num_ids", "source_bytes")
 LAYOUT_SHARES: Final = ("document_share", "symbol_share", "source_share")
 # What `summarise` says of how rows are filled.
@@ -34,7 +35,9 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
     documents by layout; `by_layout` has documents, ids (specials included) and source bytes of each, with their shares. num_uncut
     documents were drawn as splices and have no border inside, or were to be cut at lines and have one line. `phases` repeats all that for
     equal parts of the run. num_padding counts ids; 0 where rows are cut out of one stream. num_split_documents have a part in one row that
-    cannot see its beginning in another."""
+    cannot see its beginning in another.
+    pair_bytes_seen_share is the share of what pairs tell a second time whose first telling stands in the same row, by source bytes (those
+    of a view's symbols in proportion), before any row repeats; None without pairs. Of long runs a sample of rows is looked at."""
     codes = np.zeros((len(_MEASURES), num_phases, plan.num_views + 1), dtype=np.int64)
     layouts = np.zeros((len(_LAYOUT_MEASURES), num_phases, len(Layout)), dtype=np.int64)
     uncut = np.zeros(num_phases, dtype=np.int64)
@@ -79,6 +82,7 @@ def summarise(plan: Plan, num_phases: int = 10) -> dict[str, Any]:
         "num_padding": plan.num_symbols - num_ids,
         "padding_share": 1 - num_ids / plan.num_symbols,
         "epochs": num_begun / plan.num_documents,
+        "pair_bytes_seen_share": _pair_bytes_seen(plan),
         "unique_documents": int(seen.sum()),
         "unique_source_bytes": int(told.sum()),
         **_shares(names, codes.sum(axis=1), layouts.sum(axis=1), int(specials.sum()), int(uncut.sum())),
@@ -116,6 +120,24 @@ def _count_repeating(plan: Plan, codes: I64, layouts: I64, specials: I64) -> I64
     told = np.zeros(plan.num_documents, dtype=np.int64)
     np.maximum.at(told, document, np.where(twice, reached.max(axis=1), reached.sum(axis=1)))
     return told
+
+
+def _pair_bytes_seen(plan: Plan) -> float | None:
+    if plan.mix.share_is_zero("pair"):
+        return None
+    told = seen = 0
+    spans = range(0, plan.num_rows, _ROWS_AT_ONCE)
+    for first in spans[:: -(-len(spans) // _MOST_SPANS)]:
+        slices = plan.slices_before_repeats(first, min(_ROWS_AT_ONCE, plan.num_rows - first))
+        slices = slices.take(np.flatnonzero(slices.layout == Layout.PAIR))
+        bounds = [symbols * slices.num_bytes // np.maximum(slices.payload, 1) for symbols in slices.payload_range(plan.row_length)]
+        is_second = slices.opening == Opening.START
+        told += int((bounds[1] - bounds[0])[is_second].sum())
+        # The two tellings of one document in one row are neighbours in the row, each in one slice.
+        after = np.flatnonzero(is_second[1:] & ~is_second[:-1] & (np.diff(slices.row) == 0) & (np.diff(slices.order) == 0)) + 1
+        shared = np.minimum(bounds[1][after], bounds[1][after - 1]) - np.maximum(bounds[0][after], bounds[0][after - 1])
+        seen += int(np.maximum(shared, 0).sum())
+    return seen / told if told else None
 
 
 def _counted(plan: Plan) -> Iterator[tuple[Pieces, I64, tuple[I64, I64, I64, Bools], int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from proxy_lm.model.flops import num_parameters
 from proxy_lm.train.deepspeed_config import complete, derive
@@ -13,6 +13,8 @@ from proxy_lm.train.inputs import Inputs, open_inputs
 from proxy_lm.train.plan_report import bars, check_picture, draw_picture, table
 from proxy_lm.train.provenance import describe, in_words
 from proxy_lm.train.settings import RunSettings
+
+_FEW_PAIRS_SEEN: Final = 0.1
 
 
 def dry_run(
@@ -80,9 +82,19 @@ def show(report: dict[str, Any]) -> str:
     lines.append(
         f"rows         {plan['packing']}: {plan['split_share']:.2%} of the documents split, {plan['padding_share']:.2%} of the ids padding"
     )
+    if plan["pair_bytes_seen_share"] is not None:
+        lines.append(f"pairs        {_pairs(plan)}")
     lines += in_words(report["record"])
     lines.append(f"deepspeed    {json.dumps(report['deepspeed'])}")
     return "\n".join(lines)
+
+
+def _pairs(plan: dict[str, Any]) -> str:
+    share = plan["pair_bytes_seen_share"]
+    told = f"{share:.1%} of the bytes told a second time have their first telling in the same row"
+    if share >= _FEW_PAIRS_SEEN:
+        return told
+    return f"{told}: the others teach nothing of the two together; longer rows, shorter documents or a mix.repeat beside them do"
 
 
 def _by_view(plan: dict[str, Any]) -> str:
