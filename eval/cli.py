@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "code": "eval.commands.code",
     "compare": "eval.commands.compare",
     "compression": "eval.commands.compression",
+    "copying": "eval.commands.copying",
     "lines": "eval.commands.lines",
     "report": "eval.commands.report",
     "robustness": "eval.commands.robustness",

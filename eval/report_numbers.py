@@ -102,7 +102,7 @@ def asked(result: Mapping[str, Any], *, short: bool = False) -> str:
         return _counts(task=result["num_tasks"], seed=settings.get("num_seeds"), file=files)
     if kind == "compression":
         return _counts(byte=result.get("num_bytes"))
-    if kind == "translate":
+    if kind in ("translate", "copying"):
         return _counts(stretch=result["num_stretches"], project=result["num_projects"])
     return _counts(span=result["num_spans"], project=result["num_projects"])
 
@@ -243,6 +243,11 @@ def _of_compression(result: Mapping[str, Any]) -> Iterator[Number]:
             yield from _number(part, f"{title}, %", "", {"value": row[key], "interval": None}, digits=2)
 
 
+def _of_copying(result: Mapping[str, Any]) -> Iterator[Number]:
+    for key, title in (("first", "bits per byte, first telling"), ("again", "bits per byte, told again")):
+        yield from _number("", title, "", result[key], digits=4, headline=True)
+
+
 def _of_samples(result: Mapping[str, Any]) -> Iterator[Number]:
     """None: they are read, and `eval.report_samples` shows them. That they are whole is found here, as of every result."""
     for sample in result["samples"]:
@@ -258,6 +263,7 @@ _READERS: Final[dict[str, tuple[str, Callable[[Mapping[str, Any]], Iterator[Numb
     "proxy-lm translation 1": ("translate", _of_translation),
     "proxy-lm alignment 1": ("align", _of_alignment),
     "proxy-lm compression of a run 1": ("compression", _of_compression),
+    "proxy-lm copying 1": ("copying", _of_copying),
     "proxy-lm samples 1": ("samples", _of_samples),
 }
 KINDS: Final = tuple(kind for kind, _ in _READERS.values() if kind != "samples")
