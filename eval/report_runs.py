@@ -38,6 +38,7 @@ _TITLES: Final = {
     "robustness": "Robustness",
     "translate": "Translation",
     "align": "Alignment",
+    "copying": "Copying",
     "compression": "Compression",
 }
 _METRICS: Final = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import compressors.registry as registry
-from eval import cli
+from eval import cli, report_numbers, report_runs
 from eval.copying import LEFT_OUT_BYTES, CopyingSettings, choose, stretch_bits
 from eval.report_numbers import asked, numbers_of
 from proxy_lm.data.corpus import build_small
@@ -95,6 +95,14 @@ def test_the_command_writes_what_it_prints_and_a_report_reads_it(saved_run, corp
     assert asked(result).startswith("4 stretches, ")
     assert cli.main(["copying", str(run), "--limit", "4"]) == 0
     assert "4 stretches of 63 bytes" in capsys.readouterr().out
+    assert cli.main(["report", str(run), "--out", str(tmp_path / "report")]) == 0
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "Copying" in page
+    assert f"{result['again']['value']:.4f}" in page
+
+
+def test_every_kind_of_result_has_a_title_in_reports():
+    assert set(report_runs._TITLES) == set(report_numbers.KINDS)
 
 
 def test_what_cannot_be_asked_is_refused_with_the_remedy(saved_run, corpus, tmp_path, capsys):
