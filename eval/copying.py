@@ -15,6 +15,7 @@ of each stretch. Not promised: that what is copied at half a row's distance is c
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ from eval.envelope import Dataset, envelope, write_result
 from eval.intervals import estimate
 from eval.opened import open_run
 from eval.samples import eval_folder
+from eval.shown_samples import drawn
+from eval.windows import NUM_OPENING_IDS
 from proxy_lm.config import Settings
 from proxy_lm.data.corpus import Corpus
 from proxy_lm.errors import RequestError
@@ -41,7 +44,6 @@ SCHEMA: Final = "proxy-lm copying 1"
 COMMAND: Final = "copying"
 LEFT_OUT_BYTES: Final = 16
 """Of each telling."""
-_NUM_OPENING_IDS: Final = 2
 _RAW: Final = "raw"
 
 
@@ -69,7 +71,7 @@ def evaluate(run: Path, settings: CopyingSettings, *, corpus: Path | None = None
     opened = open_run(run, device=settings.device)
     if opened.view != _RAW:
         raise RequestError(f"{run} was told no raw bytes, only view '{opened.view}'; copying is asked in raw bytes")
-    size = (opened.row_length - _NUM_OPENING_IDS) // 2
+    size = (opened.row_length - NUM_OPENING_IDS) // 2
     if size <= LEFT_OUT_BYTES:
         raise RequestError(
             f"rows of {opened.row_length} ids hold two tellings of {size} bytes, of which the first {LEFT_OUT_BYTES} are left out; "
@@ -97,21 +99,13 @@ def evaluate(run: Path, settings: CopyingSettings, *, corpus: Path | None = None
 
 def choose(corpus: Corpus, settings: CopyingSettings, size: int) -> tuple[list[bytes], list[str]]:
     """At most `limit` stretches of `size` bytes, one a document, the first of each project before the others; and their projects."""
-    if settings.split not in corpus.splits:
-        raise RequestError(f"unknown split '{settings.split}'; the corpus has {', '.join(corpus.splits)}")
-    some = corpus.splits[settings.split]
-    names = corpus.column("project")
-    order = some.start + np.random.Generator(np.random.Philox(key=[settings.seed, 0])).permutation(len(some))
-    order = order[corpus.sizes[order] >= size]
-    if not order.size:
+    long_enough = (document for document in drawn(corpus, settings.split, settings.seed) if corpus.sizes[document] >= size)
+    chosen = list(itertools.islice(long_enough, settings.limit))
+    if not chosen:
         raise RequestError(
             f"no document of the {settings.split} split of {corpus.path} has {size} bytes, half a row of the run; give another --split"
         )
-    turn = np.zeros(order.size, dtype=np.int64)
-    seen: dict[str, int] = {}
-    for k, document in enumerate(order.tolist()):
-        turn[k] = seen[names[document]] = seen.get(names[document], -1) + 1
-    chosen = order[np.argsort(turn, kind="stable")][: settings.limit].tolist()
+    names = corpus.column("project")
     stretches = []
     for document in chosen:
         draw = np.random.Generator(np.random.Philox(key=[settings.seed, 1 + document]))
@@ -129,6 +123,6 @@ def stretch_bits(model: Decoder, stretches: list[bytes], device: torch.device) -
     positions = torch.arange(ids.shape[1], dtype=torch.int32).expand_as(ids).contiguous()
     logits = model.logits(ids[:, :-1].to(device), segments[:, :-1], positions[:, :-1].to(device))
     nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten().to(device), reduction="none").view(len(stretches), -1)
-    told = nats[:, _NUM_OPENING_IDS - 1 :].double().cpu().reshape(len(stretches), 2, size)[:, :, LEFT_OUT_BYTES:]
+    told = nats[:, NUM_OPENING_IDS - 1 :].double().cpu().reshape(len(stretches), 2, size)[:, :, LEFT_OUT_BYTES:]
     found: np.ndarray[Any, np.dtype[np.float64]] = (told.sum(2) / math.log(2)).numpy()
     return found

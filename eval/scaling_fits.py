@@ -30,8 +30,8 @@ MIN_POINTS = 6
 """Distinct (N, D); five parameters, and one to spare."""
 MIN_SCALES = 3
 MIN_SPREAD = 0.2
-_LEAST_BITS = 1e-3  # draws of a wild seed noise may lie below 0, which no model has
 """Standard deviation of log D that N does not explain: with data in proportion to parameters the two terms are one."""
+_LEAST_BITS = 1e-3  # draws of a wild seed noise may lie below 0, which no model has
 _STEPS, _STILL, _GAIN = 300, 8, 1e-5
 _BOUNDS = ([-12, -40, -5, -40, -5], [5, 5, 1.5, 5, 1.5])  # of the logs of E, A, alpha, B, beta; exponents from 0.007 to 4.5
 _NAMES = ("E", "A", "alpha", "B", "beta")
@@ -145,10 +145,11 @@ def fit_compute(
         return ArmFit(arm, "none", "", num_points=len(flops_P), reason=told)
     gamma, log_k = _line(np.log(flops_P), np.log(bits_P)[None, :])
     values = {"K": float(np.exp(log_k[0])), "gamma": float(gamma[0])}
-    intervals = {
-        "K": interval_of(lambda bits: np.exp(_line(np.log(flops_P), np.log(np.maximum(bits, _LEAST_BITS)))[1])),
-        "gamma": interval_of(lambda bits: _line(np.log(flops_P), np.log(np.maximum(bits, _LEAST_BITS)))[0]),
-    }
+
+    def drawn(bits: Floats) -> tuple[Floats, Floats]:
+        return _line(np.log(flops_P), np.log(np.maximum(bits, _LEAST_BITS)))
+
+    intervals = {"K": interval_of(lambda bits: np.exp(drawn(bits)[1])), "gamma": interval_of(lambda bits: drawn(bits)[0])}
     fitted = values["K"] * flops_P ** -values["gamma"]
     error = float(np.sqrt(np.mean((fitted / bits_P - 1) ** 2)))
     return ArmFit(

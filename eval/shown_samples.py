@@ -113,10 +113,8 @@ def evaluate(run: Path, settings: ShownSettings, *, corpus: Path | None = None) 
 def choose(corpus: Corpus, settings: ShownSettings) -> list[Place]:
     """At most `limit` places: one of each project in the order drawn, then of what is left. Raises `RequestError` for an unknown split and
     where there is no place."""
-    if settings.split not in corpus.splits:
-        raise RequestError(f"unknown split '{settings.split}'; the corpus has {', '.join(corpus.splits)}")
     places = []
-    for document in _drawn(corpus, settings):
+    for document in drawn(corpus, settings.split, settings.seed):
         place = _place(corpus, document, settings)
         if place is not None:
             places.append(place)
@@ -131,11 +129,13 @@ def choose(corpus: Corpus, settings: ShownSettings) -> list[Place]:
     return places
 
 
-def _drawn(corpus: Corpus, settings: ShownSettings) -> Iterator[int]:
-    """Documents of the split in the order drawn, the first of each project before the others."""
-    some = corpus.splits[settings.split]
+def drawn(corpus: Corpus, split: str, seed: int) -> Iterator[int]:
+    """Documents of a split in the order drawn, the first of each project before the others. Raises `RequestError` for an unknown split."""
+    if split not in corpus.splits:
+        raise RequestError(f"unknown split '{split}'; the corpus has {', '.join(corpus.splits)}")
+    some = corpus.splits[split]
     projects = corpus.column("project")
-    draw = np.random.Generator(np.random.Philox(key=[settings.seed, 0]))
+    draw = np.random.Generator(np.random.Philox(key=[seed, 0]))
     order = [some.start + int(i) for i in draw.permutation(len(some))]
     first = {projects[document]: document for document in reversed(order)}
     yield from (document for document in order if first[projects[document]] == document)
