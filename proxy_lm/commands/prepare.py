@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the corpus folder to make")
     for name in ("max_bytes", "min_bytes", "max_bytes_per_document", "seed"):
         option(name, type=int, metavar="N")
+    option("cut_bytes", metavar="N")
     option("languages", metavar="A,B")
     for name in ("include", "exclude"):
         option(name, action="append", metavar="GLOB")
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds = time.monotonic() - started
     shown = ("digest", "num_documents", "num_bytes", "splits", "split_bytes", "split_by", "drops", "num_records", "num_read_bytes")
     account = {name: manifest[name] for name in (*shown, "matched_problems", "damaged_examples")}
+    account["cut_bytes"] = settings.cut_bytes
+    account["num_whole_documents"] = manifest.get("num_whole_documents", manifest["num_documents"])
     speed = manifest["num_read_bytes"] / 1e6 / seconds if made and seconds else None
     return {"path": str(args.out), "made": made, "seconds": seconds, "megabytes_per_second": speed, **account}
 
@@ -97,6 +100,9 @@ def show(result: dict[str, Any]) -> None:
     for reason, count in result["drops"].items():
         table.add_row(f"dropped: {reason}", str(count["documents"]), f"{count['bytes'] / 1e6:.2f}")
     table.add_section()
+    if result["cut_bytes"] is not None:
+        kept = f"kept, now cut into at most {result['cut_bytes']} bytes each"
+        table.add_row(kept, str(result["num_whole_documents"]), f"{result['num_bytes'] / 1e6:.2f}", end_section=True)
     for name, (first, end) in result["splits"].items():
         table.add_row(name, str(end - first), f"{result['split_bytes'][name] / 1e6:.2f}")
     table.add_section()

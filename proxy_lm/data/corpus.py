@@ -3,7 +3,7 @@
 The folder holds `raw.bin` (the documents' bytes back to back), `raw.idx` (int64 little-endian offsets, one more than there are documents),
 `documents.parquet` (one row a document, see `COLUMNS`) and `manifest.json`, which is written last and lists the others' sizes and digests.
 Documents stand split by split (train, valid, test), and inside a split in an order drawn from their digests, so that the first k documents
-of a split are a fair sample of it.
+of a split are a fair sample of it. Where long documents were cut (`--cut-bytes`), what was one stands together and in order.
 
 Not promised: that `documents.parquet` has the same bytes under another pyarrow. The corpus digest therefore covers its rows, not its file.
 """
@@ -40,7 +40,7 @@ class Document(NamedTuple):
     """What is known of one document beside its bytes."""
 
     id: str
-    """Hex SHA-256 of the bytes."""
+    """Hex SHA-256 of the bytes as found: documents cut out of one (`prepare --cut-bytes`) have the id of the whole."""
     source: str
     project: str
     path: str

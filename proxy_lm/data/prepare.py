@@ -1,9 +1,9 @@
 """Sources in, a corpus out: the work behind `proxy-lm prepare SRC... --out DIR`.
 
 Three passes: *read* fills a spool with documents that pass the filters one by one, in blocks, by worker processes; *compare* drops copies
-and benchmark problems; *write* deals whole projects to splits and writes the corpus. All of it happens in `DIR.partial`; the finished
-folder is renamed to DIR at the end. A run killed at any moment leaves no DIR, or a whole one, and the same command goes on from the blocks
-that stand. The disk must hold the spool beside the corpus: about twice the bytes read.
+and benchmark problems; *write* deals whole projects to splits, cuts what is to be cut and writes the corpus. All of it happens in
+`DIR.partial`; the finished folder is renamed to DIR at the end. A run killed at any moment leaves no DIR, or a whole one, and the same
+command goes on from the blocks that stand. The disk must hold the spool beside the corpus: about twice the bytes read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from compressors.files import digest_of, disk_error, read_json, sync_folder, write_json
 from proxy_lm.config import Settings
@@ -36,6 +36,7 @@ from proxy_lm.data.select import Indexes, Selection, load_problems_once, select
 from proxy_lm.data.sources import Source, Unit, open_sources, source_origin
 from proxy_lm.data.split import split_projects
 from proxy_lm.data.spool import Filters, Spool, spool_unit
+from proxy_lm.data.whole_lines import MIN_CUT_BYTES, stretches
 from proxy_lm.errors import ProxyError, RequestError
 from proxy_lm.progress import ProgressBar, note
 
@@ -53,9 +54,12 @@ class PrepareSettings(Settings):
     min_bytes: int = Field(default=1, ge=0)
     """Smaller documents are dropped; 0 keeps the empty document."""
     max_bytes_per_document: int = Field(default=1 << 20, ge=1)
-    """Larger documents are dropped, not cut."""
+    """Larger documents are dropped, not cut (see cut_bytes)."""
     max_bytes: int | None = Field(default=None, ge=1)
     """Size of the whole corpus: a fair sample of what is left after all other drops."""
+    cut_bytes: int | None = None
+    """Longer documents are cut, after all drops and the split, into documents of as many whole lines as fit into so many bytes (16 or
+    more); a longer line is cut after so many bytes; None: documents stay whole."""
     languages: tuple[str, ...] = ()
     """Only these, by suffix; empty: all."""
     include: tuple[str, ...] = ()
@@ -81,6 +85,17 @@ class PrepareSettings(Settings):
     hub_split: str = "train"
     """Which split of hf: data sets is read."""
 
+    @field_validator("cut_bytes", mode="wrap")
+    @classmethod
+    def _long_enough(cls, value: Any, read: ValidatorFunctionWrapHandler) -> int | None:
+        try:
+            number: int | None = read(value)
+        except ValidationError:
+            number = 0
+        if number is not None and number < MIN_CUT_BYTES:
+            raise ValueError(f"give a whole number of bytes, at least {MIN_CUT_BYTES}, or leave it out and documents stay whole")
+        return number
+
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -101,6 +116,10 @@ class PrepareSettings(Settings):
         if self.min_bytes > self.max_bytes_per_document:
             raise ValueError(f"min_bytes {self.min_bytes} is over max_bytes_per_document {self.max_bytes_per_document}")
         return self
+
+    def recorded(self) -> dict[str, Any]:
+        """As the manifest has it. `cut_bytes` only where documents are cut: corpora made before it was known keep their digests."""
+        return self.model_dump(mode="json", exclude={"cut_bytes"} if self.cut_bytes is None else None)
 
 
 def prepare(
@@ -127,7 +146,7 @@ def prepare(
     against = [path.absolute() for path in against]
     problems = load_problems_once(tuple(map(str, against)))
     request = {
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.recorded(),
         "against": [[path.name, digest] for path, digest in zip(against, problems.digests, strict=True)],
         "sources": [source_origin(spec) for spec in specs],
     }
@@ -180,7 +199,7 @@ def _finished(out: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     if made_by == request:
         return manifest
     old, new = ({**side.get("settings", {}), **{name: side.get(name) for name in ("sources", "against")}} for side in (made_by, request))
-    different = [f"{name} {old.get(name)!r} (now {new[name]!r})" for name in new if old.get(name) != new[name]]
+    different = [f"{name} {old.get(name)!r} (now {new.get(name)!r})" for name in {**new, **old} if old.get(name) != new.get(name)]
     raise RequestError(
         f"{out} is a corpus made with other settings: {'; '.join(different)}. Name another --out, or replace it with --force"
     )
@@ -269,7 +288,9 @@ def _write(
             indexes = chosen.kept[split == number]
             for index in map(int, indexes):
                 data, facts, identity = spool.read(index), spool.facts(index), spool.ids[index].tobytes().hex()
-                writer.add(Document(identity, facts.source, facts.project or identity, facts.path, facts.language), data, name)
+                document = Document(identity, facts.source, facts.project or identity, facts.path, facts.language)
+                for stretch in [data] if settings.cut_bytes is None else stretches(data, settings.cut_bytes):
+                    writer.add(document, stretch, name)
                 bar.advance(len(data))
         return writer.finish(
             {
@@ -286,6 +307,7 @@ def _write(
                 "damaged_examples": examples,
                 "matched_problems": chosen.matched,
                 "request": dict(request),
+                **({} if settings.cut_bytes is None else {"num_whole_documents": len(chosen.kept)}),
                 **({"installed": installed_packages()} if any(source.spec == INSTALLED for source in sources) else {}),
             },
         )
