@@ -61,3 +61,14 @@ def outcome_of(words: Sequence[str], says: Says) -> Outcome:
 def place(name: str, scale: str | None, budget: str | None) -> str:
     """'ladder, s0, x1'."""
     return ", ".join(part for part in (name, scale, budget) if part is not None)
+
+
+def pairs_apart(results: Results) -> str:
+    """Why pairs decide nothing: documents longer than a row, so that few second tellings see the first; empty where they fit, or where the
+    plan does not say how long rows are."""
+    row_length = results.plan.get("base", {}).get("row_length")
+    train = results.corpus["splits"]["train"]
+    mean_bytes = train["num_bytes"] / train["num_documents"]
+    if row_length is None or mean_bytes <= row_length:
+        return ""
+    return f"; decides nothing: documents of {mean_bytes:,.0f} bytes in rows of {row_length:,}, so pairs hardly meet"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from eval.fact_evidence import Analyses, Says, Seen, Shelf, outcome_of, place
+from eval.fact_evidence import Analyses, Says, Seen, Shelf, outcome_of, pairs_apart, place
 from eval.facts_evaluations import asked, perturbed, translated
 from eval.grid_analysis import PairVerdict
 from eval.kept import effective_views
@@ -73,15 +73,16 @@ def told(v: PairVerdict) -> str:
     return f"{gap(v)}, {v.verdict}{': one seed' if v.verdict == 'not judged' else ''}"
 
 
-def pair(arm: str, against: str, says: Says, *, smallest: bool = False) -> Callable[[Shelf], Seen]:
+def pair(arm: str, against: str, says: Says, *, smallest: bool = False, of_pairs: bool = False) -> Callable[[Shelf], Seen]:
     """One arm against another; with `smallest` at the smallest scale of each comparison alone. What rests on the same runs of `arm` in two
-    comparisons counts once."""
+    comparisons counts once. With `of_pairs` a comparison decides nothing where the two tellings of a pair hardly meet in a row."""
 
     def look(shelf: Shelf) -> Seen:
         lines, words = [], []
         seen: dict[Identity, str] = {}
         for name, results in shelf.having(arm, against):
             verdicts = _judged(shelf, name, results, arm, against)
+            apart = pairs_apart(results) if of_pairs else ""
             shown = [v for v in verdicts if v.scale == verdicts[0].scale] if smallest else verdicts
             for v in shown:
                 here = place(name, v.scale, v.budget)
@@ -91,8 +92,8 @@ def pair(arm: str, against: str, says: Says, *, smallest: bool = False) -> Calla
                     many = "s" if len(runs) > 1 else ""
                     lines.append(f"{here}: {told(v)}; the same run{many} of `{arm}` as in {before[0]}, counted once")
                 else:
-                    lines.append(f"{here}: {told(v)}")
-                words += [] if same else [v.verdict]
+                    lines.append(f"{here}: {told(v)}{apart}")
+                words += [] if same else ["not decided" if apart else v.verdict]
                 seen |= {one: here for one in runs if one is not None and one not in seen}
         return Seen(lines, outcome_of(words, says)) if lines else Seen()
 
@@ -248,13 +249,13 @@ FACTS: Final = (
     Fact(
         "pairs while warming up beat pairs always",
         "HumanEval+ 20.7 against 17.0 at 1.5B (proxy, pairing ablation)",
-        pair("pairs_warmup", "pairs_always", "better"),
+        pair("pairs_warmup", "pairs_always", "better", of_pairs=True),
         "`pairs_warmup` and `pairs_always`",
     ),
     Fact(
         "... and beat no pairs",
         "HumanEval+ 20.7 against 17.0 at 1.5B (proxy, pairing ablation)",
-        pair("pairs_warmup", "pairs_none", "better"),
+        pair("pairs_warmup", "pairs_none", "better", of_pairs=True),
         "`pairs_warmup` and `pairs_none`",
     ),
     Fact(

@@ -237,6 +237,16 @@ def test_a_pair_beside_the_baseline_is_judged_where_both_ran(comparison):
     assert facts.pair("pairs_warmup", "pairs_none", "better")(shelf).outcome == "not run"
 
 
+def test_pairs_of_documents_longer_than_a_row_decide_nothing(comparison):
+    told = dict.fromkeys(("pairs_warmup", "pairs_always"), "spm")
+    one = comparison("pairs", {"bytes": 2.5, "pairs_warmup": 2.3, "pairs_always": 2.4}, views=told)  # documents of 384,000 / 90 bytes
+    for row_length, outcome in ((4096, "not decided"), (4608, "agrees")):
+        kept = one.model_copy(update={"plan": {**one.plan, "base": {"row_length": row_length}}})
+        seen, found = rows_of(kept)["pairs while warming up beat pairs always"]
+        assert found == outcome
+        assert ("documents of 4,267 bytes in rows of 4,096, so pairs hardly meet" in seen) == (row_length == 4096)
+
+
 def test_the_repository_names_the_arms_that_facts_look_for(root):
     # A kept comparison that has a proxy of SentencePiece under another name would be left out without a word.
     kept = read_all(root / "configs" / "compare" / "results")

@@ -94,7 +94,7 @@ def _pairs(plan: dict[str, Any]) -> str:
     told = f"{share:.1%} of the bytes told a second time have their first telling in the same row"
     if share >= _FEW_PAIRS_SEEN:
         return told
-    return f"{told}: the others teach nothing of the two together; longer rows or shorter documents do"
+    return f"{told}: the others teach nothing of the two together; longer rows or shorter documents do (proxy-lm prepare --cut-bytes)"
 
 
 def _by_view(plan: dict[str, Any]) -> str:
