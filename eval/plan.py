@@ -344,8 +344,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         if group in ("scales", "budgets") and bool(before) != bool(after):
             lines.append(f"{group}: {list(before)} -> {list(after)}")
         for name in before:
-            if name in after:
-                lines += changed(f"{group}.{name}", before[name], after[name])
+            if name not in after:
+                continue
+            mine, other = before[name], after[name]
+            if group == "budgets" and isinstance(mine, dict) and isinstance(other, dict):  # that of another scale is of other cells
+                mine, other = ({scale: side[scale] for scale in mine if scale in other} for side in (mine, other))
+            lines += changed(f"{group}.{name}", mine, other)
     if (len(old["seeds"]) > 1) != (len(new["seeds"]) > 1):
         lines.append(f"seeds: {old['seeds']} -> {new['seeds']} (folders of one seed and of several are named differently)")
     return lines

@@ -179,6 +179,13 @@ def test_budgets_may_be_added_and_not_changed():
     assert differences(old, plan(budgets={"x1": {"s0": 1e9, "s1": 5e9}}).model_dump(mode="json")) == [
         "budgets.x1.s1: 4000000000.0 -> 5000000000.0"
     ]
+    # A scale that is added needs a budget, and takes none away.
+    of_scales = plan(budgets={"x1": {"s0": 1e9, "s1": 4e9}}).model_dump(mode="json")
+    assert differences({**of_scales, "budgets": {"x1": {"s0": 1e9}}}, of_scales) == []
+    assert differences(of_scales, {**of_scales, "budgets": {"x1": {"s0": 1e9}}}) == []
+    assert differences({**of_scales, "budgets": {"x1": 1e9}}, of_scales) == [
+        "budgets.x1: 1000000000.0 -> {'s0': 1000000000.0, 's1': 4000000000.0}"
+    ]
     assert differences(old, plan(budgets={}).model_dump(mode="json")) == ["budgets: ['x1', 'x4'] -> []"]
     assert "search.share: None -> 0.25" in differences(old, plan(search=SEARCH).model_dump(mode="json"))
     # A folder of a version that knew none of these.
