@@ -11,6 +11,7 @@
 | growth | an arm at a budget: whether its margin grows with scale | budget, arms |
 | told | an arm asked in raw bytes: its loss against what the baseline has of as many raw bytes | scale, budget, arms |
 | learnt | an arm at a scale and budget: its bits per byte beside the uniform model's over the same symbols | |
+| translation | an arm at a scale and budget: its raw bytes alone, after their telling by a view, after a stranger's | |
 | fits | an arm: what was fitted to its runs | arms |
 | rates | an arm at a scale: bits per byte of each learning rate that was tried, and the one taken | scale, arms |
 | chunks | an arm at a scale, then classical compressors: compression rate by length of chunks | |
@@ -28,7 +29,7 @@ from typing import Any, Final
 
 import yaml
 
-from eval import compression_tables, exchange, learnt, report_search, teacher_scores
+from eval import compression_tables, exchange, learnt, report_search, teacher_scores, translation_table
 from eval.grid_analysis import Analysis, PairVerdict, Point
 from eval.kept import KEPT
 from eval.margins import ByScale
@@ -390,6 +391,7 @@ KINDS: Final[Mapping[str, Callable[[Results, Analysis, Options], Made]]] = {
     "fits": fits,
     "rates": rates,
     "learnt": learnt.learnt,
+    "translation": translation_table.translation,
     **compression_tables.KINDS,
 }
 WHOLE: Final = frozenset({"multipliers", "growth", "told", "fits"})

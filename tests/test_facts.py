@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from eval import facts
+from eval import facts, table_kinds
 from eval.fact_evidence import Shelf, outcome_of
 from eval.facts_evaluations import seed_mean
 from eval.grid_analysis import analyse
 from eval.kept import read_all
 from eval.tables import Library
+from proxy_lm.errors import RequestError
 
 SCALES = {"s0": 300_000, "s1": 1_000_000}
 PROXIES = {"proxy_spm": "spm", "proxy_neural": "table", "proxy_gzip": "gzip", "tokens": "spm", "windows": "table"}
@@ -216,6 +217,24 @@ def test_translation_is_better_where_more_is_right(comparison):
     seen, outcome = rows_of(one)["pairs always translate best"]
     assert outcome == "agrees"
     assert "over `pairs_none` +0.56" in seen
+
+
+def test_the_table_of_translation_by_eye(comparison):
+    def told(arm, _scale, seed):
+        bits = {"raw": 4.0, "raw_after_view": 3.0 + seed, "raw_after_stranger": 5.0}
+        values = {key: {"value": value} for key, value in bits.items()}
+        forced = {"teacher_forced": {"accuracy": {"value": 0.5}}}
+        return {"translate-test-spm": {"view": "spm", "bits_per_byte": values, "view_to_raw": forced}} if arm != "bytes" else {}
+
+    arms = {"bytes": 2.5, "pairs_always": 2.4}
+    one = comparison("pairs", arms, views={"pairs_always": "spm"}, evaluations=told, seeds=(0, 1))
+    library = Library({"pairs": one})
+    _, table = table_kinds.KINDS["translation"](library.kept["pairs"], library.analysis("pairs"), {})
+    saved = ["+12.5 % (+0.0 to +25.0)", "+30.0 % (+20.0 to +40.0)"]  # 1 - 3/4 and 1 - 4/4; 1 - 3/5 and 1 - 4/5
+    assert [list(row) for row in table.rows] == [["`pairs_always`", "spm", "2", "4.000", "3.500", "5.000", *saved]]
+    assert table.columns[0] == "arm"
+    with pytest.raises(RequestError, match="arms"):
+        table_kinds.KINDS["translation"](library.kept["pairs"], library.analysis("pairs"), {"arms": "bytes"})
 
 
 def test_the_mean_of_seeds_by_eye():
