@@ -14,7 +14,7 @@ from proxy_lm.config import validate
 from proxy_lm.train.forecast import checkpoint_bytes, device_memory
 from proxy_lm.train.settings import RunSettings
 
-IDS, ROWS, LENGTH, STEPS = 1024, 2, 128, 3
+IDS, ROWS, LENGTH, STEPS = 1024, 2, 128, 5
 MODEL = {"preset": None, "width": 128, "depth": 4, "num_heads": 4, "hidden": 256}
 # (stage, precision, reduce_bucket_size, activation_checkpointing): small buckets as they are beside a large model, and one that is large.
 CASES: list[tuple[int, str, int, bool]] = [
