@@ -18,6 +18,14 @@ def refuse_options(options: Mapping[str, str]) -> None:
         raise RequestError(f"option '{next(iter(options))}' is none of this table; it has none")
 
 
+def at_places(columns: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> Table:
+    """A table whose first column is the scale and budget of each row, `num_left` columns aligned left; without that column where no row
+    has any."""
+    if any(row[0] for row in rows):
+        return Table(columns, [[row[0] or "-", *row[1:]] for row in rows], frozenset(range(num_left)))
+    return Table(columns[1:], [row[1:] for row in rows], frozenset(range(num_left - 1)))
+
+
 def _asked(options: Mapping[str, str], found: Sequence[Point]) -> None:
     refuse_options(options)
     if not found:

@@ -58,9 +58,9 @@ def outcome_of(words: Sequence[str], says: Says) -> Outcome:
     return "differs" if any(word in _DENIES[says] for word in decided) else "not decided"
 
 
-def place(name: str, scale: str | None, budget: str | None) -> str:
-    """'ladder, s0, x1'."""
-    return ", ".join(part for part in (name, scale, budget) if part is not None)
+def place(*parts: str | None) -> str:
+    """'ladder, s0, x1': a comparison, scale and budget, or those of them that there are."""
+    return ", ".join(part for part in parts if part is not None)
 
 
 def pairs_apart(results: Results) -> str:

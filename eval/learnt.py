@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from eval.compression_tables import refuse_options
+from eval.compression_tables import at_places, refuse_options
+from eval.fact_evidence import place
 from eval.grid_analysis import Analysis, Point
 from eval.results import ArmResult, Results
 from proxy_lm.report import Table
@@ -49,17 +50,16 @@ def learnt(results: Results, analysis: Analysis, options: Mapping[str, str]) -> 
         if uniform is not None:
             low, high = _percent(max(point.values), uniform), _percent(min(point.values), uniform)
             share = _percent(point.mean, uniform) + (f" ({low} to {high})" if len(point.values) > 1 else ", one seed")
-        where = ", ".join(part for part in (point.scale, point.budget) if part) or "-"
-        rows.append([where, f"`{point.arm}`", str(run.view), "-" if uniform is None else f"{uniform:.3f}", seen, share])
+        rows.append(
+            [place(point.scale, point.budget), f"`{point.arm}`", str(run.view), "-" if uniform is None else f"{uniform:.3f}", seen, share]
+        )
     text = (
         "What is learnt of each arm's own text: percent of the bits per byte of the uniform model over the same symbols that the trained "
         "one saves (worst to best seed; the documents are the same for both). Bits per byte alone would praise the compressor: dense "
         "symbols cost few bits a byte before anything is learnt."
     )
     columns = ["at", "arm", "asked in", "uniform model, bits per byte", "trained", "learnt, % (seeds)"]
-    if all(row[0] == "-" for row in rows):
-        columns, rows = columns[1:], [row[1:] for row in rows]
-    return text, Table(columns, rows, frozenset(range(len(columns) - 3)))
+    return text, at_places(columns, rows, len(columns) - 3)
 
 
 def _percent(bits: float, uniform: float) -> str:

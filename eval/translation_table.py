@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from eval.compression_tables import refuse_options
+from eval.compression_tables import at_places, refuse_options
+from eval.fact_evidence import place
 from eval.grid_analysis import Analysis
 from eval.results import ArmResult, Results
 from proxy_lm.report import Table
@@ -28,16 +29,14 @@ def translation(results: Results, analysis: Analysis, options: Mapping[str, str]
         runs = [run for run in results.finished if (run.name, run.scale, run.budget) == (point.arm, point.scale, point.budget)]
         for name in dict.fromkeys(name for run in runs for name in _asked(run)):
             found = [run.evaluations[name] for run in runs if name in run.evaluations]
-            where = ", ".join(part for part in (point.scale, point.budget) if part) or "-"
+            where = place(point.scale, point.budget)
             rows.append([where, f"`{point.arm}`", str(found[0]["view"]), str(len(found)), *_row(found)])
     text = (
         "Bits per byte of held-out stretches told in raw bytes: alone, after their own telling by the view in the same segment, and after "
         "a stranger's; means over seeds. What the own telling saves is in percent (worst to best seed): below 0 it stands in the way."
     )
     columns = ["at", "arm", "view", "seeds", "alone", "after its view", "after a stranger's", "saved against alone", "against a stranger's"]
-    if all(row[0] == "-" for row in rows):
-        columns, rows = columns[1:], [row[1:] for row in rows]
-    return text, Table(columns, rows, frozenset(range(columns.index("seeds"))))
+    return text, at_places(columns, rows, columns.index("seeds"))
 
 
 def _asked(run: ArmResult) -> Iterable[str]:
